@@ -1,0 +1,88 @@
+"""Random flips, rotations, scalings and elastic deformations of image and mask together (Section 2.3).
+
+The four are composed into one sampling grid, so that every pixel is interpolated once: a chain of interpolations
+blurs. The elastic part is a coarse grid of displacements, interpolated smoothly, as a dense random field costs nine
+times as much and needs a smoothing width besides.
+"""
+
+import math
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from l3muscle.profile import AugmentationSettings
+
+
+def _uniform(low: float, high: float, *shape: int, generator: Generator) -> Tensor:
+    return low + (high - low) * torch.rand(*shape, generator=generator)
+
+
+def sampling_grid(
+    batch: int, shape: tuple[int, int], settings: AugmentationSettings, *, generator: Generator
+) -> Tensor:
+    """Draw one random sampling grid an image.
+
+    Parameters
+    ----------
+    batch : int
+    shape : (int, int)
+        Rows and columns.
+    settings : AugmentationSettings
+    generator : torch.Generator
+        On the CPU, whatever the training device, so that a seed draws the same on every machine.
+
+    Returns
+    -------
+    Tensor, (batch, rows, columns, 2)
+        Coordinates (x, y) in [-1, 1] as `torch.nn.functional.grid_sample` takes them with `align_corners=False`.
+    """
+    rows, columns = shape
+
+    def happens(probability: float) -> Tensor:
+        return torch.rand(batch, generator=generator) < probability
+
+    flip = torch.where(happens(settings.flip_probability), -1.0, 1.0)
+    degrees = _uniform(-settings.rotation_degrees, settings.rotation_degrees, batch, generator=generator)
+    angle = torch.where(happens(settings.rotation_probability), degrees * (math.pi / 180), 0.0)
+    magnification = _uniform(1 - settings.scale, 1 + settings.scale, batch, generator=generator)
+    magnification = torch.where(happens(settings.scale_probability), magnification, 1.0)
+
+    # Rotation happens in pixels, not in the unit square, or an oblong image would be sheared.
+    cos, sin = torch.cos(angle) / magnification, torch.sin(angle) / magnification
+    affine = torch.zeros(batch, 2, 3)
+    affine[:, 0, 0] = cos * flip
+    affine[:, 0, 1] = -sin * rows / columns
+    affine[:, 1, 0] = sin * flip * columns / rows
+    affine[:, 1, 1] = cos
+    grid = F.affine_grid(affine, [batch, 1, rows, columns], align_corners=False)
+
+    nodes = settings.elastic_nodes
+    reach = settings.elastic_shift * 2 / (nodes - 1)  # nodes lie 2 / (nodes - 1) apart in the unit square
+    shifts = _uniform(-reach, reach, batch, 2, nodes, nodes, generator=generator)
+    shifts = shifts * happens(settings.elastic_probability).view(batch, 1, 1, 1)
+    field = F.interpolate(shifts, size=shape, mode="bicubic", align_corners=True)
+    return grid + field.permute(0, 2, 3, 1)
+
+
+def augment(
+    images: Tensor, masks: Tensor, settings: AugmentationSettings, *, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Transform each image and its mask by the same random warp.
+
+    Parameters
+    ----------
+    images, masks : Tensor, (N, 1, H, W)
+        In [0, 1]; what comes in from outside the frame is 0, which is air and no muscle.
+    settings : AugmentationSettings
+    generator : torch.Generator
+        On the CPU.
+
+    Returns
+    -------
+    (Tensor, Tensor), each (N, 1, H, W)
+    """
+    grid = sampling_grid(len(images), tuple(images.shape[-2:]), settings, generator=generator).to(images.device)
+    both = torch.cat([images, masks], dim=1)
+    warped = F.grid_sample(both, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return warped[:, :1], warped[:, 1:]

@@ -1,0 +1,221 @@
+"""The command line: `l3muscle`. Every error that a person can cause is one sentence and exit status 2."""
+
+import shutil
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from l3muscle import __version__
+from l3muscle.errors import L3MuscleError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+cohort_app = typer.Typer(no_args_is_help=True, help="Make or check a cohort of CT slices.")
+study_app = typer.Typer(no_args_is_help=True, help="Run the study, or see how far it is.")
+app.add_typer(cohort_app, name="cohort")
+app.add_typer(study_app, name="study")
+
+ProfileOption = Annotated[str, typer.Option(help="Name of a profile, or path of a .yml file.")]
+RunsOption = Annotated[Path, typer.Option(help="Folder of the working artefacts.")]
+CohortOption = Annotated[Path | None, typer.Option(help="DICOM folder to use instead of the phantom.")]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Local worker processes.")]
+
+
+class MaskFormat(StrEnum):
+    """How masks are written."""
+
+    seg = "seg"
+    rtstruct = "rtstruct"
+    nifti = "nifti"
+
+
+def say(line: str) -> None:
+    """Print one line at once, also into a pipe."""
+    print(line, flush=True)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        say(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@cohort_app.command("phantom")
+def cohort_phantom(
+    out: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
+    patients: Annotated[int, typer.Option(min=1)] = 204,
+    test_patients: Annotated[int, typer.Option(min=0, help="Patients whom ten observers outline as well.")] = 37,
+    seed: int = 0,
+    size: Annotated[int, typer.Option(min=64, max=1024, help="Pixels a side.")] = 512,
+    workers: WorkersOption = 2,
+) -> None:
+    """Write a phantom cohort: DICOM CT with RTSTRUCTs of the expert and the observers."""
+    from l3muscle.cohort.phantom import write_phantom
+    from l3muscle.runner import progress_bar
+
+    if out.exists():
+        raise L3MuscleError(f"{out} exists already; name a new folder")
+    with progress_bar(patients, "phantom", unit="patient") as bar:
+        write_phantom(
+            out,
+            patients=patients,
+            seed=seed,
+            size=size,
+            test_patients=test_patients,
+            workers=workers,
+            progress=lambda done: bar.update(done - bar.n),
+        )
+    say(f"{patients} patients written to {out}")
+
+
+@cohort_app.command("check")
+def cohort_check(folder: Annotated[Path, typer.Argument(help="Folder of DICOM slices and RTSTRUCTs.")]) -> None:
+    """List what is usable in a folder, and what is not and why."""
+    from l3muscle.cohort import check_folder
+
+    report = check_folder(folder)
+    for line in report.lines():
+        say(line)
+    if not report.usable:
+        raise L3MuscleError(f"nothing in {folder} can be used")
+
+
+@study_app.command("run")
+def study_run(
+    profile: ProfileOption = "laptop",
+    runs: RunsOption = Path("runs"),
+    cohort: CohortOption = None,
+    workers: WorkersOption = 2,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")] = None,
+    time_budget: Annotated[float | None, typer.Option(help="Seconds inside which to stop cleanly.")] = None,
+) -> None:
+    """Run what is missing of the study."""
+    from l3muscle.profile import load_profile
+    from l3muscle.runner import progress_bar, run_study
+    from l3muscle.study import Study
+
+    settings = load_profile(profile)
+    study = Study(settings, runs=runs, cohort_folder=cohort)
+    if study.is_phantom and not study.cohort_folder.is_dir():
+        with progress_bar(settings.cohort.patients, "phantom cohort", unit="patient") as bar:
+            study.make_phantom(workers=workers, on_patient=lambda done: bar.update(done - bar.n))
+    progress = run_study(study, workers=workers, scheduler=scheduler, time_budget=time_budget, say=say)
+    total = len(study.jobs)
+    say(
+        f"{total - progress.left - len(progress.failed)} of {total} experiments done "
+        f"({progress.finished} now, in {progress.seconds:.0f} s), {progress.left} left, {len(progress.failed)} failed"
+    )
+    for experiment, reason in progress.failed.items():
+        say(f"failed: {experiment}: {reason}")
+    if progress.failed:
+        raise L3MuscleError("some experiments failed; running the same command again tries them again")
+
+
+@study_app.command("status")
+def study_status(profile: ProfileOption = "laptop", runs: RunsOption = Path("runs")) -> None:
+    """Show what is done and what is missing, by source task and training-set size."""
+    from l3muscle.study import open_results
+
+    results = open_results(profile, runs)
+    grid = results.profile.grid
+    a_cell = grid.folds * grid.subsets * grid.repeats
+    done = list(results.records)
+    say("models done of " + str(a_cell) + "".join(f"{f'n={n}':>8}" for n in grid.sizes))
+    for task in grid.source_tasks:
+        counts = [sum(e.source_task == task and e.n_train == n for e in done) for n in grid.sizes]
+        say(f"{task:<17}" + "".join(f"{count:>8}" for count in counts))
+    missing = results.planned() - len(done)
+    seconds = [record["seconds"] for record in results.records.values()]
+    left = f"; about {missing * sum(seconds) / len(seconds) / 60:.0f} min of one worker left" if done and missing else ""
+    say(f"{len(done)} of {results.planned()} experiments done, {missing} missing{left}")
+
+
+@app.command()
+def notebooks(profile: ProfileOption = "laptop", runs: RunsOption = Path("runs")) -> None:
+    """Execute the notebooks with papermill into book/executed/."""
+    from l3muscle.notebooks import execute_notebooks
+    from l3muscle.study import open_results
+
+    execute_notebooks(open_results(profile, runs), profile=profile, runs=runs, say=say)
+
+
+@app.command()
+def book(
+    profile: ProfileOption = "laptop",
+    runs: RunsOption = Path("runs"),
+    cohort: CohortOption = None,
+    workers: WorkersOption = 2,
+) -> None:
+    """Run the study, execute the notebooks and build the book: the whole path."""
+    from l3muscle.notebooks import build_book, execute_notebooks
+    from l3muscle.study import open_results
+    from l3muscle.summary import write_summary
+
+    started = time.monotonic()
+    say(f"1/3 study ({profile})")
+    study_run(profile, runs, cohort, workers, None, None)
+    say("2/3 notebooks")
+    results = open_results(profile, runs)
+    execute_notebooks(results, profile=profile, runs=runs, say=say)
+    write_summary(results)
+    say("3/3 book")
+    page = build_book(say=say)
+    say(f"done in {(time.monotonic() - started) / 60:.1f} min; open {page.resolve().as_uri()}")
+
+
+@app.command()
+def segment(
+    slices: Annotated[list[Path], typer.Argument(help="DICOM files, or folders of them.")],
+    model: Annotated[Path, typer.Option(help="Model file (.safetensors).")],
+    out: Annotated[Path, typer.Option(help="Folder for masks, overlays and measures.csv.")],
+    format: Annotated[list[MaskFormat], typer.Option(help="Mask format; may be given several times.")] = [  # noqa: B006
+        MaskFormat.seg
+    ],
+) -> None:
+    """Outline muscle in CT slices and measure its area and density."""
+    from l3muscle.model_file import load_model
+    from l3muscle.runner import progress_bar
+    from l3muscle.segment import segment_slices
+
+    segmenter = load_model(model)
+    with progress_bar(0, "segment", unit="slice") as bar:
+        measures = segment_slices(
+            slices, segmenter, out, formats=[f.value for f in format], on_slice=lambda name: bar.update()
+        )
+    say(measures.to_string(index=False, float_format=lambda value: f"{value:.1f}"))
+    say(f"{len(measures)} slices: masks, overlays and measures.csv in {out}")
+    if segmenter.about.get("cohort") == "phantom":
+        say("This model has seen only phantoms: look at every overlay before you believe a number.")
+
+
+def main() -> None:
+    """Entry point of the `l3muscle` command."""
+    try:
+        app()
+    except L3MuscleError as error:
+        sys.exit(_fail(str(error)))
+    except OSError as error:
+        free = shutil.disk_usage(Path.cwd()).free
+        where = f" {error.filename}" if error.filename else ""
+        reason = "the disk is full" if free < 1 << 20 else (error.strerror or str(error))
+        sys.exit(_fail(f"cannot use{where}: {reason}"))
+    except KeyboardInterrupt:
+        print("l3muscle: stopped; what was finished is kept", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(message: str) -> int:
+    print(f"l3muscle: {message}", file=sys.stderr)
+    return 2

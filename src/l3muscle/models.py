@@ -1,0 +1,253 @@
+"""FCN-ResNets, and carrying weights from a source task into one of them (Sections 2.2 and 2.3).
+
+ResNet-50 and ResNet-101 are torchvision's own modules. torchvision's BasicBlock refuses dilation and its widths are
+fixed, so the smaller networks are built here with the same parameter names: a state dict of torchvision's `resnet18`
+loads into `build_fcn("resnet18").backbone` key by key.
+
+Lineage: Long et al. 2015 (fully convolutional networks), He et al. 2016 (ResNet), torchvision's reference FCN
+(dilated backbone of output stride 8, a head of one 3 x 3 convolution at a quarter of the width).
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import resnet50, resnet101
+from torchvision.models.segmentation.fcn import FCNHead
+
+from l3muscle.errors import L3MuscleError
+
+BASIC_LAYERS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+BOTTLENECK_BUILDERS = {"resnet50": resnet50, "resnet101": resnet101}
+BACKBONES = (*BASIC_LAYERS, *BOTTLENECK_BUILDERS)
+
+
+class TransferError(L3MuscleError):
+    """A checkpoint that does not belong to this network."""
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut (He et al. 2016, Figure 5 left), with optional dilation."""
+
+    def __init__(self, in_channels: int, channels: int, *, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, dilation, dilation, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, dilation, dilation, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if stride != 1 or in_channels != channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)) + shortcut)
+
+
+def _basic_trunk(layers: tuple[int, ...], width: int, output_stride: int) -> nn.Sequential:
+    """ResNet of basic blocks without its classifier: (N, 3, H, W) -> (N, 8 * width, H / stride, W / stride)."""
+    modules: dict[str, nn.Module] = {
+        "conv1": nn.Conv2d(3, width, 7, 2, 3, bias=False),
+        "bn1": nn.BatchNorm2d(width),
+        "relu": nn.ReLU(inplace=True),
+    }
+    if output_stride == 8:
+        # At output stride 4 the pooling is left out, as is usual for small images: see `build_fcn`.
+        modules["maxpool"] = nn.MaxPool2d(3, 2, 1)
+    in_channels = width
+    for stage, blocks in enumerate(layers):
+        channels = width * 2**stage
+        stride = 2 if stage == 1 else 1
+        dilation = (1, 1, 2, 4)[stage]
+        # torchvision dilates a stage from its second block on; the first keeps the dilation of the stage before.
+        first_dilation = (1, 1, 1, 2)[stage]
+        members = []
+        for index in range(blocks):
+            members.append(
+                BasicBlock(
+                    in_channels,
+                    channels,
+                    stride=stride if index == 0 else 1,
+                    dilation=first_dilation if index == 0 else dilation,
+                )
+            )
+            in_channels = channels
+        modules[f"layer{stage + 1}"] = nn.Sequential(*members)
+    return nn.Sequential(OrderedDict(modules))
+
+
+def build_trunk(name: str, *, width: int = 64, output_stride: int = 8) -> nn.Sequential:
+    """Build a ResNet without its classifier, dilated for dense prediction.
+
+    Parameters
+    ----------
+    name : str
+        One of `BACKBONES`.
+    width : int
+        Channels after the first convolution, a multiple of 8; 64 is the published width, and the only one for
+        ResNet-50 and -101.
+    output_stride : {4, 8}
+        Pixels of input per pixel of output. 8 is torchvision's FCN. 4 leaves out the max-pooling, for small images;
+        only the networks of basic blocks have it.
+
+    Returns
+    -------
+    nn.Sequential
+        (N, 3, H, W) -> (N, channels, ceil(H / output_stride), ceil(W / output_stride)), submodules named as in
+        torchvision (`conv1`, `bn1`, `layer1` ...); its attribute `out_channels` holds the channels.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name or an unsupported combination.
+    """
+    if output_stride not in (4, 8):
+        raise ValueError(f"output_stride must be 4 or 8, not {output_stride}")
+    if width % 8:
+        # Not a matter of taste: below 8 channels, oneDNN's strided 1 x 1 convolution in channels-last memory writes
+        # past its buffer on AVX2 processors (seen with torch 2.15) and corrupts the heap without a message.
+        raise ValueError(f"width must be a multiple of 8, not {width}")
+    if name in BASIC_LAYERS:
+        trunk = _basic_trunk(BASIC_LAYERS[name], width, output_stride)
+        trunk.out_channels = 8 * width
+    elif name in BOTTLENECK_BUILDERS:
+        if width != 64 or output_stride != 8:
+            raise ValueError(f"{name} is torchvision's network: width 64 and output stride 8 only")
+        network = BOTTLENECK_BUILDERS[name](weights=None, replace_stride_with_dilation=[False, True, True])
+        kept = OrderedDict((n, m) for n, m in network.named_children() if n not in ("avgpool", "fc"))
+        trunk = nn.Sequential(kept)
+        trunk.out_channels = 2048
+    else:
+        raise ValueError(f"unknown backbone {name!r}; choose one of {', '.join(BACKBONES)}")
+    for module in trunk.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return trunk
+
+
+class FCN(nn.Module):
+    """Fully convolutional network: backbone, head, bilinear upsampling to the size of the input.
+
+    Parameters
+    ----------
+    trunk : nn.Sequential
+        From `build_trunk`.
+    out_channels : int
+        Channels of the output: 1 for muscle, 3 for reconstruction, one a class for a segmentation source task.
+    """
+
+    def __init__(self, trunk: nn.Sequential, *, out_channels: int = 1) -> None:
+        super().__init__()
+        self.backbone = trunk
+        self.classifier = FCNHead(trunk.out_channels, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, 3, H, W) to logits (N, out_channels, H, W)."""
+        size = x.shape[-2:]
+        logits = self.classifier(self.backbone(x))  # (N, out_channels, H / stride, W / stride)
+        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def build_fcn(name: str = "resnet101", *, width: int = 64, output_stride: int = 8, out_channels: int = 1) -> FCN:
+    """Build a randomly initialised FCN-ResNet; parameters are named as in torchvision's `fcn_resnet101`.
+
+    Parameters
+    ----------
+    name, width, output_stride
+        See `build_trunk`.
+    out_channels : int
+        Channels of the logits; 1 for the target task.
+
+    Returns
+    -------
+    FCN
+        (N, 3, H, W) -> logits (N, out_channels, H, W).
+
+    Raises
+    ------
+    ValueError
+        As `build_trunk`.
+    """
+    return FCN(build_trunk(name, width=width, output_stride=output_stride), out_channels=out_channels)
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """What `transfer_weights` did.
+
+    Attributes
+    ----------
+    moved : tuple of str
+        Names, in the target network, of the tensors that were copied.
+    not_moved : dict of str to str
+        Names in the checkpoint that found no place, with the reason.
+    left_random : tuple of str
+        Names in the target network that kept their random initialisation.
+    """
+
+    moved: tuple[str, ...]
+    not_moved: dict[str, str]
+    left_random: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.moved)} tensors moved, {len(self.not_moved)} of the checkpoint not used, "
+            f"{len(self.left_random)} of the network left random"
+        )
+
+
+def transfer_weights(state_dict: Mapping[str, Tensor], model: FCN) -> TransferReport:
+    """Copy every tensor that the checkpoint and `model` share, batch-norm statistics included (Section 2.3).
+
+    A checkpoint of a plain ResNet (`conv1.weight` ...) goes into the backbone, one of an FCN (`backbone.*`,
+    `classifier.*`) into both. A head of another shape, made for other classes, stays random and is reported.
+
+    Parameters
+    ----------
+    state_dict : mapping of str to Tensor
+        Of the source network.
+    model : FCN
+        The target network; changed in place, and only if the whole checkpoint is sound.
+
+    Returns
+    -------
+    TransferReport
+
+    Raises
+    ------
+    TransferError
+        If nothing fits (a foreign checkpoint), if a backbone tensor has another shape (another architecture), or if
+        a value is not a tensor or not finite.
+    """
+    target = model.state_dict()
+    moves: dict[str, Tensor] = {}
+    not_moved: dict[str, str] = {}
+    for name, value in state_dict.items():
+        if not isinstance(value, Tensor):
+            raise TransferError(f"the checkpoint holds {name!r}, which is a {type(value).__name__} and not a tensor")
+        place = name if name in target else f"backbone.{name}"
+        if place not in target:
+            not_moved[name] = "the target network has no such layer"
+        elif value.shape != target[place].shape:
+            shapes = f"shape {tuple(value.shape)} in the checkpoint, {tuple(target[place].shape)} in the network"
+            if place.startswith("backbone."):
+                raise TransferError(f"the checkpoint is of another architecture: {name!r} has {shapes}")
+            not_moved[name] = shapes
+        elif value.is_floating_point() and not torch.isfinite(value).all():
+            raise TransferError(f"the checkpoint is damaged: {name!r} holds values that are not finite")
+        else:
+            moves[place] = value
+    if not any(place.startswith("backbone.") for place in moves):
+        raise TransferError("the checkpoint is foreign: none of its tensors fits the backbone by name and shape")
+    with torch.no_grad():
+        for place, value in moves.items():
+            target[place].copy_(value)
+    left_random = tuple(name for name in target if name not in moves)
+    return TransferReport(tuple(moves), not_moved, left_random)

@@ -1,0 +1,170 @@
+"""Executing the notebooks with papermill, and building the book from them."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import yaml
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+from papermill.exceptions import PapermillExecutionError
+
+from l3muscle.errors import L3MuscleError
+from l3muscle.study import StudyResults
+
+TEMPLATES = Path("notebooks")
+EXECUTED = Path("book/executed")
+CELL_TIMEOUT_S = 600
+
+
+class NotebookError(L3MuscleError):
+    """A notebook that cannot be executed, or a book that cannot be built."""
+
+
+def chapters(toc: Path = Path("_toc.yml")) -> list[str]:
+    """Names of the notebooks that are chapters of the book, in reading order."""
+    try:
+        content = yaml.safe_load(toc.read_text(encoding="utf-8"))
+    except OSError:
+        raise NotebookError(f"there is no {toc} here; run this in the project's top folder") from None
+
+    def files(node: Any) -> list[str]:
+        if isinstance(node, dict):
+            own = [node["file"]] if "file" in node else []
+            return own + [name for key, value in node.items() if key != "file" for name in files(value)]
+        return [name for value in node for name in files(value)] if isinstance(node, list) else []
+
+    return [Path(name).stem for name in files(content) if Path(name).parent == EXECUTED]
+
+
+def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
+    """Refuse a parameter that the notebook does not have; papermill itself only warns.
+
+    Raises
+    ------
+    NotebookError
+    """
+    known = papermill.inspect_notebook(str(notebook))
+    for name in parameters:
+        if name not in known:
+            raise NotebookError(f"{notebook.name} has no parameter {name!r}; it has {', '.join(known) or 'none'}")
+
+
+def _check_kernel(notebook: Path) -> None:
+    name = nbformat.read(notebook, as_version=4).metadata.get("kernelspec", {}).get("name", "python3")
+    try:
+        KernelSpecManager().get_kernel_spec(name)
+    except NoSuchKernel:
+        raise NotebookError(
+            f"{notebook.name} needs the Jupyter kernel {name!r}, which is not installed; "
+            "`python -m ipykernel install --sys-prefix` installs it"
+        ) from None
+
+
+def _fingerprint(template: Path, parameters: dict[str, Any], results: StudyResults) -> str:
+    """Hash of all that an executed notebook shows: its cells, its parameters, the package and the results."""
+    digest = hashlib.sha256(template.read_bytes())
+    digest.update(json.dumps(parameters, sort_keys=True).encode())
+    package = Path(__file__).parent
+    for path in sorted(p for p in package.rglob("*") if p.suffix in (".py", ".csv")):
+        digest.update(path.read_bytes())
+    digest.update(json.dumps(results.plan, sort_keys=True).encode())
+    digest.update(json.dumps(sorted(results.keys.values())).encode())
+    return digest.hexdigest()
+
+
+def _is_current(executed: Path, fingerprint: str) -> bool:
+    try:
+        return nbformat.read(executed, as_version=4).metadata.get("l3muscle", {}).get("inputs") == fingerprint
+    except (OSError, ValueError):
+        return False
+
+
+def execute_notebooks(
+    results: StudyResults, *, profile: str, runs: Path, say: Callable[[str], None] = print
+) -> list[Path]:
+    """Execute every chapter's notebook whose inputs have changed since it was last executed.
+
+    Parameters
+    ----------
+    results : StudyResults
+    profile : str
+        Passed to the notebooks, with `runs`, as papermill parameters.
+    runs : Path
+    say : callable
+        Takes one line of text.
+
+    Returns
+    -------
+    list of Path
+        The executed notebooks, under `book/executed/`.
+
+    Raises
+    ------
+    NotebookError
+        Naming the notebook and the error of the cell that failed.
+    """
+    EXECUTED.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name in chapters():
+        template, executed = TEMPLATES / f"{name}.ipynb", EXECUTED / f"{name}.ipynb"
+        if not template.is_file():
+            raise NotebookError(f"the book lists the chapter {name}, but there is no {template}")
+        parameters = {"profile": profile, "runs": str(runs)}
+        paths.append(executed)
+        fingerprint = _fingerprint(template, parameters, results)
+        if _is_current(executed, fingerprint):
+            say(f"{name}: up to date")
+            continue
+        check_parameters(template, parameters)
+        _check_kernel(template)
+        say(f"{name}: executing")
+        draft = EXECUTED / f".{name}.draft.ipynb"
+        try:
+            notebook = papermill.execute_notebook(
+                str(template),
+                str(draft),
+                parameters=parameters,
+                progress_bar=False,
+                execution_timeout=CELL_TIMEOUT_S,
+            )
+        except PapermillExecutionError as error:
+            raise NotebookError(f"{name} failed in cell {error.cell_index}: {error.ename}: {error.evalue}") from None
+        finally:
+            draft.unlink(missing_ok=True)
+        notebook.metadata["l3muscle"] = {"inputs": fingerprint}
+        # Papermill notes where and when it ran: neither belongs on a page.
+        notebook.metadata.pop("papermill", None)
+        nbformat.write(notebook, draft)
+        draft.replace(executed)
+    return paths
+
+
+def build_book(*, say: Callable[[str], None] = print) -> Path:
+    """Build the HTML book from the executed notebooks; warnings are errors.
+
+    Returns
+    -------
+    Path
+        Its front page.
+
+    Raises
+    ------
+    NotebookError
+        With jupyter-book's last lines.
+    """
+    command = [sys.executable, "-m", "jupyter_book", "build", ".", "--path-output", "book", "-W", "-n", "--keep-going"]
+    say("building the pages")
+    outcome = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    )
+    if outcome.returncode:
+        tail = "\n".join((outcome.stdout + outcome.stderr).strip().splitlines()[-40:])
+        raise NotebookError(f"jupyter-book found faults:\n{tail}")
+    return Path("book/_build/html/index.html")

@@ -1,0 +1,159 @@
+"""From Hounsfield units to network input, and from logits back to the grid of the slice (Section 2.3)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from l3muscle.profile import ImageSettings
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+AIR_HU = -1000
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The part of a slice that the network sees: rows [top, bottom) and columns [left, right), which may overhang."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+def body_centre(hu: np.ndarray) -> tuple[float, float]:
+    """Centre (row, column), in pixels, of the box around the body.
+
+    The body is the largest connected region denser than fat's lower end, after an opening that parts it from the
+    couch. A slice without any such region (all air) gives the centre of the image.
+    """
+    dense = ndimage.binary_opening(hu > -250, iterations=2)
+    labels, count = ndimage.label(dense)
+    if count == 0:
+        return (hu.shape[0] - 1) / 2, (hu.shape[1] - 1) / 2
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    rows, columns = ndimage.find_objects(labels == sizes.argmax())[0]
+    return (rows.start + rows.stop - 1) / 2, (columns.start + columns.stop - 1) / 2
+
+
+def frame_of(hu: np.ndarray, spacing: np.ndarray, settings: ImageSettings) -> Frame:
+    """Lay the field of view around the body.
+
+    Parameters
+    ----------
+    hu : ndarray, (H, W)
+        Hounsfield units.
+    spacing : array-like, (2,)
+        Row and column spacing in mm.
+    settings : ImageSettings
+
+    Returns
+    -------
+    Frame
+        The whole slice where the settings ask for no field of view.
+    """
+    if settings.field_of_view_mm is None:
+        return Frame(0, hu.shape[0], 0, hu.shape[1])
+    edges = []
+    for centre, extent, pixel in zip(body_centre(hu), settings.field_of_view_mm, spacing, strict=True):
+        length = round(extent / float(pixel))
+        start = round(centre - (length - 1) / 2)
+        edges += [start, start + length]
+    return Frame(*edges)
+
+
+def _cut(array: np.ndarray, frame: Frame, fill: float) -> np.ndarray:
+    """The frame's part of (H, W) `array`, padded with `fill` where the frame overhangs."""
+    height, width = array.shape
+    out = np.full((frame.bottom - frame.top, frame.right - frame.left), fill, dtype=np.float32)
+    top, bottom = max(frame.top, 0), min(frame.bottom, height)
+    left, right = max(frame.left, 0), min(frame.right, width)
+    if top < bottom and left < right:
+        out[top - frame.top : bottom - frame.top, left - frame.left : right - frame.left] = array[top:bottom, left:right]
+    return out
+
+
+def _resize(image: np.ndarray, shape: tuple[int, int]) -> Tensor:
+    """(h, w) -> (1, H, W), averaging over the area of each new pixel when it grows."""
+    tensor = torch.from_numpy(image)[None, None]
+    if tensor.shape[-2:] != shape:
+        tensor = F.interpolate(tensor, size=shape, mode="bilinear", align_corners=False, antialias=True)
+    return tensor[0]
+
+
+def prepare_image(hu: np.ndarray, frame: Frame, settings: ImageSettings) -> Tensor:
+    """Window, cut and resample one slice.
+
+    Parameters
+    ----------
+    hu : ndarray, (H, W)
+    frame : Frame
+    settings : ImageSettings
+        Values outside level ± window / 2 are clipped.
+
+    Returns
+    -------
+    Tensor, (1, rows, columns)
+        In [0, 1]; air is 0.
+    """
+    low = settings.level_hu - settings.window_hu / 2
+    windowed = np.clip((_cut(hu, frame, AIR_HU) - low) / settings.window_hu, 0, 1)
+    return _resize(windowed, settings.shape)
+
+
+def prepare_mask(mask: np.ndarray, frame: Frame, settings: ImageSettings) -> Tensor:
+    """Cut and resample one mask: (H, W) bool -> (1, rows, columns), the share of muscle in each pixel."""
+    return _resize(_cut(mask, frame, 0), settings.shape).clamp(0, 1)
+
+
+def to_network_input(images: Tensor) -> Tensor:
+    """Repeat the one channel three times and normalise each with ImageNet's mean and deviation (Section 2.3).
+
+    Parameters
+    ----------
+    images : Tensor, (N, 1, H, W)
+        In [0, 1].
+
+    Returns
+    -------
+    Tensor, (N, 3, H, W), channels last in memory
+    """
+    mean = images.new_tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
+    std = images.new_tensor(IMAGENET_STD).view(1, 3, 1, 1)
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def restore_mask(logits: Tensor, frame: Frame, shape: tuple[int, int]) -> np.ndarray:
+    """Bring the logits of one slice back onto its own grid and decide each pixel.
+
+    Parameters
+    ----------
+    logits : Tensor, (1, rows, columns)
+    frame : Frame
+        The part of the slice they belong to.
+    shape : (int, int)
+        Rows and columns of the slice.
+
+    Returns
+    -------
+    ndarray, (H, W) bool
+        True where the probability is above one half; False outside the frame.
+    """
+    size = (frame.bottom - frame.top, frame.right - frame.left)
+    full = logits[None].float().cpu()
+    if full.shape[-2:] != size:
+        full = F.interpolate(full, size=size, mode="bilinear", align_corners=False)
+    predicted = (full[0, 0] > 0).numpy()
+    mask = np.zeros(shape, dtype=bool)
+    top, bottom = max(frame.top, 0), min(frame.bottom, shape[0])
+    left, right = max(frame.left, 0), min(frame.right, shape[1])
+    if top < bottom and left < right:
+        mask[top:bottom, left:right] = predicted[
+            top - frame.top : bottom - frame.top, left - frame.left : right - frame.left
+        ]
+    return mask

@@ -1,0 +1,226 @@
+"""Running a study: here, on local worker processes, or on any Dask cluster.
+
+Workers compute and hand back artefacts; only this process writes to the store. So a worker needs neither the cohort's
+folder nor the store's, and one that dies costs its experiment a retry and nothing else.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from dask.distributed import Client, Future, LocalCluster, as_completed
+from tqdm import tqdm
+
+from l3muscle.errors import L3MuscleError
+from l3muscle.store import Artefact
+from l3muscle.study import Job, Study, run_experiment, train_source
+
+RETRIES = 2
+# Progress in a log file: a line now and then instead of a bar that redraws itself.
+LOG_INTERVAL_S = 15.0
+
+
+class RunnerError(L3MuscleError):
+    """Workers that cannot be had."""
+
+
+@dataclass
+class Progress:
+    """What a call of `run_study` did."""
+
+    done_before: int
+    finished: int
+    failed: dict[str, str]
+    left: int
+    seconds: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether every experiment of the grid is done."""
+        return not self.failed and self.left == 0
+
+
+def progress_bar(total: int, description: str, *, unit: str, initial: int = 0) -> tqdm:
+    """A progress bar on a terminal, a line every quarter of a minute in a file."""
+    interval = 0.2 if sys.stderr.isatty() else LOG_INTERVAL_S
+    return tqdm(
+        total=total,
+        desc=description,
+        unit=unit,
+        initial=initial,
+        mininterval=interval,
+        maxinterval=interval,
+        dynamic_ncols=True,
+        smoothing=0.05,
+        file=sys.stderr,
+    )
+
+
+@contextmanager
+def _client(workers: int, scheduler: str | None) -> Iterator[Client]:
+    """A client of the given scheduler, or of a cluster of local one-thread processes bound to loopback."""
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout="10s")
+        except (OSError, ValueError) as error:
+            raise RunnerError(f"no Dask scheduler answers at {scheduler} ({error})") from None
+        with client:
+            yield client
+        return
+    with (
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=None,
+            # A training step holds the interpreter's lock for seconds; silence is no sign of death.
+            silence_logs=logging.ERROR,
+            memory_limit=0,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+class _Budget:
+    """Whether there is time for one more experiment."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.started = time.monotonic()
+        self.seconds = seconds
+        self.longest = 0.0
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+    def note(self, seconds: float) -> None:
+        self.longest = max(self.longest, seconds)
+
+    def allows_another(self) -> bool:
+        return self.seconds is None or self.elapsed() + self.longest < self.seconds
+
+
+def _sources_missing(study: Study) -> list[str]:
+    return [t for t in study.source_tasks() if study.store.record("sources", study.source_key(t)) is None]
+
+
+def run_study(
+    study: Study,
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    time_budget: float | None = None,
+    say: Callable[[str], None] = print,
+) -> Progress:
+    """Run what is missing of a study, in the grid's balanced order.
+
+    Parameters
+    ----------
+    study : Study
+    workers : int
+        Local worker processes; 1 runs everything in this process.
+    scheduler : str, optional
+        Address of a Dask scheduler (`tcp://host:8786`) to use instead.
+    time_budget : float, optional
+        Seconds after which no further experiment is begun that could not be expected to end inside them.
+    say : callable
+        Takes one line of text for the person who waits.
+
+    Returns
+    -------
+    Progress
+
+    Raises
+    ------
+    RunnerError, StudyError, StoreError
+    """
+    budget = _Budget(time_budget)
+    study.write_plan()
+    missing = [job for job in study.jobs if study.store.record("experiments", job.key) is None]
+    for damaged in study.store.set_aside:
+        say(f"damaged artefact {damaged} set aside; it is made again")
+    progress = Progress(len(study.jobs) - len(missing), 0, {}, len(missing), 0.0)
+    if missing:
+        with progress_bar(len(study.jobs), "experiments", unit="model", initial=progress.done_before) as bar:
+            if workers == 1 and scheduler is None:
+                _run_here(study, missing, budget, progress, bar)
+            else:
+                with _client(workers, scheduler) as client:
+                    _run_on_workers(study, missing, budget, progress, bar, client)
+    study.publish_model()
+    progress.seconds = budget.elapsed()
+    return progress
+
+
+def _finish(study: Study, job: Job, artefact: Artefact, budget: _Budget, progress: Progress, bar: tqdm) -> None:
+    study.store.write("experiments", job.key, artefact)
+    budget.note(artefact.record["seconds"])
+    progress.finished += 1
+    progress.left -= 1
+    bar.set_postfix_str(str(job.experiment), refresh=False)
+    bar.update()
+
+
+def _run_here(study: Study, missing: list[Job], budget: _Budget, progress: Progress, bar: tqdm) -> None:
+    for source_task in _sources_missing(study):
+        bar.set_postfix_str(f"source task {source_task}")
+        study.store.write("sources", study.source_key(source_task), train_source(study.profile, source_task))
+    weights = {task: study.store.weights("sources", study.source_key(task)) for task in study.source_tasks()}
+    for job in missing:
+        if not budget.allows_another():
+            break
+        artefact = run_experiment(job, study.prepared, weights.get(job.experiment.source_task))
+        _finish(study, job, artefact, budget, progress, bar)
+
+
+def _run_on_workers(
+    study: Study, missing: list[Job], budget: _Budget, progress: Progress, bar: tqdm, client: Client
+) -> None:
+    prepared = client.scatter(study.prepared, broadcast=True)
+    learning: dict[Future, str] = {
+        client.submit(train_source, study.profile, task, retries=RETRIES, pure=False): task
+        for task in _sources_missing(study)
+    }
+    weights: dict[str, Future | None] = {"random": None}
+    for task in study.source_tasks():
+        if task not in learning.values():
+            weights[task] = client.scatter(study.store.weights("sources", study.source_key(task)), broadcast=True)
+    waiting = list(missing)
+    running: dict[Future, Job] = {}
+    completed = as_completed(learning)
+
+    def fill() -> None:
+        # One experiment a worker and one in hand, so that stopping at the budget wastes little.
+        slots = 2 * max(len(client.scheduler_info(n_workers=-1)["workers"]), 1) - len(running) - len(learning)
+        for job in list(waiting):
+            if slots <= 0 or not budget.allows_another():
+                return
+            if job.experiment.source_task not in weights:
+                continue
+            source = weights[job.experiment.source_task]
+            future = client.submit(run_experiment, job, prepared, source, retries=RETRIES, pure=False)
+            running[future] = job
+            completed.add(future)
+            waiting.remove(job)
+            slots -= 1
+
+    bar.set_postfix_str("source tasks " + ", ".join(learning.values()) if learning else "")
+    fill()
+    for future in completed:
+        if future in learning:
+            task = learning.pop(future)
+            artefact = future.result()
+            study.store.write("sources", study.source_key(task), artefact)
+            weights[task] = client.scatter(dict(artefact.weights["weights"]), broadcast=True)
+        else:
+            job = running.pop(future)
+            if future.status == "finished":
+                _finish(study, job, future.result(), budget, progress, bar)
+            else:
+                progress.failed[str(job.experiment)] = str(future.exception())
+                progress.left -= 1
+        fill()

@@ -1,0 +1,95 @@
+"""The machine a run happens on: threads, memory, precision, and a record of what it was."""
+
+import ctypes
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from l3muscle import __version__
+
+RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pydicom", "scikit-image")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
+
+
+def keep_freed_memory() -> bool:
+    """Ask glibc not to hand freed activations back to the system at every step; returns whether it agreed.
+
+    Large blocks are otherwise mapped and unmapped, page by page, twice a layer and step.
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return all([libc.mallopt(M_MMAP_MAX, 0), libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)])
+
+
+def best_device() -> str:
+    """`"cuda"`, `"mps"` or `"cpu"`, the first that is there."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def resolve_precision(precision: Literal["auto", "fp32", "bf16"], device: str) -> Literal["fp32", "bf16"]:
+    """Choose bfloat16 where the processor has instructions for it; elsewhere it is emulated, and slower."""
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    native = device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16_instructions()
+    return "bf16" if native else "fp32"
+
+
+@cache
+def _has_bf16_instructions() -> bool:
+    try:
+        return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed from any values with a stable text, the same in every process and on every machine."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+@cache
+def provenance() -> dict[str, Any]:
+    """Commit, versions and hardware, for the record beside a result. Names neither host, user nor folder."""
+    commit = _git("rev-parse", "HEAD")
+    return {
+        "commit": commit,
+        "uncommitted_changes": None if commit is None else bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "versions": {"l3-muscle": __version__, **{name: metadata.version(name) for name in RECORDED_PACKAGES}},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }

@@ -1,0 +1,1 @@
+"""Source tasks: what a network learned before it saw muscle (Section 2.2)."""

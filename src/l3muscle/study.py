@@ -1,0 +1,570 @@
+"""The study: its grid of experiments, what decides the outcome of each, and how one is run (Sections 2.1 to 2.3)."""
+
+import ast
+import hashlib
+import inspect
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from l3muscle import augment, losses, metrics, models, preprocess, runtime, target_task, training
+from l3muscle.cohort import Cohort, load_cohort, phantom
+from l3muscle.cohort.splits import Splits, make_splits
+from l3muscle.errors import L3MuscleError
+from l3muscle.metrics import Reference
+from l3muscle.model_file import save_model
+from l3muscle.models import build_fcn, transfer_weights
+from l3muscle.preprocess import Frame, frame_of, prepare_image, prepare_mask, restore_mask, to_network_input
+from l3muscle.profile import Profile, load_profile
+from l3muscle.source_tasks import procedural
+from l3muscle.source_tasks.procedural import ProceduralSegmentation
+from l3muscle.store import Artefact, Store
+from l3muscle.target_task import MuscleSegmentation
+from l3muscle.training import Fit, Loop, fit
+
+# Editing one of these can change an outcome, so their code is part of every experiment's identity.
+METHOD_MODULES = (augment, losses, metrics, models, preprocess, procedural, target_task, training)
+PREDICTION_BATCH = 16
+
+
+class StudyError(L3MuscleError):
+    """A study that is not there or cannot go on."""
+
+
+@dataclass(frozen=True, order=True)
+class Experiment:
+    """One fine-tuned model: where it stands in the grid."""
+
+    source_task: str
+    n_train: int
+    fold: int
+    subset: int
+    repeat: int
+
+    def __str__(self) -> str:
+        return f"{self.source_task} n={self.n_train} fold {self.fold} subset {self.subset} repeat {self.repeat}"
+
+
+def experiments(profile: Profile) -> list[Experiment]:
+    """All experiments of a profile, ordered so that every beginning of the list is as balanced as it can be.
+
+    Repeats, subsets and folds vary slowest: an interrupted study has the same number of models, give or take one, in
+    every cell of source task and training-set size.
+    """
+    grid = profile.grid
+    return [
+        Experiment(source_task, n_train, fold, subset, repeat)
+        for repeat, subset, fold, n_train, source_task in itertools.product(
+            range(grid.repeats), range(grid.subsets), range(grid.folds), grid.sizes, grid.source_tasks
+        )
+    ]
+
+
+@cache
+def _code_digest(module: ModuleType) -> str:
+    """Hash of what a module does: comments and docstrings do not count."""
+    tree = ast.parse(inspect.getsource(module))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+                del body[0]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _key(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True)
+class PreparedCohort:
+    """A cohort as the experiments use it: network-sized tensors of all patients, full slices of the test patients.
+
+    Attributes
+    ----------
+    patient_ids : tuple of str
+    images, masks : Tensor, (N, 1, rows, columns)
+    test_ids : tuple of str
+    test_hu, test_masks : ndarray, (n_test, H, W)
+    test_spacing : ndarray, (n_test, 2), mm
+    test_frames : tuple of Frame
+    """
+
+    patient_ids: tuple[str, ...]
+    images: Tensor
+    masks: Tensor
+    test_ids: tuple[str, ...]
+    test_hu: np.ndarray
+    test_masks: np.ndarray
+    test_spacing: np.ndarray
+    test_frames: tuple[Frame, ...]
+
+    def select(self, patient_ids: Iterable[str]) -> tuple[Tensor, Tensor]:
+        """Images and masks of these patients, in this order."""
+        places = {patient: index for index, patient in enumerate(self.patient_ids)}
+        chosen = [places[patient] for patient in patient_ids]
+        return self.images[chosen], self.masks[chosen]
+
+    @cached_property
+    def references(self) -> list[Reference]:
+        """What belongs to each expert outline of the test set, computed once."""
+        return [
+            Reference(mask, hu, spacing)
+            for mask, hu, spacing in zip(self.test_masks, self.test_hu, self.test_spacing, strict=True)
+        ]
+
+
+def prepare(cohort: Cohort, test_ids: Iterable[str], profile: Profile) -> PreparedCohort:
+    """Bring a cohort to network size, once for all experiments."""
+    settings = profile.image
+    frames = [frame_of(hu, spacing, settings) for hu, spacing in zip(cohort.images, cohort.spacing, strict=True)]
+    test_ids = tuple(test_ids)
+    places = [cohort.index(patient) for patient in test_ids]
+    return PreparedCohort(
+        patient_ids=tuple(cohort.patient_ids),
+        images=torch.stack(
+            [prepare_image(hu, frame, settings) for hu, frame in zip(cohort.images, frames, strict=True)]
+        ),
+        masks=torch.stack(
+            [prepare_mask(mask, frame, settings) for mask, frame in zip(cohort.masks, frames, strict=True)]
+        ),
+        test_ids=test_ids,
+        test_hu=cohort.images[places],
+        test_masks=cohort.masks[places],
+        test_spacing=cohort.spacing[places],
+        test_frames=tuple(frames[place] for place in places),
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """One experiment with everything a worker needs besides the prepared cohort and the source weights."""
+
+    experiment: Experiment
+    key: str
+    profile: Profile
+    training_ids: tuple[str, ...]
+    validation_ids: tuple[str, ...]
+    keep_weights: bool
+
+
+def _build(profile: Profile, out_channels: int) -> models.FCN:
+    network = profile.network
+    return build_fcn(
+        network.backbone, width=network.width, output_stride=network.output_stride, out_channels=out_channels
+    )
+
+
+def _curve_table(outcome: Fit) -> pd.DataFrame:
+    return pd.DataFrame([asdict(point) for point in outcome.curve])
+
+
+def _record(profile: Profile, outcome: Fit, seconds: float, **more: Any) -> dict[str, Any]:
+    return {
+        **more,
+        "best_step": outcome.best_step,
+        "best_validation_loss": min(point.validation_loss for point in outcome.curve),
+        "steps": outcome.curve[-1].step,
+        "stopped": outcome.stopped,
+        "seconds": round(seconds, 3),
+        "threads": torch.get_num_threads(),
+        "profile": profile.name,
+        "provenance": runtime.provenance(),
+    }
+
+
+def _loop(profile: Profile, device: str, **settings: Any) -> Loop:
+    precision = runtime.resolve_precision(profile.training.precision, device)
+    return Loop(precision=precision, device=device, **settings)
+
+
+def train_source(profile: Profile, source_task: str) -> Artefact:
+    """Learn a source task; its artefact holds the weights and the curve.
+
+    Raises
+    ------
+    StudyError
+        For a source task that this profile cannot learn.
+    """
+    if source_task != "segmentation":
+        raise StudyError(f"source task {source_task!r} is not available yet; choose 'random' or 'segmentation'")
+    runtime.keep_freed_memory()
+    torch.set_num_threads(profile.threads_per_worker)
+    settings = profile.sources.procedural_segmentation
+    seed = runtime.seed_of("source", source_task, profile.sources.seed)
+    torch.manual_seed(seed)
+    task = ProceduralSegmentation(settings, profile.image.shape, seed=seed)
+    started = time.perf_counter()
+    outcome = fit(
+        _build(profile, task.out_channels),
+        task,
+        _loop(
+            profile,
+            runtime.best_device(),
+            learning_rate=settings.learning_rate,
+            schedule="cosine",
+            max_steps=settings.steps,
+            validate_every=settings.validate_every,
+            patience=settings.steps,
+        ),
+        generator=torch.Generator().manual_seed(seed),
+    )
+    seconds = time.perf_counter() - started
+    return Artefact(
+        record=_record(profile, outcome, seconds, source_task=source_task, kind="procedural"),
+        tables={"curve": _curve_table(outcome)},
+        weights={"weights": outcome.weights},
+    )
+
+
+def predict_test(network: models.FCN, prepared: PreparedCohort, device: str) -> np.ndarray:
+    """Outline every test slice: (n_test, H, W) bool, each on its own grid."""
+    network.eval().to(device)
+    images, _ = prepared.select(prepared.test_ids)
+    with torch.inference_mode():
+        logits = torch.cat([network(to_network_input(part).to(device)).cpu() for part in images.split(PREDICTION_BATCH)])
+    shape = prepared.test_hu.shape[1:]
+    return np.stack([restore_mask(out, frame, shape) for out, frame in zip(logits, prepared.test_frames, strict=True)])
+
+
+def run_experiment(job: Job, prepared: PreparedCohort, source_weights: dict[str, Tensor] | None) -> Artefact:
+    """Fine-tune one model and score it on the test set (Section 2.3).
+
+    Parameters
+    ----------
+    job : Job
+    prepared : PreparedCohort
+    source_weights : dict or None
+        State dict of the source network; None for random initialisation.
+
+    Returns
+    -------
+    Artefact
+        Tables `scores` (one row a test image) and `curve`, array `predictions` (packed bits), and, where the job says
+        so, `weights`.
+    """
+    runtime.keep_freed_memory()
+    profile, experiment, settings = job.profile, job.experiment, job.profile.training
+    torch.set_num_threads(profile.threads_per_worker)
+    device = runtime.best_device()
+    seed = runtime.seed_of("experiment", profile.grid.seed, *asdict(experiment).values())
+    torch.manual_seed(seed)
+    network = _build(profile, out_channels=1)
+    transfer = None if source_weights is None else transfer_weights(source_weights, network)
+    task = MuscleSegmentation(
+        *prepared.select(job.training_ids), *prepared.select(job.validation_ids), settings, profile.augmentation
+    )
+    rate = settings.learning_rate_random if source_weights is None else settings.learning_rate_fine_tune
+    started = time.perf_counter()
+    outcome = fit(
+        network,
+        task,
+        _loop(
+            profile,
+            device,
+            learning_rate=rate,
+            schedule=settings.schedule,
+            max_steps=settings.max_steps,
+            validate_every=settings.validate_every,
+            patience=settings.patience,
+            min_improvement=settings.min_improvement,
+        ),
+        generator=torch.Generator().manual_seed(seed),
+    )
+    network.load_state_dict(outcome.weights)
+    predictions = predict_test(network, prepared, device)
+    scores = pd.DataFrame(
+        [reference.score(mask)._asdict() for reference, mask in zip(prepared.references, predictions, strict=True)]
+    )
+    scores.insert(0, "patient_id", prepared.test_ids)
+    for position, (name, value) in enumerate(asdict(experiment).items()):
+        scores.insert(position, name, value)
+    record = _record(
+        profile,
+        outcome,
+        time.perf_counter() - started,
+        experiment=asdict(experiment),
+        seed=seed,
+        training_ids=job.training_ids,
+        validation_ids=job.validation_ids,
+        transfer=None if transfer is None else str(transfer),
+    )
+    arrays = {"packed": np.packbits(predictions, axis=-1), "width": np.array(predictions.shape[-1])}
+    return Artefact(
+        record=record,
+        tables={"scores": scores, "curve": _curve_table(outcome)},
+        arrays={"predictions": arrays},
+        weights={"weights": outcome.weights} if job.keep_weights else {},
+    )
+
+
+def score_observers(cohort: Cohort) -> pd.DataFrame:
+    """Score every observer outline against the expert (Section 2.4): one row an outline."""
+    rows = []
+    for patient_id, outlines in cohort.observers.items():
+        place = cohort.index(patient_id)
+        reference = Reference(cohort.masks[place], cohort.images[place], cohort.spacing[place])
+        for observer, mask in outlines.items():
+            rows.append({"observer": observer, "patient_id": patient_id, **reference.score(mask)._asdict()})
+    return pd.DataFrame(rows)
+
+
+class Study:
+    """One run of the study: a profile, a cohort and the store that holds what is done.
+
+    Parameters
+    ----------
+    profile : Profile
+    runs : Path
+        Folder of all runs; this one's is `runs / profile.name`.
+    cohort_folder : Path, optional
+        DICOM folder of one's own; by default the profile's phantom, under `runs / "cohorts"`.
+    """
+
+    def __init__(self, profile: Profile, *, runs: Path = Path("runs"), cohort_folder: Path | None = None) -> None:
+        self.profile = profile
+        self.folder = runs / profile.name
+        self.store = Store(self.folder)
+        phantom_key = _key({"cohort": profile.cohort.model_dump(), "code": _code_digest(phantom)})
+        self.is_phantom = cohort_folder is None
+        self.cohort_folder = cohort_folder or runs / "cohorts" / f"phantom-{phantom_key}"
+
+    def make_phantom(self, *, workers: int = 1, on_patient: Callable[[int], None] | None = None) -> bool:
+        """Write the profile's phantom cohort unless it is there; returns whether it was written."""
+        if not self.is_phantom or self.cohort_folder.is_dir():
+            return False
+        settings = self.profile.cohort
+        phantom.write_phantom(
+            self.cohort_folder,
+            patients=settings.patients,
+            seed=settings.seed,
+            size=settings.size,
+            test_patients=settings.test_patients,
+            workers=workers,
+            progress=on_patient,
+        )
+        return True
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        """The images, read through the DICOM reader."""
+        return load_cohort(self.cohort_folder)
+
+    @cached_property
+    def splits(self) -> Splits:
+        """Test patients, folds and nested training subsets."""
+        grid = self.profile.grid
+        return make_splits(
+            self.cohort,
+            sizes=grid.sizes,
+            folds=grid.folds,
+            subsets=grid.subsets,
+            seed=grid.seed,
+            test_patients=self.profile.cohort.test_patients,
+        )
+
+    @cached_property
+    def prepared(self) -> PreparedCohort:
+        """The cohort at network size."""
+        return prepare(self.cohort, self.splits.test_ids, self.profile)
+
+    def source_key(self, source_task: str) -> str:
+        """Identity of a learned source task."""
+        return _key(
+            {
+                "source_task": source_task,
+                "settings": self.profile.fingerprint("network", "sources", "threads_per_worker"),
+                "shape": self.profile.image.shape,
+                "precision": self.profile.training.precision,
+                "code": [_code_digest(module) for module in (models, preprocess, procedural, training)],
+            }
+        )
+
+    def job(self, experiment: Experiment) -> Job:
+        """The experiment with its patients and its identity: the hash of all that decides its outcome."""
+        training_ids = tuple(self.splits.training_ids(experiment.fold, experiment.subset, experiment.n_train))
+        validation_ids = tuple(self.splits.validation_ids(experiment.fold))
+        source = None if experiment.source_task == "random" else self.source_key(experiment.source_task)
+        parts = ("network", "image", "augmentation", "training", "threads_per_worker")
+        key = _key(
+            {
+                "experiment": asdict(experiment),
+                "seed": self.profile.grid.seed,
+                "settings": self.profile.fingerprint(*parts),
+                "cohort": self.cohort.fingerprint,
+                "patients": [training_ids, validation_ids, tuple(self.splits.test_ids)],
+                "source": source,
+                "code": [_code_digest(module) for module in METHOD_MODULES],
+            }
+        )
+        representative = experiment.fold == experiment.subset == experiment.repeat == 0
+        policy = self.profile.keep_weights
+        return Job(
+            experiment=experiment,
+            key=key,
+            profile=self.profile,
+            training_ids=training_ids,
+            validation_ids=validation_ids,
+            keep_weights=policy == "all" or (policy == "representative" and representative),
+        )
+
+    @cached_property
+    def jobs(self) -> list[Job]:
+        """Every experiment of the grid, in the order in which they are run."""
+        return [self.job(experiment) for experiment in experiments(self.profile)]
+
+    def source_tasks(self) -> list[str]:
+        """Source tasks that have to be learned or loaded before the experiments that use them."""
+        return [task for task in self.profile.grid.source_tasks if task != "random"]
+
+    def write_plan(self) -> None:
+        """Note which artefacts belong to this run, for readers that have no need of the cohort."""
+        observers = score_observers(self.cohort)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        key = _key({"cohort": self.cohort.fingerprint, "code": _code_digest(metrics)})
+        if self.store.record("observers", key) is None:
+            self.store.write("observers", key, Artefact(record={}, tables={"scores": observers}))
+        plan = {
+            "profile": self.profile.model_dump(mode="json"),
+            "cohort_folder": str(self.cohort_folder),
+            "cohort": self.cohort.fingerprint,
+            "phantom": self.is_phantom,
+            "observers": key,
+            "sources": {task: self.source_key(task) for task in self.source_tasks()},
+            "experiments": [{**asdict(job.experiment), "key": job.key} for job in self.jobs],
+        }
+        draft = self.folder / ".plan.json.draft"
+        draft.write_text(json.dumps(plan, indent=1), encoding="utf-8")
+        draft.replace(self.folder / "plan.json")
+        (self.folder / "splits.json").write_text(self.splits.to_json(), encoding="utf-8")
+
+    def publish_model(self) -> Path | None:
+        """Copy the kept model of lowest validation loss at the largest size to `model.safetensors`."""
+        kept = []
+        for job in self.jobs:
+            record = self.store.record("experiments", job.key) if job.keep_weights else None
+            if record is not None:
+                kept.append((-job.experiment.n_train, record["best_validation_loss"], job.experiment, job))
+        if not kept:
+            return None
+        _, loss, experiment, job = min(kept)
+        path = self.folder / "model.safetensors"
+        about = {
+            "experiment": asdict(experiment),
+            "validation_loss": loss,
+            "profile": self.profile.name,
+            "cohort": "phantom" if self.is_phantom else "own",
+            "cohort_fingerprint": self.cohort.fingerprint,
+            "key": job.key,
+        }
+        weights = self.store.weights("experiments", job.key)
+        save_model(path, weights, self.profile.network, self.profile.image, about)
+        return path
+
+
+class StudyResults:
+    """What a run has produced so far, read from its store.
+
+    Parameters
+    ----------
+    folder : Path
+        `runs / <profile>`.
+
+    Raises
+    ------
+    StudyError
+        If no study was started there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self.plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise StudyError(
+                f"no study has been started in {folder}; run `l3muscle study run --profile {folder.name}`"
+            ) from None
+        self.folder = folder
+        self.store = Store(folder)
+        self.profile = Profile.model_validate(self.plan["profile"])
+
+    @cached_property
+    def records(self) -> dict[Experiment, dict[str, Any]]:
+        """Records of the finished experiments."""
+        found = {}
+        for entry in self.plan["experiments"]:
+            fields = dict(entry)
+            record = self.store.record("experiments", fields.pop("key"))
+            if record is not None:
+                found[Experiment(**fields)] = record
+        return found
+
+    @cached_property
+    def keys(self) -> dict[Experiment, str]:
+        """Keys of the finished experiments."""
+        entries = [dict(entry) for entry in self.plan["experiments"]]
+        keys = {Experiment(**{k: v for k, v in e.items() if k != "key"}): e["key"] for e in entries}
+        return {experiment: key for experiment, key in keys.items() if experiment in self.records}
+
+    def planned(self) -> int:
+        """Number of experiments in the grid."""
+        return len(self.plan["experiments"])
+
+    def _tables(self, name: str) -> list[pd.DataFrame]:
+        tables = []
+        for experiment, key in self.keys.items():
+            table = self.store.table("experiments", key, name)
+            tables.append(table.assign(**asdict(experiment)))
+        if not tables:
+            raise StudyError(f"no experiment in {self.folder} is finished yet")
+        return tables
+
+    def scores(self) -> pd.DataFrame:
+        """One row a model and test image."""
+        return pd.concat(self._tables("scores"), ignore_index=True)
+
+    def curves(self) -> pd.DataFrame:
+        """One row a model and validation: step, train_loss, validation_loss."""
+        return pd.concat(self._tables("curve"), ignore_index=True)
+
+    def observer_scores(self) -> pd.DataFrame:
+        """One row an observer outline."""
+        return self.store.table("observers", self.plan["observers"], "scores")
+
+    def source_curve(self, source_task: str) -> pd.DataFrame:
+        """Training curve of a source task."""
+        return self.store.table("sources", self.plan["sources"][source_task], "curve")
+
+    def predictions(self, experiment: Experiment) -> np.ndarray:
+        """Outlines of the test slices: (n_test, H, W) bool, in the order of the splits' test patients."""
+        arrays = self.store.arrays("experiments", self.keys[experiment], "predictions")
+        return np.unpackbits(arrays["packed"], axis=-1, count=int(arrays["width"])).astype(bool)
+
+    def cohort(self) -> Cohort:
+        """The cohort that the run used."""
+        return load_cohort(Path(self.plan["cohort_folder"]))
+
+    def splits(self) -> Splits:
+        """The splits that the run used."""
+        return Splits.from_json((self.folder / "splits.json").read_text(encoding="utf-8"))
+
+
+def open_results(profile: str, runs: str | Path = "runs") -> StudyResults:
+    """Open what a run of `profile` has produced; the first line of a notebook.
+
+    Raises
+    ------
+    StudyError
+        If there is no such run.
+    """
+    return StudyResults(Path(runs) / load_profile(profile).name)
