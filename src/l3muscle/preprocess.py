@@ -37,7 +37,7 @@ def body_centre(hu: np.ndarray) -> tuple[float, float]:
         return (hu.shape[0] - 1) / 2, (hu.shape[1] - 1) / 2
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    rows, columns = ndimage.find_objects(labels == sizes.argmax())[0]
+    rows, columns = ndimage.find_objects(labels)[sizes.argmax() - 1]
     return (rows.start + rows.stop - 1) / 2, (columns.start + columns.stop - 1) / 2
 
 
