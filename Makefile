@@ -1,0 +1,89 @@
+# L3 Muscle. Every target makes the environment it needs and may be run again at any time.
+#
+#   make book    run the study, execute the notebooks, build the book       make book PROFILE=smoke for a first look
+#   make test    pass the linter and the tests
+#   make help    the other targets
+
+PROFILE ?= laptop
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Where the environment was made: its scripts hold absolute paths, so a folder that has moved needs a new one.
+PLACE := $(VENV)/.place
+
+# The larger packages take longer than uv's 30 seconds on a slow line.
+export UV_HTTP_TIMEOUT ?= 300
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help book test lab bench env lock clean distclean
+
+help:
+	@echo 'make book       set everything up, run the study, build the book (PROFILE=$(PROFILE))'
+	@echo 'make test       set everything up, pass the tests'
+	@echo 'make lab        open the notebooks in JupyterLab'
+	@echo 'make bench      run the benchmarks'
+	@echo 'make env        only set up $(VENV) (PYTHON=$(PYTHON))'
+	@echo 'make lock       write requirements.lock anew from pyproject.toml'
+	@echo 'make clean      remove what the targets made, the study in runs/ included; keeps $(VENV)'
+	@echo 'make distclean  the same, and $(VENV)'
+
+book: $(READY)
+	@$(BIN)/l3muscle book --profile $(PROFILE)
+
+test: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/python -m pytest -q
+
+lab: $(READY)
+	@$(BIN)/jupyter lab notebooks
+
+bench: $(READY)
+	@$(BIN)/python -m pytest benchmarks -q -s
+
+env: $(READY)
+
+lock: $(READY)
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-emit-index-url \
+	  --custom-compile-command 'make lock' pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf book/_build book/executed runs build dist .pytest_cache .ruff_cache
+	@find src tests benchmarks notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
+
+# --- the environment -------------------------------------------------------------------------------------------
+
+# Prints what is wrong with $(PYTHON); prints nothing where it will do.
+define python_fault
+$(shell command -v "$(PYTHON)" >/dev/null 2>&1 || { echo "there is no $(PYTHON) on this machine"; exit; }; \
+  "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+    { echo "$(PYTHON) is `"$(PYTHON)" -V 2>&1 | head -n 1`"; exit; }; \
+  "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
+    echo "$(PYTHON) comes without venv (on Debian and Ubuntu: apt install python3-venv)")
+endef
+
+define require_python
+$(if $(strip $(python_fault)),$(error L3 Muscle needs Python 3.11 or newer with venv, but $(strip $(python_fault)); \
+  name another with PYTHON=/path/to/python3))
+endef
+
+ifneq ($(shell cat $(PLACE) 2>/dev/null),$(CURDIR))
+.PHONY: $(READY)
+endif
+
+# The stamp comes last: an environment left half-made, by a full disk or a lost line, is taken up again.
+# uv, not pip, reads the lock: pip would take whatever torch wheel a machine happens to offer it.
+$(READY): pyproject.toml requirements.lock
+	$(require_python)@echo "setting up $(VENV): downloads a few GB the first time, most of it torch"
+	@rm -f $(READY)
+	@[ "$$(cat $(PLACE) 2>/dev/null)" = "$(CURDIR)" ] && $(BIN)/python -m pip --version >/dev/null 2>&1 \
+	  || { "$(PYTHON)" -m venv --clear $(VENV) && echo "$(CURDIR)" > $(PLACE); }
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check 'uv>=0.5,<1'
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $(READY)
