@@ -1,9 +1,10 @@
-"""Two things that Jupyter Book leaves open: MathJax without a CDN, and the paper's references under its numbers."""
+"""What Jupyter Book leaves open: MathJax without a CDN, no script that a page has no use for, the paper's numbers."""
 
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from pybtex.plugin import register_plugin
 from pybtex.style.formatting.unsrt import Style
 from sphinx.application import Sphinx
@@ -15,10 +16,16 @@ LANGUAGES = ("base.json", "en.json")
 
 
 class PaperOrder(Style):
-    """The paper's references by their number in the paper, then the others as they come."""
+    """Bibliography style: the paper's references by their number in the paper, then the others as they come."""
 
-    def sort(self, entries: list[Any]) -> list[Any]:
-        """Sort by the field `papernumber`; entries without one keep their order, after the others."""
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The base class sets its own order here, on the instance.
+        self.sort = self._by_paper_number
+
+    @staticmethod
+    def _by_paper_number(entries: Any) -> list[Any]:
+        entries = list(entries)
         return sorted(entries, key=lambda entry: int(entry.fields.get("papernumber", len(entries) + 1)))
 
 
@@ -38,8 +45,28 @@ def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
     copy_asset(source, Path(app.outdir, "_static", "mathjax"), excluded=unwanted)
 
 
+def trim_scripts(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Leave out of a page the scripts that it has no use for.
+
+    Thebe, which runs cells on a public server, is not offered here, and its set-up, given twice, is an error in the
+    browser. Sphinx gives MathJax, a megabyte, to every page above one that has mathematics.
+    """
+    has_math = doctree is not None and any(
+        True for kind in (nodes.math, nodes.math_block) for _ in doctree.findall(kind)
+    )
+
+    def useful(script: Any) -> bool:
+        text = f"{script.filename or ''} {script.attributes.get('body', '')}".lower()
+        return "thebe" not in text and (has_math or "mathjax" not in text)
+
+    context["script_files"] = [script for script in context["script_files"] if useful(script)]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     register_plugin("pybtex.style.formatting", "paper_order", PaperOrder)
+    app.connect("html-page-context", trim_scripts, priority=900)
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

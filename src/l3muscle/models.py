@@ -15,14 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import resnet50, resnet101
-from torchvision.models.segmentation.fcn import FCNHead
 
 from l3muscle.errors import L3MuscleError
 
 BASIC_LAYERS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
-BOTTLENECK_BUILDERS = {"resnet50": resnet50, "resnet101": resnet101}
-BACKBONES = (*BASIC_LAYERS, *BOTTLENECK_BUILDERS)
+BOTTLENECKS = ("resnet50", "resnet101")
+BACKBONES = (*BASIC_LAYERS, *BOTTLENECKS)
 
 
 class TransferError(L3MuscleError):
@@ -117,10 +115,13 @@ def build_trunk(name: str, *, width: int = 64, output_stride: int = 8) -> nn.Seq
     if name in BASIC_LAYERS:
         trunk = _basic_trunk(BASIC_LAYERS[name], width, output_stride)
         trunk.out_channels = 8 * width
-    elif name in BOTTLENECK_BUILDERS:
+    elif name in BOTTLENECKS:
         if width != 64 or output_stride != 8:
             raise ValueError(f"{name} is torchvision's network: width 64 and output stride 8 only")
-        network = BOTTLENECK_BUILDERS[name](weights=None, replace_stride_with_dilation=[False, True, True])
+        # Imported where it is needed: it takes seconds, which every worker of a small network would pay.
+        from torchvision.models import get_model
+
+        network = get_model(name, weights=None, replace_stride_with_dilation=[False, True, True])
         kept = OrderedDict((n, m) for n, m in network.named_children() if n not in ("avgpool", "fc"))
         trunk = nn.Sequential(kept)
         trunk.out_channels = 2048
@@ -130,6 +131,20 @@ def build_trunk(name: str, *, width: int = 64, output_stride: int = 8) -> nn.Seq
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return trunk
+
+
+class FCNHead(nn.Sequential):
+    """torchvision's FCN head: 3 x 3 convolution to a quarter of the channels, then 1 x 1 to the output."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        middle = in_channels // 4
+        super().__init__(
+            nn.Conv2d(in_channels, middle, 3, padding=1, bias=False),
+            nn.BatchNorm2d(middle),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.Conv2d(middle, out_channels, 1),
+        )
 
 
 class FCN(nn.Module):

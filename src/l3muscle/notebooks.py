@@ -133,6 +133,8 @@ def execute_notebooks(
                 parameters=parameters,
                 progress_bar=False,
                 execution_timeout=CELL_TIMEOUT_S,
+                # The kernel listens on loopback only, with signed messages; it need not say so for every chapter.
+                extra_arguments=["--IPKernelApp.log_level=40"],
             )
         except PapermillExecutionError as error:
             raise NotebookError(f"{name} failed in cell {error.cell_index}: {error.ename}: {error.evalue}") from None
@@ -159,7 +161,8 @@ def build_book(*, say: Callable[[str], None] = print) -> Path:
     NotebookError
         With jupyter-book's last lines.
     """
-    command = [sys.executable, "-m", "jupyter_book", "build", ".", "--path-output", "book", "-W", "-n", "--keep-going"]
+    start = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", start, "build", ".", "--path-output", "book", "-W", "-n", "--keep-going"]
     say("building the pages")
     outcome = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}

@@ -43,9 +43,20 @@ class Progress:
         return not self.failed and self.left == 0
 
 
+class _Lines:
+    """A log file as tqdm sees it: every update begins a line instead of overwriting the last one."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(text.replace("\r", "\n"))
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def progress_bar(total: int, description: str, *, unit: str, initial: int = 0) -> tqdm:
     """A progress bar on a terminal, a line every quarter of a minute in a file."""
-    interval = 0.2 if sys.stderr.isatty() else LOG_INTERVAL_S
+    terminal = sys.stderr.isatty()
+    interval = 0.2 if terminal else LOG_INTERVAL_S
     return tqdm(
         total=total,
         desc=description,
@@ -53,9 +64,9 @@ def progress_bar(total: int, description: str, *, unit: str, initial: int = 0) -
         initial=initial,
         mininterval=interval,
         maxinterval=interval,
-        dynamic_ncols=True,
+        dynamic_ncols=terminal,
         smoothing=0.05,
-        file=sys.stderr,
+        file=sys.stderr if terminal else _Lines(),
     )
 
 

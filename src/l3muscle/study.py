@@ -545,6 +545,13 @@ class StudyResults:
         """Training curve of a source task."""
         return self.store.table("sources", self.plan["sources"][source_task], "curve")
 
+    def source_kind(self, source_task: str) -> str:
+        """How the source task came about: `"random"`, `"procedural"` ..."""
+        if source_task not in self.plan["sources"]:
+            return source_task
+        record = self.store.record("sources", self.plan["sources"][source_task])
+        return "not run" if record is None else record["kind"]
+
     def predictions(self, experiment: Experiment) -> np.ndarray:
         """Outlines of the test slices: (n_test, H, W) bool, in the order of the splits' test patients."""
         arrays = self.store.arrays("experiments", self.keys[experiment], "predictions")

@@ -182,7 +182,10 @@ def fit(
                 on_validation(point)
             if point.validation_loss < best_loss:
                 best_loss, best_step = point.validation_loss, step
-                best_weights = {k: v.to("cpu", copy=True) for k, v in network.state_dict().items()}
+                best_weights = {
+                    name: value.cpu().clone(memory_format=torch.contiguous_format)
+                    for name, value in network.state_dict().items()
+                }
             stale = (train_saturation.update(point.train_loss), validation_saturation.update(point.validation_loss))
             if min(stale) >= loop.patience:
                 stopped = "saturated"

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
-from scipy.interpolate import CubicSpline
+
+from l3muscle.cohort.canvas import smooth_field
 
 OBSERVERS = 10
-MARGIN_MM = 30.0  # how far outside the expert's outline an observer's may run
+MARGIN_MM = 60.0  # how far outside the expert's outline an observer's may run
+STRAY_MM = 30.0  # mean distance from muscle of a place that is taken in by mistake
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ def habit_of(observer: int) -> Habit:
     return Habit(
         bias_mm=float(rng.normal(-0.05, 0.35)),
         smoothing_mm=float(rng.uniform(1.8, 3.2)),
-        slip_mm=float(rng.uniform(1.3, 2.0)),
-        forgets=float(rng.uniform(0.10, 0.30)),
-        strays=float(rng.uniform(0.6, 1.8)),
+        slip_mm=float(rng.uniform(1.0, 1.6)),
+        forgets=float(rng.uniform(0.12, 0.27)),
+        strays=float(rng.uniform(1.6, 3.8)),
     )
 
 
@@ -75,18 +77,6 @@ def assign_observers(images: int) -> dict[int, tuple[int, ...]]:
         image = images - 1 - missing
         assignment[image] = tuple(o for o in assignment[image] if o != 5 + missing)
     return assignment
-
-
-def spline_weights(nodes: int, count: int) -> np.ndarray:
-    """Weights (count, nodes) that interpolate node values by a cubic spline, one node in from either end."""
-    return CubicSpline(np.arange(nodes), np.eye(nodes))(np.linspace(1, nodes - 2, count)).astype(np.float32)
-
-
-def _wander(rng: np.random.Generator, shape: tuple[int, int], length: float) -> np.ndarray:
-    """Random field of unit standard deviation at its nodes, smooth over `length` pixels."""
-    nodes = [max(round(count / length), 2) + 3 for count in shape]
-    rows, columns = (spline_weights(node, count) for node, count in zip(nodes, shape, strict=True))
-    return rows @ rng.standard_normal(nodes).astype(np.float32) @ columns.T
 
 
 def outline_as_observer(
@@ -126,18 +116,20 @@ def outline_as_observer(
     for part in np.unique(parts[parts > 0]):
         if rng.random() < habit.forgets:
             # A stretch of one compartment, not all of it: an observer stops where fat begins to look like muscle.
-            stretch = _wander(rng, inside.shape, 45 / pixel) > rng.uniform(0.1, 0.9)
+            stretch = smooth_field(rng, inside.shape, 45 / pixel) > rng.uniform(0.1, 0.9)
             inside &= ~((parts == part) & stretch)
     edge = np.argwhere(inside & ~ndimage.binary_erosion(inside))
     for _ in range(rng.poisson(habit.strays)):
-        centre = (edge[rng.integers(len(edge))] + rng.normal(0, 13, 2) / spacing).round()
-        radius = rng.uniform(5, 11)
+        # Most lie against muscle, a few are a loop of bowel or another organ some way off.
+        bearing, distance = rng.uniform(-np.pi, np.pi), rng.exponential(STRAY_MM)
+        centre = edge[rng.integers(len(edge))] + distance * np.array([np.sin(bearing), np.cos(bearing)]) / spacing
+        radius = rng.uniform(7, 13)
         rows, columns = np.ogrid[: inside.shape[0], : inside.shape[1]]
         inside |= np.hypot((rows - centre[0]) * spacing[0], (columns - centre[1]) * spacing[1]) < radius
     distance = ndimage.distance_transform_edt(inside, sampling=spacing)
     distance -= ndimage.distance_transform_edt(~inside, sampling=spacing)
     smooth = ndimage.gaussian_filter(distance, [habit.smoothing_mm / s for s in spacing])
-    smooth += habit.bias_mm + habit.slip_mm * _wander(rng, inside.shape, 14 / pixel)
+    smooth += habit.bias_mm + habit.slip_mm * smooth_field(rng, inside.shape, 14 / pixel)
     outline = np.zeros_like(mask)
     # Nobody draws over air: the pen stops at the skin and at gas.
     outline[box] = (smooth > 0) & (hu[box] > -400)

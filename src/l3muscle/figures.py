@@ -1,0 +1,261 @@
+"""One function a figure: tables or images in, a matplotlib figure out.
+
+Figures are made without pyplot, so that they leave no state behind and can be drawn in any thread. They carry their
+own light background, which stays readable on a dark page.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from l3muscle.metrics import boundary
+from l3muscle.statistics import ObserverBand, learning_curve_table
+
+PAGE_WIDTH_IN = 7.4  # drawn at the width of the page's text column, so that 10 pt stays 10 pt
+PAPER = "#fdfcf9"
+INK = "#23272e"
+FAINT = "#8a8f98"
+# Okabe and Ito's colours that keep apart for every kind of colour vision, each with a marker of its own.
+TASK_STYLE = {
+    "random": ("#5b6068", "o"),
+    "classification": ("#e69f00", "s"),
+    "segmentation": ("#0072b2", "D"),
+    "jigsaw": ("#009e73", "^"),
+    "reconstruction": ("#cc79a7", "v"),
+}
+OUTLINE_COLOURS = ("#ffb000", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
+METRIC_LABELS = {
+    "dice": "Dice similarity coefficient",
+    "rms_dta_cm": "RMS distance-to-agreement (cm)",
+    "smd_difference_hu": "muscle density, prediction − expert (HU)",
+    "sma_difference_cm2": "muscle area, prediction − expert (cm²)",
+}
+STYLE = {
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#e6e3dc",
+    "legend.frameon": False,
+    "svg.hashsalt": "l3muscle",
+    "svg.fonttype": "path",
+}
+
+
+@contextmanager
+def style():
+    """The look of every figure, for the duration of a `with` block."""
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def _figure(height: float, *, columns: int = 1, rows: int = 1, **grid) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(PAGE_WIDTH_IN, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **grid)
+    return figure, axes
+
+
+def _size_axis(axes: Axes, sizes: Sequence[int]) -> None:
+    """Training-set size on a logarithmic axis that is labelled where there are data and nowhere else."""
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [str(n) for n in sizes])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(min(sizes) / 1.22, max(sizes) * 1.22)
+    axes.set_xlabel("training-set size n (annotated slices)")
+
+
+def learning_curve(
+    scores: pd.DataFrame, band: ObserverBand | None, metric: str = "dice", *, labels: Mapping[str, str]
+) -> Figure:
+    """Mean of a metric against training-set size, for each source task (Figures 3 to 5).
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Score table.
+    band : ObserverBand or None
+        Mean and standard error of the observers.
+    metric : str
+    labels : mapping of str to str
+        How each source task is called.
+
+    Returns
+    -------
+    Figure
+        Points are means over all predictions of a cell, bars their 95 % intervals.
+    """
+    table = learning_curve_table(scores, metric)
+    tasks = list(dict.fromkeys(table["source_task"]))
+    with style():
+        figure, [[axes]] = _figure(4.1)
+        if band is not None:
+            axes.axhspan(
+                band.mean - band.standard_error, band.mean + band.standard_error, color="#d55e00", alpha=0.16, lw=0
+            )
+            axes.axhline(
+                band.mean, color="#d55e00", lw=1.2, ls=(0, (4, 2)), label="observers (mean ± standard error)"
+            )
+        for place, task in enumerate(tasks):
+            part = table[table["source_task"] == task].sort_values("n_train")
+            colour, marker = TASK_STYLE[task]
+            # A small sideways step for each task keeps the bars from hiding one another.
+            x = part["n_train"] * 1.035 ** (place - (len(tasks) - 1) / 2)
+            bars = [part["mean"] - part["low"], part["high"] - part["mean"]]
+            axes.errorbar(
+                x, part["mean"], yerr=bars, color=colour, marker=marker, ms=5.5, lw=1.4, capsize=2.5, label=labels[task]
+            )
+        _size_axis(axes, sorted(table["n_train"].unique()))
+        axes.set_ylabel(METRIC_LABELS[metric])
+        axes.legend(loc="best")
+    return figure
+
+
+def training_curves(curves: pd.DataFrame, *, labels: Mapping[str, str], shown: int = 50, seed: int = 0) -> Figure:
+    """Training and validation loss of a random choice of models (Figure B1).
+
+    Parameters
+    ----------
+    curves : DataFrame
+        One row a model and validation: source_task, n_train, fold, subset, repeat, step, train_loss, validation_loss.
+    labels : mapping of str to str
+    shown, seed : int
+        How many models, and which.
+
+    Returns
+    -------
+    Figure
+    """
+    models = [model for _, model in curves.groupby(["source_task", "n_train", "fold", "subset", "repeat"])]
+    chosen = np.random.default_rng(seed).permutation(len(models))[:shown]
+    with style():
+        figure, [panels] = _figure(3.4, columns=2, sharey=True)
+        for axes, column, title in zip(panels, ("train_loss", "validation_loss"), ("training", "validation"), strict=True):
+            named = set()
+            for place in sorted(chosen):
+                model = models[place]
+                task = model["source_task"].iloc[0]
+                label = None if task in named else labels[task]
+                named.add(task)
+                axes.plot(model["step"], model[column], color=TASK_STYLE[task][0], lw=0.8, alpha=0.6, label=label)
+            axes.set_title(title, fontsize=10, loc="left")
+            axes.set_xlabel("step")
+        panels[0].set_ylabel("cross-entropy + Dice loss")
+        panels[1].legend(loc="upper right")
+    return figure
+
+
+def source_curve(curve: pd.DataFrame, *, ylabel: str) -> Figure:
+    """Training and validation loss of one source task (Figures A1 and A2)."""
+    with style():
+        figure, [[axes]] = _figure(3.0)
+        axes.plot(curve["step"], curve["train_loss"], color=TASK_STYLE["segmentation"][0], marker="o", ms=4, label="training")
+        axes.plot(
+            curve["step"], curve["validation_loss"], color="#d55e00", marker="s", ms=4, ls="--", label="validation"
+        )
+        axes.set_xlabel("step")
+        axes.set_ylabel(ylabel)
+        axes.legend()
+    return figure
+
+
+def _box_around(masks: Sequence[np.ndarray], margin: int) -> tuple[slice, slice]:
+    union = np.logical_or.reduce(masks)
+    if not union.any():
+        return slice(None), slice(None)
+    rows, columns = np.flatnonzero(union.any(1)), np.flatnonzero(union.any(0))
+    return (
+        slice(max(rows[0] - margin, 0), rows[-1] + margin + 1),
+        slice(max(columns[0] - margin, 0), columns[-1] + margin + 1),
+    )
+
+
+def _show_slice(axes: Axes, hu: np.ndarray, spacing: Sequence[float], window_hu: float, level_hu: float) -> None:
+    axes.imshow(
+        hu, cmap="gray", vmin=level_hu - window_hu / 2, vmax=level_hu + window_hu / 2, aspect=spacing[0] / spacing[1]
+    )
+    axes.set_axis_off()
+
+
+def outlines(
+    slices: Sequence[tuple[str, np.ndarray, Sequence[float], Mapping[str, np.ndarray]]],
+    *,
+    columns: int = 3,
+    window_hu: float = 400,
+    level_hu: float = 50,
+) -> Figure:
+    """Slices with outlines of one or more masks (Figure 2).
+
+    Parameters
+    ----------
+    slices : sequence of (title, hu (H, W), spacing in mm, masks by name)
+        A name keeps its colour throughout the figure.
+    columns : int
+    window_hu, level_hu : float
+
+    Returns
+    -------
+    Figure
+    """
+    names = list(dict.fromkeys(name for *_, masks in slices for name in masks))
+    colours = {name: OUTLINE_COLOURS[place % len(OUTLINE_COLOURS)] for place, name in enumerate(names)}
+    columns = min(columns, len(slices))
+    rows = -(-len(slices) // columns)
+    with style():
+        figure, panels = _figure(rows * PAGE_WIDTH_IN / columns * 0.74 + 0.35, rows=rows, columns=columns)
+        for axes in panels.ravel()[len(slices) :]:
+            axes.set_visible(False)
+        for axes, (title, hu, spacing, masks) in zip(panels.ravel(), slices, strict=False):
+            box = _box_around(list(masks.values()), 28)
+            _show_slice(axes, hu[box], spacing, window_hu, level_hu)
+            for name, mask in masks.items():
+                axes.contour(mask[box].astype(float), [0.5], colors=[colours[name]], linewidths=0.9)
+            axes.set_title(title, fontsize=9, loc="left")
+        handles = [matplotlib.lines.Line2D([], [], color=colours[name], lw=2, label=name) for name in names]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(names), 6), fontsize=9)
+    return figure
+
+
+def contact_sheet(
+    images: np.ndarray, masks: np.ndarray, *, columns: int = 6, window_hu: float = 400, level_hu: float = 50
+) -> Figure:
+    """Many small slices with the expert's outline.
+
+    Parameters
+    ----------
+    images : ndarray, (N, H, W), HU
+    masks : ndarray, (N, H, W) bool
+    columns : int
+    window_hu, level_hu : float
+    """
+    low = level_hu - window_hu / 2
+    tiles = []
+    for hu, mask in zip(images, masks, strict=True):
+        grey = np.clip((hu - low) / window_hu, 0, 1)
+        tile = np.stack([grey] * 3, axis=-1)
+        tile[boundary(mask)] = matplotlib.colors.to_rgb(OUTLINE_COLOURS[0])
+        tiles.append(tile)
+    while len(tiles) % columns:
+        tiles.append(np.zeros_like(tiles[0]))
+    sheet = np.concatenate([np.concatenate(tiles[i : i + columns], axis=1) for i in range(0, len(tiles), columns)])
+    with style():
+        figure = Figure(figsize=(PAGE_WIDTH_IN, PAGE_WIDTH_IN * sheet.shape[0] / sheet.shape[1]))
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.imshow(sheet, interpolation="antialiased")
+        axes.set_axis_off()
+    return figure
