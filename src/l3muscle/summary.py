@@ -18,7 +18,7 @@ def source_labels(results: StudyResults) -> dict[str, str]:
 
 
 def run_strip(results: StudyResults) -> str:
-    """One line on what a run is: profile, cohort, experiments, duration, machine, commit."""
+    """What a run is, as a strip for the top of a page: profile, cohort, experiments, duration, machine, commit."""
     records = list(results.records.values())
     provenance = records[0]["provenance"]
     cohort = "phantom" if results.plan["phantom"] else "own cohort"
@@ -26,11 +26,12 @@ def run_strip(results: StudyResults) -> str:
     commit = (provenance["commit"] or "not from a checkout")[:10]
     if provenance["uncommitted_changes"]:
         commit += " with uncommitted changes"
-    return (
-        f"profile **{results.profile.name}** · {cohort}, {results.profile.cohort.patients} patients · "
+    line = (
+        f"*Measured in this run* — profile **{results.profile.name}** · {cohort}, {results.profile.cohort.patients} patients · "
         f"{len(records)} of {results.planned()} experiments · {hours:.2f} worker hours · "
         f"{provenance['gpu'] or provenance['processor']} · commit {commit}"
     )
+    return f"```{{div}} l3-strip\n{line}\n```\n"
 
 
 def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
@@ -60,10 +61,7 @@ def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
         name="tab-front",
     )
     text = f"""\
-```{{div}} l3-strip
-*Measured in this run* — {run_strip(results)}
-```
-
+{run_strip(results)}
 ```{{figure}} /{folder.as_posix()}/summary.svg
 :name: fig-front
 :alt: Mean Dice against training-set size for each source task, with the observers' mean as a band.

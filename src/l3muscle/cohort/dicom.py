@@ -5,7 +5,8 @@ refused with the reason. Spacing is never guessed.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,20 @@ class CTSlice:
         return float(np.dot(np.cross(*self.orientation), self.position))
 
 
+@contextmanager
+def naming_damage(name: str) -> Iterator[None]:
+    """Turn whatever a damaged file makes the parser raise into a refusal that names the file.
+
+    Values are parsed when they are first looked at, so this has to be around every look at an untrusted data set.
+    """
+    try:
+        yield
+    except DicomError:
+        raise
+    except Exception as error:
+        raise DicomError(f"{name}: damaged DICOM file ({type(error).__name__})") from None
+
+
 def read_dataset(path: Path) -> FileDataset:
     """Read a DICOM file.
 
@@ -86,14 +101,19 @@ def read_dataset(path: Path) -> FileDataset:
     DicomError
         If it is not one, or is cut short.
     """
-    try:
-        return pydicom.dcmread(path)
-    except InvalidDicomError:
-        raise DicomError(f"{path.name}: not a DICOM file") from None
-    except OSError as error:
-        raise DicomError(f"{path.name}: cannot be read ({error.strerror or error})") from None
-    except Exception as error:  # a damaged header makes pydicom raise almost anything
-        raise DicomError(f"{path.name}: damaged DICOM file ({type(error).__name__})") from None
+    with naming_damage(path.name):
+        try:
+            return pydicom.dcmread(path)
+        except InvalidDicomError:
+            raise DicomError(f"{path.name}: not a DICOM file") from None
+        except OSError as error:
+            raise DicomError(f"{path.name}: cannot be read ({error.strerror or error})") from None
+
+
+def modality(dataset: Dataset, name: str) -> str:
+    """What kind of object a data set is; `name` is the file's, for messages."""
+    with naming_damage(name):
+        return str(dataset.get("Modality") or "not stated")
 
 
 def _numbers(dataset: Dataset, keyword: str, count: int, name: str) -> np.ndarray:
@@ -128,6 +148,11 @@ def read_ct_slice(path: Path) -> CTSlice:
 
 def ct_slice(dataset: Dataset, path: Path) -> CTSlice:
     """Check a dataset against the whitelist and decode it; see `read_ct_slice`."""
+    with naming_damage(path.name):
+        return _ct_slice(dataset, path)
+
+
+def _ct_slice(dataset: Dataset, path: Path) -> CTSlice:
     name = path.name
     # De-identification empties some of these in the data set and leaves them in the file's meta header.
     meta = getattr(dataset, "file_meta", None) or Dataset()
@@ -343,7 +368,12 @@ def write_rtstruct(path: Path, masks: Mapping[str, np.ndarray], ct: CTSlice) -> 
     ds.AccessionNumber, ds.StudyID = source.get("AccessionNumber", ""), source.get("StudyID", "")
     ds.ReferringPhysicianName = ds.OperatorsName = ""
     ds.Modality, ds.Manufacturer, ds.SeriesNumber = "RTSTRUCT", "l3muscle", 1
-    ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "", ct.patient_id, "", source.get("PatientSex", "")
+    ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = (
+        "",
+        ct.patient_id,
+        "",
+        source.get("PatientSex", ""),
+    )
     ds.StructureSetLabel, ds.StructureSetDate, ds.StructureSetTime = "skeletal muscle", "", ""
 
     image = Dataset()
@@ -391,14 +421,15 @@ def write_rtstruct(path: Path, masks: Mapping[str, np.ndarray], ct: CTSlice) -> 
     ds.save_as(path, enforce_file_format=True)
 
 
-def referenced_slices(dataset: Dataset) -> set[str]:
-    """SOP Instance UIDs of the slices that a structure set's contours lie on."""
-    return {
-        image.ReferencedSOPInstanceUID
-        for roi in dataset.get("ROIContourSequence", [])
-        for contour in roi.get("ContourSequence", [])
-        for image in contour.get("ContourImageSequence", [])
-    }
+def referenced_slices(dataset: Dataset, name: str) -> set[str]:
+    """SOP Instance UIDs of the slices that a structure set's contours lie on; `name` is the file's, for messages."""
+    with naming_damage(name):
+        return {
+            image.ReferencedSOPInstanceUID
+            for roi in dataset.get("ROIContourSequence", [])
+            for contour in roi.get("ContourSequence", [])
+            for image in contour.get("ContourImageSequence", [])
+        }
 
 
 def _contour_points(contour: Dataset) -> np.ndarray:
@@ -428,6 +459,11 @@ def rtstruct_masks(dataset: Dataset, ct: CTSlice, name: str) -> dict[str, np.nda
     DicomError
         If it lies in another frame of reference, or a contour is malformed or off the slice's plane.
     """
+    with naming_damage(name):
+        return _rtstruct_masks(dataset, ct, name)
+
+
+def _rtstruct_masks(dataset: Dataset, ct: CTSlice, name: str) -> dict[str, np.ndarray]:
     frames = {roi.get("ReferencedFrameOfReferenceUID") for roi in dataset.get("StructureSetROISequence", [])}
     if frames - {None, ct.frame_of_reference_uid}:
         raise DicomError(f"{name}: drawn in another frame of reference than {ct.path.name}")
@@ -458,7 +494,7 @@ def rtstruct_masks(dataset: Dataset, ct: CTSlice, name: str) -> dict[str, np.nda
 def read_rtstruct(path: Path, ct: CTSlice) -> dict[str, np.ndarray]:
     """Read the ROIs of an RT Structure Set that lie on `ct`; see `rtstruct_masks`."""
     dataset = read_dataset(path)
-    if dataset.get("Modality") != "RTSTRUCT":
+    if modality(dataset, path.name) != "RTSTRUCT":
         raise DicomError(f"{path.name}: not an RTSTRUCT")
     return rtstruct_masks(dataset, ct, path.name)
 
@@ -467,7 +503,15 @@ def write_seg(path: Path, mask: np.ndarray, ct: CTSlice) -> None:
     """Write a mask (H, W) bool as DICOM Segmentation of the slice `ct`."""
     source = Dataset()
     source.update(ct.header)
-    for keyword in ("PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber", "StudyID"):
+    for keyword in (
+        "PatientName",
+        "PatientBirthDate",
+        "PatientSex",
+        "StudyDate",
+        "StudyTime",
+        "AccessionNumber",
+        "StudyID",
+    ):
         if keyword not in source:
             setattr(source, keyword, "")
     # highdicom asks its sources for a transfer syntax, which says nothing about the mask.

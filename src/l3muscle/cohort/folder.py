@@ -1,5 +1,6 @@
 """A cohort from a folder of DICOM slices and RT Structure Sets, however they are nested and named."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from l3muscle.cohort.cohort import Cohort
-from l3muscle.cohort.dicom import CTSlice, DicomError, ct_slice, dicom_files, read_dataset, referenced_slices, rtstruct_masks
+from l3muscle.cohort.dicom import (
+    CTSlice,
+    DicomError,
+    ct_slice,
+    dicom_files,
+    modality,
+    read_dataset,
+    referenced_slices,
+    rtstruct_masks,
+)
 from l3muscle.errors import L3MuscleError
 
 EXPERT = "expert"
@@ -83,7 +93,7 @@ def check_folder(folder: Path) -> CohortReport:
     for path in files:
         try:
             dataset = read_dataset(path)
-            if dataset.get("Modality") == "RTSTRUCT":
+            if modality(dataset, path.name) == "RTSTRUCT":
                 structure_sets.append((path, dataset))
                 continue
             ct = ct_slice(dataset, path)
@@ -96,33 +106,54 @@ def check_folder(folder: Path) -> CohortReport:
             slices[ct.sop_instance_uid] = ct
     outlines: dict[str, dict[str, np.ndarray]] = {}
     for path, dataset in structure_sets:
-        targets = referenced_slices(dataset) & set(slices)
-        if not targets:
-            report.refused.append(f"{path.name}: its contours lie on no slice of this folder")
-        for uid in sorted(targets):
-            try:
-                outlines.setdefault(uid, {}).update(rtstruct_masks(dataset, slices[uid], path.name))
-            except DicomError as error:
-                report.refused.append(str(error))
-    patients: dict[str, Patient] = {}
-    for uid, ct in slices.items():
-        if not ct.patient_id:
-            report.refused.append(f"{ct.path.name}: PatientID is missing, so patients cannot be told apart")
-            continue
-        if uid not in outlines:
-            report.refused.append(f"{ct.path.name}: no outline refers to it")
-            continue
         try:
-            patient = _usable(ct, outlines[uid])
+            targets = referenced_slices(dataset, path.name) & set(slices)
+            if not targets:
+                report.refused.append(f"{path.name}: its contours lie on no slice of this folder")
+            for uid in sorted(targets):
+                outlines.setdefault(uid, {}).update(rtstruct_masks(dataset, slices[uid], path.name))
         except DicomError as error:
             report.refused.append(str(error))
-            continue
-        if ct.patient_id in patients:
-            report.refused.append(f"{ct.path.name}: a second outlined slice under the same patient ID")
+    patients: dict[str, list[CTSlice]] = {}
+    for ct in slices.values():
+        if ct.patient_id:
+            patients.setdefault(ct.patient_id, []).append(ct)
         else:
-            patients[ct.patient_id] = patient
-    report.usable = [patients[patient_id] for patient_id in sorted(patients)]
+            report.refused.append(f"{ct.path.name}: PatientID is missing, so patients cannot be told apart")
+    for patient_id in sorted(patients):
+        try:
+            report.usable.append(_usable(*_outlined(patient_id, patients[patient_id], outlines)))
+        except DicomError as error:
+            report.refused.append(str(error))
+    _refuse_odd_sizes(report)
     return report
+
+
+def _outlined(
+    patient_id: str, slices: list[CTSlice], outlines: dict[str, dict[str, np.ndarray]]
+) -> tuple[CTSlice, dict[str, np.ndarray]]:
+    """The one slice of a patient that is outlined; others of a whole series may lie beside it."""
+    drawn = [ct for ct in slices if ct.sop_instance_uid in outlines]
+    if not drawn:
+        more = f" (nor to {len(slices) - 1} more of this patient)" if len(slices) > 1 else ""
+        raise DicomError(f"{slices[0].path.name}: no outline refers to it{more}")
+    if len(drawn) > 1:
+        names = ", ".join(ct.path.name for ct in drawn[:3])
+        raise DicomError(f"patient {patient_id!r} has {len(drawn)} outlined slices where one is expected: {names}")
+    return drawn[0], outlines[drawn[0].sop_instance_uid]
+
+
+def _refuse_odd_sizes(report: CohortReport) -> None:
+    """A cohort's slices share one size: the commonest stays."""
+    sizes = Counter(patient.ct.hu.shape for patient in report.usable)
+    if len(sizes) < 2:
+        return
+    common = max(sizes, key=lambda size: (sizes[size], size))
+    for patient in report.usable:
+        if patient.ct.hu.shape != common:
+            found, usual = (" x ".join(map(str, size)) for size in (patient.ct.hu.shape, common))
+            report.refused.append(f"{patient.ct.path.name}: {found} pixels where most slices have {usual}")
+    report.usable = [patient for patient in report.usable if patient.ct.hu.shape == common]
 
 
 def load_cohort(folder: str | Path, *, usable_only: bool = False) -> Cohort:
@@ -145,7 +176,7 @@ def load_cohort(folder: str | Path, *, usable_only: bool = False) -> Cohort:
     Raises
     ------
     CohortError
-        If nothing can be used, something was refused, or the slices differ in size.
+        If nothing can be used, or something was refused and `usable_only` is false.
     """
     folder = Path(folder)
     report = check_folder(folder)
@@ -154,9 +185,6 @@ def load_cohort(folder: str | Path, *, usable_only: bool = False) -> Cohort:
         raise CohortError(f"{folder}: {report.refused[0]}{more if len(report.refused) > 1 else ''}")
     if not report.usable:
         raise CohortError(f"nothing in {folder} can be used")
-    shapes = {patient.ct.hu.shape for patient in report.usable}
-    if len(shapes) > 1:
-        raise CohortError(f"{folder}: slices of different sizes: {', '.join(map(str, sorted(shapes)))}")
     return Cohort(
         images=np.stack([patient.ct.hu for patient in report.usable]),
         masks=np.stack([patient.expert for patient in report.usable]),
