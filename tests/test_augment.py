@@ -6,9 +6,7 @@ import torch
 from l3muscle.augment import augment, sampling_grid
 from l3muscle.profile import AugmentationSettings
 
-NOTHING = AugmentationSettings(
-    flip_probability=0, rotation_probability=0, scale_probability=0, elastic_probability=0
-)
+NOTHING = AugmentationSettings(flip_probability=0, rotation_probability=0, scale_probability=0, elastic_probability=0)
 SHAPE = (60, 90)
 
 

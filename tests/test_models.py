@@ -120,8 +120,12 @@ def test_refused_checkpoints_leave_the_network_untouched(resnet18_checkpoint, da
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"name": "vgg16"}, {"name": "resnet101", "output_stride": 4}, {"name": "resnet18", "output_stride": 2}, {"name": "resnet18", "width": 4}],
-
+    [
+        {"name": "vgg16"},
+        {"name": "resnet101", "output_stride": 4},
+        {"name": "resnet18", "output_stride": 2},
+        {"name": "resnet18", "width": 4},
+    ],
 )
 def test_unsupported_networks_are_refused(arguments):
     with pytest.raises(ValueError):

@@ -91,9 +91,7 @@ def test_divergence_later_keeps_the_last_good_weights():
 
 def test_every_training_image_is_seen_once_before_any_twice():
     images = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 1, 8, 8) / 10
-    still = AugmentationSettings(
-        flip_probability=0, rotation_probability=0, scale_probability=0, elastic_probability=0
-    )
+    still = AugmentationSettings(flip_probability=0, rotation_probability=0, scale_probability=0, elastic_probability=0)
     task = MuscleSegmentation(images, images, images, images, TrainingSettings(batch_size=2), still)
     generator = torch.Generator().manual_seed(0)
     seen = [round(float(v) * 10) for _ in range(5) for v in task.training_batch(generator)[1][:, 0, 4, 4]]

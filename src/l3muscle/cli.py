@@ -138,7 +138,9 @@ def study_status(profile: ProfileOption = "laptop", runs: RunsOption = Path("run
         say(f"{task:<17}" + "".join(f"{count:>8}" for count in counts))
     missing = results.planned() - len(done)
     seconds = [record["seconds"] for record in results.records.values()]
-    left = f"; about {missing * sum(seconds) / len(seconds) / 60:.0f} min of one worker left" if done and missing else ""
+    left = (
+        f"; about {missing * sum(seconds) / len(seconds) / 60:.0f} min of one worker left" if done and missing else ""
+    )
     say(f"{len(done)} of {results.planned()} experiments done, {missing} missing{left}")
 
 

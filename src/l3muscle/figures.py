@@ -108,9 +108,7 @@ def learning_curve(
             axes.axhspan(
                 band.mean - band.standard_error, band.mean + band.standard_error, color="#d55e00", alpha=0.16, lw=0
             )
-            axes.axhline(
-                band.mean, color="#d55e00", lw=1.2, ls=(0, (4, 2)), label="observers (mean ± standard error)"
-            )
+            axes.axhline(band.mean, color="#d55e00", lw=1.2, ls=(0, (4, 2)), label="observers (mean ± standard error)")
         for place, task in enumerate(tasks):
             part = table[table["source_task"] == task].sort_values("n_train")
             colour, marker = TASK_STYLE[task]
@@ -145,7 +143,9 @@ def training_curves(curves: pd.DataFrame, *, labels: Mapping[str, str], shown: i
     chosen = np.random.default_rng(seed).permutation(len(models))[:shown]
     with style():
         figure, [panels] = _figure(3.4, columns=2, sharey=True)
-        for axes, column, title in zip(panels, ("train_loss", "validation_loss"), ("training", "validation"), strict=True):
+        for axes, column, title in zip(
+            panels, ("train_loss", "validation_loss"), ("training", "validation"), strict=True
+        ):
             named = set()
             for place in sorted(chosen):
                 model = models[place]
@@ -164,7 +164,9 @@ def source_curve(curve: pd.DataFrame, *, ylabel: str) -> Figure:
     """Training and validation loss of one source task (Figures A1 and A2)."""
     with style():
         figure, [[axes]] = _figure(3.0)
-        axes.plot(curve["step"], curve["train_loss"], color=TASK_STYLE["segmentation"][0], marker="o", ms=4, label="training")
+        axes.plot(
+            curve["step"], curve["train_loss"], color=TASK_STYLE["segmentation"][0], marker="o", ms=4, label="training"
+        )
         axes.plot(
             curve["step"], curve["validation_loss"], color="#d55e00", marker="s", ms=4, ls="--", label="validation"
         )
@@ -240,12 +242,20 @@ def contact_sheet(
     ----------
     images : ndarray, (N, H, W), HU
     masks : ndarray, (N, H, W) bool
+        None of them empty.
     columns : int
     window_hu, level_hu : float
     """
     low = level_hu - window_hu / 2
     tiles = []
+    height, width = round(0.52 * images.shape[1]), round(0.64 * images.shape[2])
     for hu, mask in zip(images, masks, strict=True):
+        # The middle of the muscle is the middle of the tile; most of a slice is air.
+        rows, across = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+        top = int(np.clip((rows[0] + rows[-1] - height) // 2, 0, hu.shape[0] - height))
+        left = int(np.clip((across[0] + across[-1] - width) // 2, 0, hu.shape[1] - width))
+        box = slice(top, top + height), slice(left, left + width)
+        hu, mask = hu[box], mask[box]
         grey = np.clip((hu - low) / window_hu, 0, 1)
         tile = np.stack([grey] * 3, axis=-1)
         tile[boundary(mask)] = matplotlib.colors.to_rgb(OUTLINE_COLOURS[0])

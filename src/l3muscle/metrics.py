@@ -142,9 +142,7 @@ def rms_dta(
     return float(np.sqrt(squares.mean()) / MM_PER_CM)
 
 
-def _bone_with_margin(
-    hu: np.ndarray, spacing: np.ndarray, threshold_hu: float, margin_mm: float
-) -> np.ndarray:
+def _bone_with_margin(hu: np.ndarray, spacing: np.ndarray, threshold_hu: float, margin_mm: float) -> np.ndarray:
     """Pixels denser than the threshold, or with the centre of such a pixel within the margin."""
     dense = hu > threshold_hu
     reach = np.floor(margin_mm / spacing + 1e-9).astype(int)

@@ -140,6 +140,9 @@ def execute_notebooks(
             raise NotebookError(f"{name} failed in cell {error.cell_index}: {error.ename}: {error.evalue}") from None
         finally:
             draft.unlink(missing_ok=True)
+        for cell in notebook.cells:
+            if "injected-parameters" in cell.metadata.get("tags", []):
+                cell.metadata["tags"].append("hide-input")
         notebook.metadata["l3muscle"] = {"inputs": fingerprint}
         # Papermill notes where and when it ran: neither belongs on a page.
         notebook.metadata.pop("papermill", None)

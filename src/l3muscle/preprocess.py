@@ -74,7 +74,9 @@ def _cut(array: np.ndarray, frame: Frame, fill: float) -> np.ndarray:
     top, bottom = max(frame.top, 0), min(frame.bottom, height)
     left, right = max(frame.left, 0), min(frame.right, width)
     if top < bottom and left < right:
-        out[top - frame.top : bottom - frame.top, left - frame.left : right - frame.left] = array[top:bottom, left:right]
+        out[top - frame.top : bottom - frame.top, left - frame.left : right - frame.left] = array[
+            top:bottom, left:right
+        ]
     return out
 
 

@@ -75,7 +75,7 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Client]:
     """A client of the given scheduler, or of a cluster of local one-thread processes bound to loopback."""
     if scheduler is not None:
         try:
-            client = Client(scheduler, timeout="10s")
+            client = Client(scheduler, timeout="5s")
         except (OSError, ValueError) as error:
             raise RunnerError(f"no Dask scheduler answers at {scheduler} ({error})") from None
         with client:
@@ -87,7 +87,7 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Client]:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             # A training step holds the interpreter's lock for seconds; silence is no sign of death.
             silence_logs=logging.ERROR,
             memory_limit=0,

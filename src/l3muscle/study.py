@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from l3muscle import augment, losses, metrics, models, preprocess, runtime, target_task, training
-from l3muscle.cohort import Cohort, load_cohort, phantom
+from l3muscle.cohort import Cohort, anatomy, canvas, dicom, load_cohort, observers, phantom
 from l3muscle.cohort.splits import Splits, make_splits
 from l3muscle.errors import L3MuscleError
 from l3muscle.metrics import Reference
@@ -33,7 +33,8 @@ from l3muscle.store import Artefact, Store
 from l3muscle.target_task import MuscleSegmentation
 from l3muscle.training import Fit, Loop, fit
 
-# Editing one of these can change an outcome, so their code is part of every experiment's identity.
+# Editing one of these can change the phantom, or the outcome of an experiment: their code is part of the identity.
+PHANTOM_MODULES = (anatomy, canvas, dicom, observers, phantom)
 METHOD_MODULES = (augment, losses, metrics, models, preprocess, procedural, target_task, training)
 PREDICTION_BATCH = 16
 
@@ -76,10 +77,9 @@ def _code_digest(module: ModuleType) -> str:
     """Hash of what a module does: comments and docstrings do not count."""
     tree = ast.parse(inspect.getsource(module))
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
-                del body[0]
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
@@ -233,9 +233,10 @@ def predict_test(network: models.FCN, prepared: PreparedCohort, device: str) -> 
     network.eval().to(device)
     images, _ = prepared.select(prepared.test_ids)
     with torch.inference_mode():
-        logits = torch.cat([network(to_network_input(part).to(device)).cpu() for part in images.split(PREDICTION_BATCH)])
+        parts = [network(to_network_input(part).to(device)).cpu() for part in images.split(PREDICTION_BATCH)]
     shape = prepared.test_hu.shape[1:]
-    return np.stack([restore_mask(out, frame, shape) for out, frame in zip(logits, prepared.test_frames, strict=True)])
+    frames = prepared.test_frames
+    return np.stack([restore_mask(out, frame, shape) for out, frame in zip(torch.cat(parts), frames, strict=True)])
 
 
 def run_experiment(job: Job, prepared: PreparedCohort, source_weights: dict[str, Tensor] | None) -> Artefact:
@@ -336,7 +337,8 @@ class Study:
         self.profile = profile
         self.folder = runs / profile.name
         self.store = Store(self.folder)
-        phantom_key = _key({"cohort": profile.cohort.model_dump(), "code": _code_digest(phantom)})
+        code = [_code_digest(module) for module in PHANTOM_MODULES]
+        phantom_key = _key({"cohort": profile.cohort.model_dump(), "code": code})
         self.is_phantom = cohort_folder is None
         self.cohort_folder = cohort_folder or runs / "cohorts" / f"phantom-{phantom_key}"
 
@@ -430,15 +432,15 @@ class Study:
 
     def write_plan(self) -> None:
         """Note which artefacts belong to this run, for readers that have no need of the cohort."""
-        observers = score_observers(self.cohort)
         self.folder.mkdir(parents=True, exist_ok=True)
         key = _key({"cohort": self.cohort.fingerprint, "code": _code_digest(metrics)})
         if self.store.record("observers", key) is None:
-            self.store.write("observers", key, Artefact(record={}, tables={"scores": observers}))
+            self.store.write("observers", key, Artefact(record={}, tables={"scores": score_observers(self.cohort)}))
         plan = {
             "profile": self.profile.model_dump(mode="json"),
             "cohort_folder": str(self.cohort_folder),
             "cohort": self.cohort.fingerprint,
+            "patients": len(self.cohort),
             "phantom": self.is_phantom,
             "observers": key,
             "sources": {task: self.source_key(task) for task in self.source_tasks()},

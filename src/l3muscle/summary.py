@@ -21,14 +21,14 @@ def run_strip(results: StudyResults) -> str:
     """What a run is, as a strip for the top of a page: profile, cohort, experiments, duration, machine, commit."""
     records = list(results.records.values())
     provenance = records[0]["provenance"]
-    cohort = "phantom" if results.plan["phantom"] else "own cohort"
-    hours = sum(record["seconds"] for record in records) / 3600
+    cohort = f"{'phantom' if results.plan['phantom'] else 'own cohort'}, {results.plan['patients']} patients"
+    minutes = sum(record["seconds"] for record in records) / 60
     commit = (provenance["commit"] or "not from a checkout")[:10]
     if provenance["uncommitted_changes"]:
         commit += " with uncommitted changes"
     line = (
-        f"*Measured in this run* — profile **{results.profile.name}** · {cohort}, {results.profile.cohort.patients} patients · "
-        f"{len(records)} of {results.planned()} experiments · {hours:.2f} worker hours · "
+        f"*Measured in this run* — profile **{results.profile.name}** · {cohort} · "
+        f"{len(records)} of {results.planned()} experiments · {minutes:.1f} min of one worker · "
         f"{provenance['gpu'] or provenance['processor']} · commit {commit}"
     )
     return f"```{{div}} l3-strip\n{line}\n```\n"

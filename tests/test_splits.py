@@ -1,0 +1,93 @@
+"""Splits: who trains, validates and is held out."""
+
+import numpy as np
+import pytest
+
+from l3muscle.cohort import Cohort
+from l3muscle.cohort.splits import Splits, SplitsError, make_splits
+
+SIZES = (5, 10, 25, 50, 75, 100, 125)
+
+
+def cohort_of(patients: int, observed: int) -> Cohort:
+    """A cohort whose pictures are one pixel, as splits look at names only."""
+    ids = tuple(f"P{i:03d}" for i in range(patients))
+    pixel = np.zeros((patients, 1, 1))
+    outlines = {patient: {"observer 01": np.ones((1, 1), bool)} for patient in ids[patients - observed :]}
+    return Cohort(pixel.astype(np.int16), pixel.astype(bool), np.ones((patients, 2)), ids, outlines)
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    return make_splits(cohort_of(204, 37))
+
+
+def test_numbers_are_the_papers(splits):
+    assert len(splits.test_ids) == 37
+    assert sorted(len(fold) for fold in splits.folds) == [41, 42, 42, 42]
+    assert min(len(order) for orders in splits.orders for order in orders) == 125
+
+
+def test_everyone_is_in_one_place(splits):
+    everyone = [*splits.test_ids, *(patient for fold in splits.folds for patient in fold)]
+    assert len(everyone) == len(set(everyone)) == 204
+
+
+@pytest.mark.parametrize("fold", range(4))
+def test_training_never_meets_validation_or_test(splits, fold):
+    for subset in range(2):
+        largest = set(splits.training_ids(fold, subset, 125))
+        assert len(largest) == 125
+        assert not largest & set(splits.validation_ids(fold))
+        assert not largest & set(splits.test_ids)
+
+
+def test_smaller_sets_lie_inside_larger_ones(splits):
+    for fold in range(4):
+        for subset in range(2):
+            nested = [set(splits.training_ids(fold, subset, size)) for size in SIZES]
+            assert [len(chosen) for chosen in nested] == list(SIZES)
+            assert all(small < large for small, large in zip(nested, nested[1:], strict=False))
+
+
+def test_subsets_are_independent_draws(splits):
+    assert set(splits.training_ids(0, 0, 25)) != set(splits.training_ids(0, 1, 25))
+
+
+def test_those_whom_observers_outlined_are_held_out(splits):
+    assert splits.test_ids == tuple(f"P{i:03d}" for i in range(167, 204))
+
+
+def test_without_observers_the_test_set_is_drawn():
+    drawn = make_splits(cohort_of(204, 0))
+    assert len(drawn.test_ids) == 37
+    assert drawn.test_ids != tuple(f"P{i:03d}" for i in range(167, 204))
+
+
+def test_seed_decides_and_the_order_of_patients_does_not():
+    cohort = cohort_of(60, 10)
+    shuffled = Cohort(cohort.images, cohort.masks, cohort.spacing, cohort.patient_ids[::-1], cohort.observers)
+    small = {"sizes": (5, 10)}
+    assert make_splits(cohort, **small) == make_splits(shuffled, **small)
+    assert make_splits(cohort, **small, seed=1) != make_splits(cohort, **small)
+
+
+def test_json_brings_back_the_same(splits):
+    assert Splits.from_json(splits.to_json()) == splits
+
+
+def test_sizes_that_do_not_fit_are_named():
+    with pytest.raises(SplitsError, match=r"training set of 125 does not fit: 50 patients in 4 folds leave 37"):
+        make_splits(cohort_of(60, 10))
+
+
+def test_too_few_patients():
+    with pytest.raises(SplitsError, match="too few for 4 folds"):
+        make_splits(cohort_of(12, 6), sizes=(2,))
+    with pytest.raises(SplitsError, match="too few to hold out 37"):
+        make_splits(cohort_of(20, 0), sizes=(2,))
+
+
+def test_a_size_outside_the_order_is_a_mistake(splits):
+    with pytest.raises(ValueError, match="n_train must be from 1"):
+        splits.training_ids(0, 0, 0)

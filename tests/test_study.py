@@ -1,0 +1,182 @@
+"""The grid, the identity of an experiment, and runs that stop, resume and repeat."""
+
+import shutil
+from collections import Counter
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from conftest import TINY
+
+from l3muscle.metrics import dice
+from l3muscle.profile import load_profile
+from l3muscle.runner import RunnerError, run_study
+from l3muscle.study import Experiment, Study, StudyError, experiments, open_results, run_experiment
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+@pytest.fixture
+def copy(finished, tiny, tmp_path) -> Study:
+    """A copy of the finished run that a test may spoil, over the same cohort."""
+    shutil.copytree(finished.folder, tmp_path / tiny.name)
+    study = Study(tiny, runs=tmp_path, cohort_folder=finished.cohort_folder)
+    study.is_phantom = True
+    return study
+
+
+def test_the_grid_is_the_papers():
+    everything = ["random", "classification", "segmentation", "jigsaw", "reconstruction"]
+    grid = experiments(load_profile("paper", grid={"source_tasks": everything}))
+    assert len(grid) == len(set(grid)) == 560
+    cells = Counter((e.source_task, e.n_train) for e in grid)
+    assert len(cells) == 35 and set(cells.values()) == {16}
+
+
+def test_every_beginning_of_the_grid_is_balanced():
+    grid = experiments(load_profile("paper"))
+    for length in range(1, len(grid) + 1):
+        cells = Counter((e.source_task, e.n_train) for e in grid[:length])
+        if len(cells) == 14:
+            assert max(cells.values()) - min(cells.values()) <= 1
+
+
+def test_results_hold_one_row_a_model_and_test_image(finished, tiny, runs):
+    results = open_results("smoke", runs)
+    scores = results.scores()
+    assert len(scores) == 2 * 2 * 2 * 4
+    assert scores.groupby(["source_task", "n_train", "fold"])["patient_id"].nunique().eq(4).all()
+    assert scores["dice"].between(0, 1).all()
+    assert len(results.observer_scores()) == sum(len(o) for o in finished.cohort.observers.values())
+    assert results.source_kind("segmentation") == "procedural" and results.source_kind("random") == "random"
+
+
+def test_stored_predictions_give_the_stored_scores(finished, runs):
+    results = open_results("smoke", runs)
+    experiment = Experiment("segmentation", 4, 1, 0, 0)
+    masks = results.predictions(experiment)
+    scores = results.scores().query("source_task == 'segmentation' and n_train == 4 and fold == 1")
+    for mask, row in zip(masks, scores.itertuples(), strict=True):
+        assert dice(mask, finished.cohort.masks[finished.cohort.index(row.patient_id)]) == row.dice
+
+
+def test_a_second_run_does_nothing(copy):
+    progress = run_study(copy, say=quiet)
+    assert progress.complete and progress.finished == 0 and progress.done_before == 8
+
+
+def test_a_lost_and_a_damaged_artefact_are_made_again_bit_for_bit(copy, finished):
+    lost, damaged = copy.jobs[0], copy.jobs[3]
+    shutil.rmtree(copy.store.folder("experiments", lost.key))
+    (copy.store.folder("experiments", damaged.key) / "scores.parquet").write_bytes(b"x")
+    said = []
+    progress = run_study(copy, say=said.append)
+    assert progress.complete and progress.finished == 2
+    assert any(damaged.key in line for line in said)
+    for job in (lost, damaged):
+        again, before = (s.store.table("experiments", job.key, "scores") for s in (copy, finished))
+        pd.testing.assert_frame_equal(again, before, check_exact=True)
+
+
+def test_workers_give_the_same_scores_as_one_process(finished, tiny, tmp_path):
+    study = Study(tiny, runs=tmp_path, cohort_folder=finished.cohort_folder)
+    progress = run_study(study, workers=2, say=quiet)
+    assert progress.complete and progress.finished == 8
+    for ours, theirs in zip(study.jobs, finished.jobs, strict=True):
+        assert ours.key == theirs.key
+        a, b = (s.store.table("experiments", ours.key, "scores") for s in (study, finished))
+        pd.testing.assert_frame_equal(a, b, check_exact=True)
+
+
+def test_a_spent_budget_stops_cleanly_and_the_rest_follows(copy):
+    for job in copy.jobs:
+        shutil.rmtree(copy.store.folder("experiments", job.key))
+    first = run_study(copy, time_budget=0.0, say=quiet)
+    assert not first.complete and first.finished == 0 and first.left == 8
+    rest = run_study(copy, say=quiet)
+    assert rest.complete and rest.done_before + rest.finished == 8
+
+
+def test_a_setting_changes_the_identity_of_what_it_affects_and_of_nothing_else(finished, tiny, tmp_path):
+    def keys(**overrides):
+        changed = load_profile("smoke", **{**TINY, **overrides})
+        study = Study(changed, runs=tmp_path, cohort_folder=finished.cohort_folder)
+        return {job.experiment: job.key for job in study.jobs}
+
+    base = keys()
+    other_steps = keys(**{"training.max_steps": 7})
+    assert not set(base.values()) & set(other_steps.values())
+    other_source = keys(**{"sources.seed": 9})
+    for experiment, key in base.items():
+        assert (key == other_source[experiment]) == (experiment.source_task == "random")
+    more_sizes = keys(**{"grid.sizes": [2, 3, 4]})
+    assert all(more_sizes[experiment] == key for experiment, key in base.items())
+
+
+def test_only_representative_models_keep_their_weights(finished):
+    kept = {
+        job.experiment
+        for job in finished.jobs
+        if (finished.store.folder("experiments", job.key) / "weights.safetensors").is_file()
+    }
+    assert kept == {e for e in experiments(finished.profile) if e.fold == e.subset == e.repeat == 0}
+
+
+def test_pre_training_reaches_the_target_network(finished):
+    job = next(job for job in finished.jobs if job.experiment.source_task == "segmentation")
+    record = finished.store.record("experiments", job.key)
+    assert "tensors moved" in record["transfer"] and "2 of the network left random" in record["transfer"]
+    assert record["training_ids"] == list(job.training_ids)
+
+
+def test_training_never_sees_test_or_validation_patients(finished):
+    for job in finished.jobs:
+        groups = [set(job.training_ids), set(job.validation_ids), set(finished.splits.test_ids)]
+        assert len(job.training_ids) == job.experiment.n_train
+        assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
+
+
+def test_the_order_of_experiments_does_not_matter(finished):
+    job = finished.jobs[0]
+    assert job.experiment.source_task == "random"
+    run_experiment(finished.jobs[2], finished.prepared, None)
+    again = run_experiment(job, finished.prepared, None).tables["scores"]
+    pd.testing.assert_frame_equal(
+        again, finished.store.table("experiments", job.key, "scores"), check_exact=True, check_dtype=False
+    )
+
+
+def test_records_name_no_machine(finished):
+    import getpass
+    import socket
+
+    record = finished.store.record("experiments", finished.jobs[0].key)
+    text = str(record["provenance"])
+    assert socket.gethostname() not in text.split() and f"/{getpass.getuser()}" not in text
+    assert record["provenance"]["versions"]["torch"] and record["seconds"] > 0
+    assert asdict(finished.jobs[0].experiment) == record["experiment"]
+
+
+def test_a_study_that_was_not_started_says_how_to(tmp_path):
+    with pytest.raises(StudyError, match="l3muscle study run --profile smoke"):
+        open_results("smoke", tmp_path)
+
+
+def test_a_scheduler_that_is_not_there_is_one_sentence(copy):
+    shutil.rmtree(copy.store.folder("experiments", copy.jobs[0].key))
+    with pytest.raises(RunnerError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
+        run_study(copy, scheduler="tcp://127.0.0.1:9", say=quiet)
+
+
+def test_prepared_cohort_keeps_the_masks_area(finished):
+    prepared = finished.prepared
+    height, width = finished.profile.image.field_of_view_mm
+    rows, columns = finished.profile.image.shape
+    for place, mask in enumerate(prepared.masks):
+        area = float(mask.sum()) * (height / rows) * (width / columns)
+        expected = finished.cohort.masks[place].sum() * np.prod(finished.cohort.spacing[place])
+        assert area == pytest.approx(expected, rel=0.06)
