@@ -1,5 +1,6 @@
 """DICOM in and out: exact masks, sound files, and a reason for every refusal."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,9 @@ def test_filling_twice_is_a_hole():
     square = np.array([[1.5, 1.5], [1.5, 8.5], [8.5, 8.5], [8.5, 1.5]])
     inner = 3 + (square - 1.5) / 7 * 3.0 + 0.5
     mask = dicom.fill_contours([square, inner], (10, 10))
-    assert mask[2, 2] and not mask[5, 5] and mask.sum() == 49 - 9
+    assert mask[2, 2]
+    assert not mask[5, 5]
+    assert mask.sum() == 49 - 9
 
 
 def test_slice_comes_back_as_written(ct):
@@ -130,7 +133,8 @@ def test_refusals_name_file_and_reason(ct, changes, reason):
     path = spoil(ct.path, **changes)
     with pytest.raises(DicomError, match=reason) as caught:
         dicom.read_ct_slice(path)
-    assert str(caught.value).startswith("spoilt.dcm: ") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith("spoilt.dcm: ")
+    assert "\n" not in str(caught.value)
 
 
 def test_emptied_identities_fall_back_on_the_meta_header(ct, tmp_path):
@@ -141,7 +145,8 @@ def test_emptied_identities_fall_back_on_the_meta_header(ct, tmp_path):
     dicom.write_rtstruct(tmp_path / "rt.dcm", {"m": random_mask(0)}, bare)
     dicom.write_seg(tmp_path / "seg.dcm", random_mask(0), bare)
     studies = {pydicom.dcmread(tmp_path / name).StudyInstanceUID for name in ("rt.dcm", "seg.dcm")}
-    assert len(studies) == 1 and "" not in studies
+    assert len(studies) == 1
+    assert "" not in studies
 
 
 def test_truncated_and_foreign_files_are_refused(ct, tmp_path):
@@ -170,7 +175,8 @@ def test_names_and_birth_dates_go_nowhere(ct, tmp_path):
     dicom.write_seg(tmp_path / "seg.dcm", random_mask(0), named)
     for name in ("rt.dcm", "seg.dcm"):
         content = (tmp_path / name).read_bytes()
-        assert b"Doe" not in content and b"19500101" not in content
+        assert b"Doe" not in content
+        assert b"19500101" not in content
 
 
 @pytest.mark.skipif(not REAL_CT.is_dir(), reason="no real CT beside the checkout")
@@ -183,3 +189,25 @@ def test_real_jpeg_2000_slices_read():
     # Liver and spleen: soft tissue is the commonest thing inside the body.
     body = np.concatenate([ct.hu[ct.hu > -300] for ct in slices])
     assert 20 < np.median(body) < 120
+
+
+def test_contours_beyond_64_kilobytes_survive(tmp_path):
+    # A decimal string has a 16-bit length; a comb's one contour is longer.
+    comb = np.zeros((300, 1000), bool)
+    comb[100:102] = True
+    comb[20:102, ::2] = True
+    dicom.write_ct_slice(tmp_path / "ct.dcm", np.zeros(comb.shape), (0.7, 0.9), patient_id="P1")
+    ct = dicom.read_ct_slice(tmp_path / "ct.dcm")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dicom.write_rtstruct(tmp_path / "rt.dcm", {"comb": comb}, ct)
+    written = pydicom.dcmread(tmp_path / "rt.dcm").ROIContourSequence[0].ContourSequence
+    assert max(len(contour.ContourData) for contour in written) > 3000
+    assert np.array_equal(dicom.read_rtstruct(tmp_path / "rt.dcm", ct)["comb"], comb)
+
+
+def test_corners_are_fewer_and_turn():
+    square = np.zeros((20, 20), bool)
+    square[4:15, 4:15] = True
+    (contour,) = dicom.mask_contours(square)
+    assert len(contour) == 8

@@ -1,6 +1,7 @@
 """The phantom: reproducible, anatomically plausible, and no gift to a threshold."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,14 @@ def test_written_cohort_is_the_drawn_one_whoever_writes_it(tmp_path):
     write_phantom(tmp_path / "b", patients=3, test_patients=1, seed=4, size=96, workers=2)
     assert done == [1, 2, 3]
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    about = json.loads((tmp_path / "a" / "phantom.json").read_text())
+    assert {key: about[key] for key in ("patients", "test_patients", "seed", "size")} == {
+        "patients": 3,
+        "test_patients": 1,
+        "seed": 4,
+        "size": 96,
+    }
+    assert [person["patient_id"] for person in about["people"]] == [f"PHANTOM-000{n}" for n in (1, 2, 3)]
     cohort = load_cohort(tmp_path / "a")
     assert cohort.patient_ids == ("PHANTOM-0001", "PHANTOM-0002", "PHANTOM-0003")
     assert list(cohort.observers) == ["PHANTOM-0003"]

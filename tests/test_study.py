@@ -7,7 +7,6 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 import pytest
-
 from conftest import TINY
 
 from l3muscle.metrics import dice

@@ -13,6 +13,7 @@ BONE_THRESHOLD_HU = 175.0  # Section 2.3
 BONE_MARGIN_MM = 2.0  # Section 2.3
 MM_PER_CM = 10.0
 MM2_PER_CM2 = 100.0
+TIED_NEIGHBOURS = 12  # as many pixel centres as can lie at one small distance from another
 
 Definition = Literal["surface", "symmetric", "equation4"]
 
@@ -93,6 +94,19 @@ def _boundary_points(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     return np.argwhere(boundary(mask)) * spacing
 
 
+def _of_nearest(values: np.ndarray, tree: cKDTree, points: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """For each point the value of the tree's nearest point; of equally near ones, the smallest in size counts.
+
+    On a pixel grid ties are common, and a rule for them keeps a measure from changing when the image is mirrored.
+    """
+    count = min(TIED_NEIGHBOURS, tree.n)
+    near, places = tree.query(points, k=np.arange(1, count + 1))
+    candidates = np.where(near <= distance[:, None] + 1e-9, values[places], np.inf)
+    size = np.abs(candidates)
+    smallest = size <= size.min(1, keepdims=True) + 1e-9
+    return np.where(smallest, candidates, -np.inf).max(1)
+
+
 def rms_dta(
     pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, float], definition: Definition = "surface"
 ) -> float:
@@ -108,7 +122,8 @@ def rms_dta(
         boundary. `"symmetric"`: the same over the pixels of both boundaries pooled. `"equation4"`: as printed, the
         square of d(P_k, R_k) - d(R_k, P_k), with R_k the reference boundary pixel nearest to P_k and d signed: the
         distance from a point to the other boundary, negative inside the other mask. The first distance is that of
-        P_k to the reference; the second that of R_k to the prediction, whose nearest pixel need not be P_k.
+        P_k to the reference; the second that of R_k to the prediction, whose nearest pixel need not be P_k. Of several
+        equally near R_k the one nearest to the prediction counts.
 
     Returns
     -------
@@ -127,7 +142,8 @@ def rms_dta(
     if not pred.any() or not ref.any():
         return float("nan")
     pred_points, ref_points = _boundary_points(pred, spacing), _boundary_points(ref, spacing)
-    distance, nearest = cKDTree(ref_points).query(pred_points)
+    ref_tree = cKDTree(ref_points)
+    distance, _ = ref_tree.query(pred_points)
     if definition == "surface":
         squares = distance**2
     else:
@@ -137,8 +153,8 @@ def rms_dta(
         else:
             # A boundary pixel of one mask that the other mask also covers lies inside it.
             outward = np.where(ref[boundary(pred)], -1.0, 1.0) * distance
-            inward = (np.where(pred[boundary(ref)], -1.0, 1.0) * back)[nearest]
-            squares = (outward - inward) ** 2
+            inward = np.where(pred[boundary(ref)], -1.0, 1.0) * back
+            squares = (outward - _of_nearest(inward, ref_tree, pred_points, distance)) ** 2
     return float(np.sqrt(squares.mean()) / MM_PER_CM)
 
 

@@ -96,7 +96,7 @@ def segment_slices(
                 {
                     "slice": name,
                     "position_mm": ct.location_mm,
-                    "sma_cm2": muscle_area(soft, ct.spacing),
+                    "sma_cm2": muscle_area(mask, ct.spacing),
                     "smd_hu": muscle_density(soft, ct.hu),
                 }
             )

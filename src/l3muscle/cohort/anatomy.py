@@ -431,7 +431,8 @@ class Torso:
                 -0.42 * front - radius * 0.5 * (front - 10) * np.cos(angle),
             )
             size = rng.uniform(9, 18)
-            near = min(np.hypot(x - loop[0], y - loop[1]) - (loop[2] + loop[3]) / 2 for loop in loops)
+            taken = np.array(loops)
+            near = np.min(np.hypot(x - taken[:, 0], y - taken[:, 1]) - (taken[:, 2] + taken[:, 3]) / 2)
             if near > crowd * size and not (patient.obesity > 0.5 and abs(x) < 0.35 * a and rng.random() < 0.5):
                 stretch = rng.uniform(1.0, 1.9)
                 add("small", x, y, (size * stretch**0.5, size / stretch**0.5), rng.uniform(0, np.pi))

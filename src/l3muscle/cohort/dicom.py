@@ -15,10 +15,18 @@ import highdicom
 import nibabel
 import numpy as np
 import pydicom
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from pydicom.tag import Tag
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RTStructureSetStorage,
+    generate_uid,
+)
 from skimage.measure import find_contours
 
 from l3muscle.errors import L3MuscleError
@@ -28,6 +36,8 @@ MAX_PIXEL_MM = 12.0  # a 700 mm field of 64 pixels has 10.9
 AXIAL_TOLERANCE = 0.02  # of a direction cosine: about one degree
 STORED_INTERCEPT = -1024
 HU_RANGE = (-1024, 3071)  # what twelve stored bits hold
+EXPLICIT_DS_BYTES = 0xFFFF  # longer contours fit only the implicit transfer syntax
+CONTOUR_DATA = Tag("ContourData")
 SKELETAL_MUSCLE = highdicom.sr.CodedConcept("127954009", "SCT", "Skeletal muscle")
 TISSUE = highdicom.sr.CodedConcept("85756007", "SCT", "Tissue")
 # Kept of a slice's header to tie a mask to it. Names and birth dates are not among them.
@@ -314,7 +324,14 @@ def mask_contours(mask: np.ndarray) -> list[np.ndarray]:
     Filled by the even-odd rule they give the same mask again, whatever its holes and islands.
     """
     padded = np.pad(mask, 1).astype(np.float32)
-    return [contour[:-1] - 1 for contour in find_contours(padded, 0.5)]
+    return [_corners(contour[:-1] - 1) for contour in find_contours(padded, 0.5)]
+
+
+def _corners(contour: np.ndarray) -> np.ndarray:
+    """The points of a closed contour at which it turns: about half of them, and the same line."""
+    before, after = contour - np.roll(contour, 1, axis=0), np.roll(contour, -1, axis=0) - contour
+    turns = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
+    return contour[turns != 0]
 
 
 def fill_contours(contours: Iterable[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
@@ -410,7 +427,12 @@ def write_rtstruct(path: Path, masks: Mapping[str, np.ndarray], ct: CTSlice) -> 
             outline.ContourImageSequence = DicomSequence([image])
             outline.ContourGeometricType = "CLOSED_PLANAR"
             outline.NumberOfContourPoints = len(points)
-            outline.ContourData = [f"{value:.4f}" for value in points.ravel()]
+            # As finished text: checking every number on its own took longer than drawing the patient.
+            text = "\\".join(f"{value:.4f}" for value in points.ravel().tolist()).encode()
+            text += b" " * (len(text) % 2)
+            if len(text) > EXPLICIT_DS_BYTES:
+                ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+            outline[CONTOUR_DATA] = RawDataElement(CONTOUR_DATA, "DS", len(text), text, 0, False, True)
             outlines.append(outline)
         if outlines:
             item.ContourSequence = DicomSequence(outlines)

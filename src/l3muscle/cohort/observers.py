@@ -1,7 +1,7 @@
 """Ten simulated radiographers, who outline the phantom's test patients (Section 2.4).
 
-They are tuned so that their mean agreement with the expert is what the paper reports of its radiographers. That
-agreement is therefore an input of the phantom and not a finding.
+They are tuned so that their mean agreement with the expert is what Section 3 reports of radiographers (Dice 0.901,
+RMS-DTA 0.318 cm, density -6.0 HU, area -5.1 cm^2). That agreement is therefore an input of the phantom, and no finding.
 """
 
 from dataclasses import dataclass

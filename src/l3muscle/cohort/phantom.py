@@ -9,13 +9,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from scipy import fft
+from scipy import fft, ndimage
 
 from l3muscle.cohort.anatomy import COMPARTMENTS, Patient, Torso
 from l3muscle.cohort.canvas import AIR_HU, Canvas, smooth_field
@@ -25,6 +25,7 @@ from l3muscle.errors import L3MuscleError
 
 FIELD_OF_VIEW_MM = (500.0, 600.0, 700.0)  # reconstruction diameters usual for the CT of a PET-CT
 MUSCLE_COMPARTMENTS = COMPARTMENTS
+GENERATOR_VERSION = 1  # goes up when the same seed no longer gives the same bits
 
 
 class PhantomError(L3MuscleError):
@@ -85,7 +86,7 @@ def draw_patient(rng: np.random.Generator) -> Patient:
         fat_side=float(4 + under_skin * rng.uniform(16, 40)),
         fat_back=float(5 + under_skin * rng.uniform(18, 46)),
         muscle_hu=float(np.clip(rng.normal(59.5, 4.5) - 0.22 * (age - 66) - 6 * (obesity - 0.45), 34, 72)),
-        fat_hu=float(rng.normal(-104, 5)),
+        fat_hu=float(rng.normal(-103, 7)),
         infiltration=infiltration,
         planes=float(rng.gamma(3, 0.3) + 1.5 * infiltration),
         contrast=float(rng.random() < 0.45) * float(rng.uniform(0.4, 1.0)),
@@ -141,14 +142,14 @@ def _scan(hu: np.ndarray, pixel: float, rng: np.random.Generator) -> np.ndarray:
     thickness = np.clip(around, 0, 1)
     image += noise * (0.35 + 0.75 * thickness)
     image += 3 * smooth_field(rng, shape, 90 / pixel) * thickness - 0.02 * bone
-    metal = np.argwhere(hu > 2500)
-    if len(metal):
-        row, column = metal.mean(axis=0)
-        rows, columns = np.ogrid[:size, :size]
+    pieces, count = ndimage.label(hu > 2500)
+    rows, columns = np.ogrid[:size, :size]
+    for row, column in ndimage.center_of_mass(pieces > 0, pieces, range(1, count + 1)):
+        # Photon starvation: rays of light and shade from each piece of metal, fading outwards.
         angle = np.arctan2(rows - row, columns - column)
         reach = np.hypot(rows - row, columns - column) * pixel
-        rays = sum(np.cos(k * angle + rng.uniform(0, 6)) for k in (2, 7, 13, 22, 31))
-        image += (thickness * 70 * rays / (1 + reach / 25)).astype(np.float32)
+        rays = sum(np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in (2, 5, 9, 16, 25))
+        image += (thickness * 45 * rays / (1 + reach / 25)).astype(np.float32)
     return image
 
 
@@ -158,7 +159,8 @@ def phantom_slice(seed: int, *, size: int = 512) -> PhantomSlice:
     Parameters
     ----------
     seed : int
-        Decides everything; the same seed gives the same bits.
+        Decides everything; the same seed gives the same bits (with the same versions of numpy and scipy on the same
+        kind of processor).
     size : int
         Pixels a side.
 
@@ -202,7 +204,10 @@ def patient_name(index: int) -> str:
     return f"PHANTOM-{index + 1:04d}"
 
 
-def _write_patient(index: int, *, folder: Path, seed: int, size: int, observers: dict[int, tuple[int, ...]]) -> int:
+def _write_patient(
+    index: int, *, folder: Path, seed: int, size: int, observers: dict[int, tuple[int, ...]]
+) -> dict[str, object]:
+    """Draw and write one patient; returns who it is."""
     phantom = phantom_slice(_patient_seed(seed, index), size=size)
     name = patient_name(index)
     place = folder / name
@@ -215,7 +220,7 @@ def _write_patient(index: int, *, folder: Path, seed: int, size: int, observers:
             phantom.mask, phantom.compartments, phantom.hu, phantom.spacing, observer=observer, rng=rng
         )
     write_rtstruct(place / "rtstruct.dcm", outlines, read_ct_slice(place / "ct.dcm"))
-    return index
+    return {"patient_id": name, **asdict(phantom.patient)}
 
 
 def _patient_seed(seed: int, index: int) -> int:
@@ -234,7 +239,8 @@ def write_phantom(
 ) -> None:
     """Write a phantom cohort as DICOM: one CT slice and one RTSTRUCT a patient.
 
-    The last `test_patients` are outlined by ten simulated observers as well (Section 2.4).
+    The last `test_patients` are outlined by ten simulated observers as well (Section 2.4). Beside the images,
+    `phantom.json` keeps the settings and the parameters of every patient.
 
     Parameters
     ----------
@@ -266,11 +272,12 @@ def write_phantom(
         draft = Path(tempfile.mkdtemp(prefix=".phantom-", dir=folder.parent))
         write = partial(_write_patient, folder=draft, seed=seed, size=size, observers=observers)
         if workers == 1:
-            _count(map(write, range(patients)), progress)
+            people = _watched(map(write, range(patients)), progress)
         else:
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                _count(pool.map(write, range(patients), chunksize=2), progress)
-        about = {"patients": patients, "test_patients": test_patients, "seed": seed, "size": size}
+                people = _watched(pool.map(write, range(patients), chunksize=2), progress)
+        settings = {"patients": patients, "test_patients": test_patients, "seed": seed, "size": size}
+        about = {"generator": GENERATOR_VERSION, **settings, "people": people}
         (draft / "phantom.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
         draft.chmod(0o755)
         draft.rename(folder)
@@ -281,7 +288,10 @@ def write_phantom(
             shutil.rmtree(draft, ignore_errors=True)
 
 
-def _count(results: Iterable[int], progress: Callable[[int], None] | None) -> None:
-    for done, _ in enumerate(results, start=1):
+def _watched(results: Iterable[dict[str, object]], progress: Callable[[int], None] | None) -> list[dict[str, object]]:
+    people = []
+    for person in results:
+        people.append(person)
         if progress is not None:
-            progress(done)
+            progress(len(people))
+    return people

@@ -1,0 +1,194 @@
+"""The measures against slow, independent computations, and under what must not change them."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from l3muscle.metrics import (
+    Reference,
+    boundary,
+    dice,
+    muscle_area,
+    muscle_density,
+    remove_bone,
+    rms_dta,
+)
+
+SPACING = (0.8, 1.3)
+
+
+def blob(seed: int, shape=(36, 44)) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    field = ndimage.gaussian_filter(rng.standard_normal(shape), 4)
+    return field > np.quantile(field, 0.7)
+
+
+def hu_of(seed: int, shape=(36, 44)) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.rint(60 + 120 * ndimage.gaussian_filter(rng.standard_normal(shape), 2) * 5).astype(np.int16)
+
+
+def boundary_points(mask: np.ndarray) -> list[tuple[int, int]]:
+    points = []
+    for row, column in np.argwhere(mask):
+        for dr, dc in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+            r, c = row + dr, column + dc
+            if not (0 <= r < mask.shape[0] and 0 <= c < mask.shape[1]) or not mask[r, c]:
+                points.append((row, column))
+                break
+    return points
+
+
+def nearest(points, others, spacing):
+    scale = np.array(spacing)
+    pairs = np.linalg.norm((np.array(points)[:, None] - np.array(others)[None]) * scale, axis=-1)
+    return pairs.min(1), pairs.argmin(1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_dice_counts_pixels(seed):
+    a, b = blob(seed), blob(seed + 50)
+    both = sum(x and y for x, y in zip(a.ravel(), b.ravel(), strict=True))
+    assert dice(a, b) == pytest.approx(2 * both / (a.sum() + b.sum()))
+
+
+def test_dice_of_empty_masks():
+    empty, full = np.zeros((4, 4), bool), np.ones((4, 4), bool)
+    assert dice(empty, empty) == 1.0
+    assert dice(empty, full) == dice(full, empty) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_surface_and_symmetric_distance_by_brute_force(seed):
+    a, b = blob(seed), blob(seed + 50)
+    pa, pb = boundary_points(a), boundary_points(b)
+    there, _ = nearest(pa, pb, SPACING)
+    back, _ = nearest(pb, pa, SPACING)
+    assert rms_dta(a, b, SPACING) == pytest.approx(np.sqrt((there**2).mean()) / 10)
+    pooled = np.concatenate([there, back])
+    assert rms_dta(a, b, SPACING, "symmetric") == pytest.approx(np.sqrt((pooled**2).mean()) / 10)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equation_4_by_brute_force(seed):
+    a, b = blob(seed), blob(seed + 50)
+    pa, pb = boundary_points(a), boundary_points(b)
+    there, _ = nearest(pa, pb, SPACING)
+    back, _ = nearest(pb, pa, SPACING)
+    signed_back = [distance * (-1 if a[point] else 1) for distance, point in zip(back, pb, strict=True)]
+    total = 0.0
+    for distance, point in zip(there, pa, strict=True):
+        apart = [np.hypot(*((np.array(point) - other) * SPACING)) for other in pb]
+        tied = [value for value, d in zip(signed_back, apart, strict=True) if d < distance + 1e-9]
+        second = min(tied, key=lambda value: (round(abs(value), 9), -value))
+        total += (distance * (-1 if b[point] else 1) - second) ** 2
+    assert rms_dta(a, b, SPACING, "equation4") == pytest.approx(np.sqrt(total / len(pa)) / 10)
+
+
+def test_a_shifted_square_lies_where_it_was_shifted():
+    a, b = np.zeros((40, 40), bool), np.zeros((40, 40), bool)
+    a[10:20, 10:20] = True
+    b[10:20, 13:23] = True
+    # Left and right edges are 3 pixels off, those above and below partly overlap.
+    assert 0 < rms_dta(a, b, (1, 1)) < 0.3
+    assert rms_dta(a, a, (1, 1)) == 0.0
+
+
+@pytest.mark.parametrize("definition", ["surface", "symmetric", "equation4"])
+def test_distance_of_an_empty_mask_does_not_exist(definition):
+    empty = np.zeros((8, 8), bool)
+    full = ~empty
+    for pair in ((empty, full), (full, empty), (empty, empty)):
+        assert np.isnan(rms_dta(*pair, (1, 1), definition))
+
+
+@pytest.mark.parametrize("definition", ["surface", "symmetric", "equation4"])
+@pytest.mark.parametrize("turn", [np.flipud, np.fliplr, np.rot90, np.transpose])
+def test_turning_everything_changes_nothing(definition, turn):
+    a, b = blob(1), blob(2)
+    spacing = SPACING[::-1] if turn in (np.rot90, np.transpose) else SPACING
+    expected = rms_dta(a, b, SPACING, definition)
+    assert rms_dta(turn(a), turn(b), spacing, definition) == pytest.approx(expected, rel=1e-6)
+    assert dice(turn(a), turn(b)) == dice(a, b)
+
+
+def test_swapping_keeps_dice_and_the_symmetric_distance_only():
+    a, b = blob(1), blob(2)
+    assert dice(a, b) == dice(b, a)
+    assert rms_dta(a, b, SPACING, "symmetric") == pytest.approx(rms_dta(b, a, SPACING, "symmetric"))
+    assert rms_dta(a, b, SPACING) != pytest.approx(rms_dta(b, a, SPACING), rel=1e-3)
+
+
+def test_lengths_scale_with_the_spacing():
+    a, b = blob(1), blob(2)
+    twice = tuple(2 * s for s in SPACING)
+    assert rms_dta(a, b, twice) == pytest.approx(2 * rms_dta(a, b, SPACING))
+    assert muscle_area(a, twice) == pytest.approx(4 * muscle_area(a, SPACING))
+
+
+def test_boundary_of_a_full_image_is_its_frame():
+    assert boundary(np.ones((5, 6), bool)).sum() == 2 * 6 + 2 * 3
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.5, 2.0), (2.5, 0.7), (0.9766, 0.9766)])
+@pytest.mark.parametrize("margin", [0.0, 1.0, 2.0, 3.3])
+def test_bone_goes_with_its_margin_in_mm(spacing, margin):
+    rng = np.random.default_rng(0)
+    hu = np.where(rng.random((30, 34)) < 0.02, 300, 50)
+    mask = rng.random((30, 34)) < 0.8
+    distance = ndimage.distance_transform_edt(hu <= 175, sampling=spacing)
+    expected = mask & (distance > margin + 1e-6) & (hu <= 175)
+    assert np.array_equal(remove_bone(mask, hu, spacing, margin_mm=margin), expected)
+
+
+def test_bone_threshold_is_exclusive():
+    mask = np.ones((1, 3), bool)
+    assert remove_bone(mask, np.array([[175, 176, 0]]), (9, 9)).tolist() == [[True, False, True]]
+
+
+def test_area_and_density():
+    mask = np.array([[True, False], [True, True]])
+    assert muscle_area(mask, (2.0, 5.0)) == pytest.approx(0.3)
+    assert muscle_density(mask, np.array([[10, 99], [20, 60]], dtype=np.int16)) == pytest.approx(30)
+    assert np.isnan(muscle_density(np.zeros((2, 2), bool), np.zeros((2, 2))))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_reference_scores_as_the_plain_functions_do(seed):
+    expert, pred, hu = blob(seed), blob(seed + 50), hu_of(seed)
+    score = Reference(expert, hu, SPACING).score(pred)
+    assert score.dice == dice(pred, expert)
+    assert score.rms_dta_cm == pytest.approx(rms_dta(pred, expert, SPACING), rel=1e-9)
+    assert score.sma_cm2 == muscle_area(pred, SPACING)
+    soft, soft_expert = (remove_bone(m, hu, SPACING) for m in (pred, expert))
+    assert score.smd_hu == muscle_density(soft, hu)
+    assert score.smd_difference_hu == pytest.approx(muscle_density(soft, hu) - muscle_density(soft_expert, hu))
+    assert score.sma_difference_cm2 == pytest.approx(muscle_area(pred, SPACING) - muscle_area(expert, SPACING))
+    assert score.failure == ""
+
+
+def test_an_empty_prediction_is_a_failure_and_not_a_number():
+    reference = Reference(blob(0), hu_of(0), SPACING)
+    score = reference.score(np.zeros((36, 44), bool))
+    assert (score.dice, score.sma_cm2, score.failure) == (0.0, 0.0, "empty")
+    assert np.isnan(score.rms_dta_cm) and np.isnan(score.smd_hu) and np.isnan(score.smd_difference_hu)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m: dice(m.astype(int), m), TypeError, "pred must be boolean"),
+        (lambda m: dice(m, m[:-1]), ValueError, "differ in shape"),
+        (lambda m: dice(m[None], m[None]), ValueError, r"\(H, W\)"),
+        (lambda m: rms_dta(m, m, (1, 0)), ValueError, "positive"),
+        (lambda m: rms_dta(m, m, (1, np.nan)), ValueError, "positive"),
+        (lambda m: rms_dta(m, m, (1, 1), "hausdorff"), ValueError, "unknown definition"),
+        (lambda m: muscle_area(m, (1, 1, 1)), ValueError, "two positive"),
+        (lambda m: muscle_density(m, np.full(m.shape, np.nan)), ValueError, "NaN"),
+        (lambda m: remove_bone(m, np.zeros(m.shape), (1, 1), margin_mm=-1), ValueError, "negative"),
+        (lambda m: Reference(np.zeros_like(m), np.zeros(m.shape), (1, 1)), ValueError, "empty"),
+    ],
+)
+def test_refusals(call, error, message):
+    with pytest.raises(error, match=message):
+        call(blob(0))
