@@ -161,11 +161,12 @@ def book(
     workers: WorkersOption = 2,
 ) -> None:
     """Run the study, execute the notebooks and build the book: the whole path."""
-    from l3muscle.notebooks import build_book, execute_notebooks
+    from l3muscle.notebooks import build_book, check_notebooks, execute_notebooks
     from l3muscle.study import open_results
     from l3muscle.summary import write_summary
 
     started = time.monotonic()
+    check_notebooks()
     say(f"1/3 study ({profile})")
     study_run(profile, runs, cohort, workers, None, None)
     say("2/3 notebooks")

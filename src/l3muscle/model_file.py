@@ -73,7 +73,12 @@ def save_model(
     network, image
         Settings it was trained with.
     about : dict
-        Anything JSON can hold; shown by `l3muscle segment` and kept with its results.
+        Anything JSON can hold.
+
+    Raises
+    ------
+    ModelFileError
+        If it cannot be written.
     """
     header = {
         "format": FORMAT,
@@ -83,8 +88,12 @@ def save_model(
         "sha256": _digest(weights),
     }
     draft = path.with_name(f".{path.name}.draft")
-    save_file(weights, draft, metadata=header)
-    draft.replace(path)
+    try:
+        save_file(weights, draft, metadata=header)
+        draft.replace(path)
+    except (OSError, SafetensorError) as error:
+        draft.unlink(missing_ok=True)
+        raise ModelFileError(f"cannot write {path}: {error}") from None
 
 
 def load_model(path: Path) -> Segmenter:

@@ -67,6 +67,22 @@ def _check_kernel(notebook: Path) -> None:
         ) from None
 
 
+def check_notebooks() -> list[Path]:
+    """Templates of the book's chapters, in reading order, once it is sure that they can be executed.
+
+    Raises
+    ------
+    NotebookError
+        If a template or its Jupyter kernel is missing.
+    """
+    templates = [TEMPLATES / f"{name}.ipynb" for name in chapters()]
+    for template in templates:
+        if not template.is_file():
+            raise NotebookError(f"the book lists the chapter {template.stem}, but there is no {template}")
+        _check_kernel(template)
+    return templates
+
+
 def _fingerprint(template: Path, parameters: dict[str, Any], results: StudyResults) -> str:
     """Hash of all that an executed notebook shows: its cells, its parameters, the package and the results."""
     digest = hashlib.sha256(template.read_bytes())
@@ -112,10 +128,8 @@ def execute_notebooks(
     """
     EXECUTED.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name in chapters():
-        template, executed = TEMPLATES / f"{name}.ipynb", EXECUTED / f"{name}.ipynb"
-        if not template.is_file():
-            raise NotebookError(f"the book lists the chapter {name}, but there is no {template}")
+    for template in check_notebooks():
+        name, executed = template.stem, EXECUTED / template.name
         parameters = {"profile": profile, "runs": str(runs)}
         paths.append(executed)
         fingerprint = _fingerprint(template, parameters, results)
@@ -123,7 +137,6 @@ def execute_notebooks(
             say(f"{name}: up to date")
             continue
         check_parameters(template, parameters)
-        _check_kernel(template)
         say(f"{name}: executing")
         draft = EXECUTED / f".{name}.draft.ipynb"
         try:

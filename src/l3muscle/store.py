@@ -13,12 +13,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -82,13 +84,31 @@ class Store:
             (draft / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
             draft.chmod(0o755)
             os.rename(draft, place)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             if place.is_dir() and self.record(kind, key) is not None:
                 return
-            raise StoreError(f"cannot write {place}: {error.strerror or error}") from None
+            raise StoreError(f"cannot write {place}: {getattr(error, 'strerror', None) or error}") from None
         finally:
             if draft is not None and draft.exists():
                 shutil.rmtree(draft, ignore_errors=True)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file at the top of the store, whole or not at all.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be written.
+        """
+        draft = self.root / f".{name}.draft"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(self.root / name)
+        except OSError as error:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+            raise StoreError(f"cannot write {self.root / name}: {error.strerror or error}") from None
 
     def record(self, kind: str, key: str) -> dict[str, Any] | None:
         """The record of an artefact whose files are all there and unchanged, else None.

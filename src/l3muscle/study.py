@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import itertools
 import json
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -432,13 +433,13 @@ class Study:
 
     def write_plan(self) -> None:
         """Note which artefacts belong to this run, for readers that have no need of the cohort."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         key = _key({"cohort": self.cohort.fingerprint, "code": _code_digest(metrics)})
         if self.store.record("observers", key) is None:
             self.store.write("observers", key, Artefact(record={}, tables={"scores": score_observers(self.cohort)}))
         plan = {
             "profile": self.profile.model_dump(mode="json"),
-            "cohort_folder": str(self.cohort_folder),
+            # Relative, so that a folder of runs can be moved with its cohorts.
+            "cohort_folder": os.path.relpath(self.cohort_folder, self.folder),
             "cohort": self.cohort.fingerprint,
             "patients": len(self.cohort),
             "phantom": self.is_phantom,
@@ -446,10 +447,8 @@ class Study:
             "sources": {task: self.source_key(task) for task in self.source_tasks()},
             "experiments": [{**asdict(job.experiment), "key": job.key} for job in self.jobs],
         }
-        draft = self.folder / ".plan.json.draft"
-        draft.write_text(json.dumps(plan, indent=1), encoding="utf-8")
-        draft.replace(self.folder / "plan.json")
-        (self.folder / "splits.json").write_text(self.splits.to_json(), encoding="utf-8")
+        self.store.write_text("splits.json", self.splits.to_json())
+        self.store.write_text("plan.json", json.dumps(plan, indent=1))
 
     def publish_model(self) -> Path | None:
         """Copy the kept model of lowest validation loss at the largest size to `model.safetensors`."""
@@ -561,7 +560,7 @@ class StudyResults:
 
     def cohort(self) -> Cohort:
         """The cohort that the run used."""
-        return load_cohort(Path(self.plan["cohort_folder"]))
+        return load_cohort(Path(os.path.normpath(self.folder / self.plan["cohort_folder"])))
 
     def splits(self) -> Splits:
         """The splits that the run used."""
@@ -571,9 +570,19 @@ class StudyResults:
 def open_results(profile: str, runs: str | Path = "runs") -> StudyResults:
     """Open what a run of `profile` has produced; the first line of a notebook.
 
+    Parameters
+    ----------
+    profile : str
+    runs : str or Path
+        A relative folder is looked for in the working folder and in the one above it, as a notebook may be run from
+        the project's top or from where it lies.
+
     Raises
     ------
     StudyError
         If there is no such run.
     """
-    return StudyResults(Path(runs) / load_profile(profile).name)
+    name = load_profile(profile).name
+    above = Path("..") / runs
+    found = above if not Path(runs).is_dir() and above.is_dir() else Path(runs)
+    return StudyResults(found / name)

@@ -1,0 +1,90 @@
+"""Notebooks: refused before anything runs, or executed from their parameters alone."""
+
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from l3muscle import notebooks
+from l3muscle.notebooks import NotebookError, chapters, check_notebooks, check_parameters, execute_notebooks
+from l3muscle.study import open_results
+
+TOP = Path(__file__).resolve().parents[1]
+TEMPLATES = sorted((TOP / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A folder with a one-chapter book, as the working folder."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n- file: book/executed/one\n")
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "x"}})
+    parameters = nbformat.v4.new_code_cell('profile = "laptop"\nruns = "runs"', metadata={"tags": ["parameters"]})
+    notebook.cells = [parameters, nbformat.v4.new_code_cell("print(profile)")]
+    nbformat.write(notebook, tmp_path / "notebooks" / "one.ipynb")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def change(project: Path, **changes) -> None:
+    path = project / "notebooks" / "one.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    if "kernel" in changes:
+        notebook.metadata.kernelspec.name = changes["kernel"]
+    if "code" in changes:
+        notebook.cells[1].source = changes["code"]
+    nbformat.write(notebook, path)
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_every_notebook_takes_the_parameters_that_it_is_given(path):
+    known = papermill.inspect_notebook(str(path))
+    assert {"profile", "runs"} <= set(known)
+    assert all(parameter["help"] for parameter in known.values()), "a parameter without a word of help"
+    with pytest.raises(NotebookError, match="no parameter 'profil'"):
+        check_parameters(path, {"profil": "smoke"})
+
+
+def test_chapters_come_in_reading_order(monkeypatch):
+    monkeypatch.chdir(TOP)
+    assert set(chapters()) == {path.stem for path in TEMPLATES}
+    assert chapters()[0] == "cohort"
+
+
+def test_executed_once_and_again_only_when_something_changed(project, finished, runs):
+    results = open_results("smoke", runs)
+    said = []
+    for _ in range(2):
+        [path] = execute_notebooks(results, profile="smoke", runs=runs, say=said.append)
+    assert said == ["one: executing", "one: up to date"]
+    assert nbformat.read(path, as_version=4).cells[-1].outputs[0].text == "smoke\n"
+    change(project, code="print(profile * 2)")
+    [path] = execute_notebooks(results, profile="smoke", runs=runs, say=quiet)
+    assert nbformat.read(path, as_version=4).cells[-1].outputs[0].text == "smokesmoke\n"
+
+
+def test_a_cell_that_fails_is_named_and_nothing_is_left(project, finished, runs):
+    change(project, code="1 / 0")
+    with pytest.raises(NotebookError, match="one failed in cell 3: ZeroDivisionError"):
+        execute_notebooks(open_results("smoke", runs), profile="smoke", runs=runs, say=quiet)
+    assert list((project / notebooks.EXECUTED).iterdir()) == []
+
+
+def test_a_missing_kernel_is_one_sentence(project):
+    change(project, kernel="julia-9")
+    with pytest.raises(NotebookError, match="needs the Jupyter kernel 'julia-9', which is not installed"):
+        check_notebooks()
+
+
+def test_a_missing_template_and_a_missing_toc_are_one_sentence(project):
+    (project / "notebooks" / "one.ipynb").unlink()
+    with pytest.raises(NotebookError, match="there is no notebooks/one.ipynb"):
+        check_notebooks()
+    (project / "_toc.yml").unlink()
+    with pytest.raises(NotebookError, match="run this in the project's top folder"):
+        check_notebooks()
