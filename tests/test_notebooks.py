@@ -19,7 +19,8 @@ def project(tmp_path, monkeypatch) -> Path:
     """A folder with a one-chapter book, as the working folder."""
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n- file: book/executed/one\n")
-    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "x"}})
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
     parameters = nbformat.v4.new_code_cell('profile = "laptop"\nruns = "runs"', metadata={"tags": ["parameters"]})
     notebook.cells = [parameters, nbformat.v4.new_code_cell("print(profile)")]
     nbformat.write(notebook, tmp_path / "notebooks" / "one.ipynb")

@@ -150,7 +150,9 @@ def execute_notebooks(
                 extra_arguments=["--IPKernelApp.log_level=40"],
             )
         except PapermillExecutionError as error:
-            raise NotebookError(f"{name} failed in cell {error.cell_index}: {error.ename}: {error.evalue}") from None
+            raise NotebookError(
+                f"{name} failed in cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
+            ) from None
         finally:
             draft.unlink(missing_ok=True)
         for cell in notebook.cells:
