@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from l3muscle import __version__
-from l3muscle.errors import L3MuscleError
+from l3muscle.errors import L3MuscleError, reason_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 cohort_app = typer.Typer(no_args_is_help=True, help="Make or check a cohort of CT slices.")
@@ -212,7 +212,7 @@ def main() -> None:
     except OSError as error:
         free = shutil.disk_usage(Path.cwd()).free
         where = f" {error.filename}" if error.filename else ""
-        reason = "the disk is full" if free < 1 << 20 else (error.strerror or str(error))
+        reason = "the disk is full" if free < 1 << 20 else reason_of(error)
         sys.exit(_fail(f"cannot use{where}: {reason}"))
     except KeyboardInterrupt:
         print("l3muscle: stopped; what was finished is kept", file=sys.stderr)

@@ -3,3 +3,9 @@
 
 class L3MuscleError(Exception):
     """One clear sentence for the person at the keyboard; the command line prints it and exits with status 2."""
+
+
+def reason_of(error: BaseException) -> str:
+    """The reason of an error on one line: the system's words where it has them; some libraries add tracebacks."""
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return words.splitlines()[0]

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from l3muscle.errors import L3MuscleError
+from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.models import FCN, build_fcn
 from l3muscle.preprocess import frame_of, prepare_image, restore_mask, to_network_input
 from l3muscle.profile import ImageSettings, NetworkSettings
@@ -93,7 +93,7 @@ def save_model(
         draft.replace(path)
     except (OSError, SafetensorError) as error:
         draft.unlink(missing_ok=True)
-        raise ModelFileError(f"cannot write {path}: {error}") from None
+        raise ModelFileError(f"cannot write {path}: {reason_of(error)}") from None
 
 
 def load_model(path: Path) -> Segmenter:

@@ -8,7 +8,7 @@ import pandas as pd
 from PIL import Image
 
 from l3muscle.cohort import dicom
-from l3muscle.errors import L3MuscleError
+from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.metrics import muscle_area, muscle_density, remove_bone
 from l3muscle.model_file import Segmenter
 
@@ -105,5 +105,5 @@ def segment_slices(
         measures = pd.DataFrame(rows)
         measures.to_csv(out / "measures.csv", index=False, float_format="%.3f")
     except OSError as error:
-        raise SegmentError(f"cannot write to {out}: {error.strerror or error}") from None
+        raise SegmentError(f"cannot write to {out}: {reason_of(error)}") from None
     return measures

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from l3muscle.errors import L3MuscleError
+from l3muscle.errors import L3MuscleError, reason_of
 
 RECORD = "record.json"
 
@@ -87,7 +87,7 @@ class Store:
         except (OSError, SafetensorError) as error:
             if place.is_dir() and self.record(kind, key) is not None:
                 return
-            raise StoreError(f"cannot write {place}: {getattr(error, 'strerror', None) or error}") from None
+            raise StoreError(f"cannot write {place}: {reason_of(error)}") from None
         finally:
             if draft is not None and draft.exists():
                 shutil.rmtree(draft, ignore_errors=True)
@@ -108,7 +108,7 @@ class Store:
         except OSError as error:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
-            raise StoreError(f"cannot write {self.root / name}: {error.strerror or error}") from None
+            raise StoreError(f"cannot write {self.root / name}: {reason_of(error)}") from None
 
     def record(self, kind: str, key: str) -> dict[str, Any] | None:
         """The record of an artefact whose files are all there and unchanged, else None.

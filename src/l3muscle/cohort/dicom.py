@@ -29,7 +29,7 @@ from pydicom.uid import (
 )
 from skimage.measure import find_contours
 
-from l3muscle.errors import L3MuscleError
+from l3muscle.errors import L3MuscleError, reason_of
 
 MAX_SIDE = 4096  # pixels; a header that claims more is refused before anything is allocated
 MAX_PIXEL_MM = 12.0  # a 700 mm field of 64 pixels has 10.9
@@ -121,7 +121,7 @@ def read_dataset(path: Path) -> FileDataset:
         except InvalidDicomError:
             raise DicomError(f"{path.name}: not a DICOM file") from None
         except OSError as error:
-            raise DicomError(f"{path.name}: cannot be read ({error.strerror or error})") from None
+            raise DicomError(f"{path.name}: cannot be read ({reason_of(error)})") from None
 
 
 def modality(dataset: Dataset, name: str) -> str:

@@ -21,7 +21,7 @@ from l3muscle.cohort.anatomy import COMPARTMENTS, Patient, Torso
 from l3muscle.cohort.canvas import AIR_HU, Canvas, smooth_field
 from l3muscle.cohort.dicom import read_ct_slice, write_ct_slice, write_rtstruct
 from l3muscle.cohort.observers import assign_observers, outline_as_observer
-from l3muscle.errors import L3MuscleError
+from l3muscle.errors import L3MuscleError, reason_of
 
 FIELD_OF_VIEW_MM = (500.0, 600.0, 700.0)  # reconstruction diameters usual for the CT of a PET-CT
 MUSCLE_COMPARTMENTS = COMPARTMENTS
@@ -282,7 +282,7 @@ def write_phantom(
         draft.chmod(0o755)
         draft.rename(folder)
     except OSError as error:
-        raise PhantomError(f"cannot write {folder}: {error.strerror or error}") from None
+        raise PhantomError(f"cannot write {folder}: {reason_of(error)}") from None
     finally:
         if draft is not None and draft.exists():
             shutil.rmtree(draft, ignore_errors=True)
