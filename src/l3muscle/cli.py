@@ -1,6 +1,5 @@
 """The command line: `l3muscle`. Every error that a person can cause is one sentence and exit status 2."""
 
-import shutil
 import sys
 import time
 from enum import StrEnum
@@ -210,10 +209,8 @@ def main() -> None:
     except L3MuscleError as error:
         sys.exit(_fail(str(error)))
     except OSError as error:
-        free = shutil.disk_usage(Path.cwd()).free
         where = f" {error.filename}" if error.filename else ""
-        reason = "the disk is full" if free < 1 << 20 else reason_of(error)
-        sys.exit(_fail(f"cannot use{where}: {reason}"))
+        sys.exit(_fail(f"cannot use{where}: {reason_of(error)}"))
     except KeyboardInterrupt:
         print("l3muscle: stopped; what was finished is kept", file=sys.stderr)
         sys.exit(130)
