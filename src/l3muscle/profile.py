@@ -64,9 +64,9 @@ class AugmentationSettings(Settings):
 
     flip_probability: Fraction = 0.5
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 20.0  # Section 2.3: plus or minus 20 degrees
-    rotation_probability: Fraction = 1.0
+    rotation_probability: Fraction = 0.5  # Section 2.3 combines the four at random; each is drawn on its own
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.1  # magnification drawn from 1 - scale to 1 + scale
-    scale_probability: Fraction = 1.0
+    scale_probability: Fraction = 0.5
     elastic_nodes: Annotated[int, Field(ge=2)] = 4  # control points a side of the coarse displacement grid
     elastic_shift: Annotated[float, Field(ge=0, lt=1)] = 0.3  # largest shift of a node, as a share of the node distance
     elastic_probability: Fraction = 0.5
