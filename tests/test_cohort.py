@@ -194,7 +194,7 @@ def test_what_is_refused_is_named_and_the_rest_is_usable(folder, harm, reason, l
     harm(folder)
     report = check_folder(folder)
     assert any(reason in line for line in report.refused), report.refused
-    assert [patient.ct.patient_id for patient in report.usable] == list(left)
+    assert [patient.patient_id for patient in report.usable] == list(left)
     assert list(report.lines())[-1].startswith(f"{len(left)} patients usable")
     with pytest.raises(CohortError) as caught:
         load_cohort(folder)

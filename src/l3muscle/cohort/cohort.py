@@ -1,10 +1,19 @@
-"""A cohort in memory."""
+"""A cohort in memory, and the report of what a folder holds, whichever road it came by."""
 
 import hashlib
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
+
+from l3muscle.errors import L3MuscleError
+
+
+class CohortError(L3MuscleError):
+    """A folder that does not hold a sound cohort."""
 
 
 @dataclass(frozen=True)
@@ -49,3 +58,81 @@ class Cohort:
                 digest.update(f"{patient}\0{observer}".encode())
                 digest.update(np.packbits(mask))
         return digest.hexdigest()
+
+
+@dataclass
+class Patient:
+    """One usable patient: a slice, the expert's mask, and observers' masks.
+
+    Attributes
+    ----------
+    patient_id : str
+    name : str
+        File that the slice came from, as reports name it; never the patient's name.
+    hu : ndarray, (H, W) int16
+    spacing : (float, float)
+        Row and column spacing, mm.
+    expert : ndarray, (H, W) bool
+    observers : dict of str to ndarray, (H, W) bool
+    """
+
+    patient_id: str
+    name: str
+    hu: np.ndarray
+    spacing: tuple[float, float]
+    expert: np.ndarray
+    observers: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass
+class CohortReport:
+    """What of a folder can be used, and what cannot and why."""
+
+    folder: Path
+    usable: list[Patient] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+    def lines(self) -> Iterator[str]:
+        """The report as text, a line each."""
+        for reason in self.refused:
+            yield f"refused: {reason}"
+        observed = sum(bool(patient.observers) for patient in self.usable)
+        yield f"{len(self.usable)} patients usable, {observed} of them with observers; {len(self.refused)} refusals"
+
+    def refuse_odd_sizes(self) -> None:
+        """A cohort's slices share one size: the commonest stays, the others are refused."""
+        sizes = Counter(patient.hu.shape for patient in self.usable)
+        if len(sizes) < 2:
+            return
+        common = max(sizes, key=lambda size: (sizes[size], size))
+        for patient in self.usable:
+            if patient.hu.shape != common:
+                found, usual = (" x ".join(map(str, size)) for size in (patient.hu.shape, common))
+                self.refused.append(f"{patient.name}: {found} pixels where most slices have {usual}")
+        self.usable = [patient for patient in self.usable if patient.hu.shape == common]
+
+    def cohort(self, *, usable_only: bool = False) -> Cohort:
+        """The usable patients as a cohort, in the order of the report.
+
+        Parameters
+        ----------
+        usable_only : bool
+            Go on with the sound patients where something was refused; otherwise that is an error.
+
+        Raises
+        ------
+        CohortError
+            If nothing can be used, or something was refused and `usable_only` is false.
+        """
+        if self.refused and not usable_only:
+            more = f" (and {len(self.refused) - 1} more; `l3muscle cohort check {self.folder}` lists them)"
+            raise CohortError(f"{self.folder}: {self.refused[0]}{more if len(self.refused) > 1 else ''}")
+        if not self.usable:
+            raise CohortError(f"nothing in {self.folder} can be used")
+        return Cohort(
+            images=np.stack([patient.hu for patient in self.usable]),
+            masks=np.stack([patient.expert for patient in self.usable]),
+            spacing=np.array([patient.spacing for patient in self.usable]),
+            patient_ids=tuple(patient.patient_id for patient in self.usable),
+            observers={patient.patient_id: patient.observers for patient in self.usable if patient.observers},
+        )

@@ -1,13 +1,10 @@
 """A cohort from a folder of DICOM slices and RT Structure Sets, however they are nested and named."""
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from l3muscle.cohort.cohort import Cohort
+from l3muscle.cohort.cohort import Cohort, CohortError, CohortReport, Patient
 from l3muscle.cohort.dicom import (
     CTSlice,
     DicomError,
@@ -18,38 +15,9 @@ from l3muscle.cohort.dicom import (
     referenced_slices,
     rtstruct_masks,
 )
-from l3muscle.errors import L3MuscleError
 
 EXPERT = "expert"
 OBSERVER_PREFIX = "observer"
-
-
-class CohortError(L3MuscleError):
-    """A folder that does not hold a sound cohort."""
-
-
-@dataclass
-class Patient:
-    """One usable patient: a slice, the expert's mask, and observers' masks."""
-
-    ct: CTSlice
-    expert: np.ndarray
-    observers: dict[str, np.ndarray]
-
-
-@dataclass
-class CohortReport:
-    """What of a folder can be used, and what cannot and why."""
-
-    usable: list[Patient] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-
-    def lines(self) -> Iterator[str]:
-        """The report as text, a line each."""
-        for reason in self.refused:
-            yield f"refused: {reason}"
-        observed = sum(bool(patient.observers) for patient in self.usable)
-        yield f"{len(self.usable)} patients usable, {observed} of them with observers; {len(self.refused)} refusals"
 
 
 def _usable(ct: CTSlice, rois: dict[str, np.ndarray]) -> Patient:
@@ -62,7 +30,7 @@ def _usable(ct: CTSlice, rois: dict[str, np.ndarray]) -> Patient:
     expert = others[named[0]] if named else next(iter(others.values()))
     if not expert.any():
         raise DicomError(f"{ct.path.name}: the outline holds no pixel")
-    return Patient(ct, expert, observers)
+    return Patient(ct.patient_id, ct.path.name, ct.hu, ct.spacing, expert, observers)
 
 
 def check_folder(folder: Path) -> CohortReport:
@@ -83,7 +51,7 @@ def check_folder(folder: Path) -> CohortReport:
     """
     if not folder.is_dir():
         raise CohortError(f"there is no folder {folder}")
-    report = CohortReport()
+    report = CohortReport(folder)
     slices: dict[str, CTSlice] = {}
     structure_sets = []
     try:
@@ -125,7 +93,7 @@ def check_folder(folder: Path) -> CohortReport:
             report.usable.append(_usable(*_outlined(patient_id, patients[patient_id], outlines)))
         except DicomError as error:
             report.refused.append(str(error))
-    _refuse_odd_sizes(report)
+    report.refuse_odd_sizes()
     return report
 
 
@@ -141,19 +109,6 @@ def _outlined(
         names = ", ".join(ct.path.name for ct in drawn[:3])
         raise DicomError(f"patient {patient_id!r} has {len(drawn)} outlined slices where one is expected: {names}")
     return drawn[0], outlines[drawn[0].sop_instance_uid]
-
-
-def _refuse_odd_sizes(report: CohortReport) -> None:
-    """A cohort's slices share one size: the commonest stays."""
-    sizes = Counter(patient.ct.hu.shape for patient in report.usable)
-    if len(sizes) < 2:
-        return
-    common = max(sizes, key=lambda size: (sizes[size], size))
-    for patient in report.usable:
-        if patient.ct.hu.shape != common:
-            found, usual = (" x ".join(map(str, size)) for size in (patient.ct.hu.shape, common))
-            report.refused.append(f"{patient.ct.path.name}: {found} pixels where most slices have {usual}")
-    report.usable = [patient for patient in report.usable if patient.ct.hu.shape == common]
 
 
 def load_cohort(folder: str | Path, *, usable_only: bool = False) -> Cohort:
@@ -178,17 +133,4 @@ def load_cohort(folder: str | Path, *, usable_only: bool = False) -> Cohort:
     CohortError
         If nothing can be used, or something was refused and `usable_only` is false.
     """
-    folder = Path(folder)
-    report = check_folder(folder)
-    if report.refused and not usable_only:
-        more = f" (and {len(report.refused) - 1} more; `l3muscle cohort check {folder}` lists them)"
-        raise CohortError(f"{folder}: {report.refused[0]}{more if len(report.refused) > 1 else ''}")
-    if not report.usable:
-        raise CohortError(f"nothing in {folder} can be used")
-    return Cohort(
-        images=np.stack([patient.ct.hu for patient in report.usable]),
-        masks=np.stack([patient.expert for patient in report.usable]),
-        spacing=np.array([patient.ct.spacing for patient in report.usable]),
-        patient_ids=tuple(patient.ct.patient_id for patient in report.usable),
-        observers={patient.ct.patient_id: patient.observers for patient in report.usable if patient.observers},
-    )
+    return check_folder(Path(folder)).cohort(usable_only=usable_only)
