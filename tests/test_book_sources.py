@@ -125,13 +125,9 @@ def test_pictures_have_alternative_text(path: Path) -> None:
     text = text_of(path)
     assert not re.search(r"!\[\s*\]\(", text), f"a picture without alternative text in {path.name}"
     for directive in re.findall(r"^[`:]{3,}\{(?:figure|image)\}.*?^[`:]{3,}$", text, re.M | re.S):
-        assert re.search(r"^:alt: \S", directive, re.M), (
-            f"a figure without :alt: in {path.name}: {directive[:60]}"
-        )
+        assert re.search(r"^:alt: \S", directive, re.M), f"a figure without :alt: in {path.name}: {directive[:60]}"
 
 
 @pytest.mark.parametrize("path", PAGES + TEMPLATES, ids=lambda path: path.name)
 def test_nothing_is_loaded_from_elsewhere(path: Path) -> None:
-    assert not re.search(
-        r"<(?:script|link|img|iframe)\b[^>]*(?:src|href)=[\"']?(?:https?:)?//", text_of(path)
-    )
+    assert not re.search(r"<(?:script|link|img|iframe)\b[^>]*(?:src|href)=[\"']?(?:https?:)?//", text_of(path))

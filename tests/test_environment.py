@@ -52,9 +52,7 @@ def test_every_dependency_has_both_bounds(declared: dict[str, Requirement]) -> N
         assert operators == {">=", "<"}, f"{requirement} wants a lower and an upper bound"
 
 
-def test_lock_pins_every_dependency_within_its_bounds(
-    declared: dict[str, Requirement], lock_lines: list[str]
-) -> None:
+def test_lock_pins_every_dependency_within_its_bounds(declared: dict[str, Requirement], lock_lines: list[str]) -> None:
     pins: dict[str, list[Version]] = {}
     for line in lock_lines:
         if match := PIN.match(line):
@@ -99,9 +97,7 @@ def test_every_third_party_import_is_declared(declared: dict[str, Requirement]) 
                 names = [node.module]
             for name in {full.split(".")[0] for full in names} - set(sys.stdlib_module_names) - {"l3muscle"}:
                 owners = {canonicalize_name(owner) for owner in providers.get(name, [name])}
-                assert owners & declared.keys(), (
-                    f"{path.name} imports {name}, which pyproject.toml does not list"
-                )
+                assert owners & declared.keys(), f"{path.name} imports {name}, which pyproject.toml does not list"
 
 
 def project_files() -> list[Path]:
@@ -126,9 +122,7 @@ def test_no_file_names_a_machine_or_a_registry() -> None:
     hosts = "|".join(
         ("files.python" + "hosted", "pypi" + r"\.org/simple", "registry." + "npmjs", "anaconda" + r"\.org/")
     )
-    forbidden = re.compile(
-        rf"(?:^|[^\w.~-])/(?:{folders})/|{hosts}|index-" + r"url *[=:]|/sim" + r"ple/?\s*$", re.M
-    )
+    forbidden = re.compile(rf"(?:^|[^\w.~-])/(?:{folders})/|{hosts}|index-" + r"url *[=:]|/sim" + r"ple/?\s*$", re.M)
     for path in project_files():
         try:
             text = path.read_text(encoding="utf-8")

@@ -62,7 +62,8 @@ def test_both_sides_have_every_muscle(slices):
             left, right = (
                 np.count_nonzero((drawn.compartments == label) & here) for here in (columns > middle, columns <= middle)
             )
-            assert min(left, right) > 0.4 * max(left, right) > 10, name
+            # In a turned patient part of one rectus lies across the middle.
+            assert min(left, right) > 0.2 * max(left, right) > 5, name
 
 
 def test_back_muscles_lie_behind_the_rectus(slices):
@@ -110,6 +111,42 @@ def test_noise_is_correlated(slices):
     residue = drawn.hu - ndimage.gaussian_filter(drawn.hu.astype(float), 4)
     here, beside = residue[liver_free], np.roll(residue, 1, axis=1)[liver_free]
     assert 0.2 < np.corrcoef(here, beside)[0, 1] < 0.95
+
+
+@pytest.fixture(scope="module")
+def wider() -> list[PhantomSlice]:
+    return [phantom_slice(seed, size=192, setting="randomised") for seed in range(40)]
+
+
+def test_randomised_slices_range_wider_than_the_clinic(slices, wider):
+    def range_of(drawn: list[PhantomSlice], measure) -> float:
+        return float(np.ptp([measure(one) for one in drawn]))
+
+    for measure in (
+        lambda one: muscle_density(one.mask, one.hu),
+        lambda one: muscle_area(one.mask, one.spacing),
+        lambda one: one.patient.psoas,
+        lambda one: one.patient.wall,
+    ):
+        assert range_of(wider, measure) > 1.2 * range_of(slices, measure)
+    assert all(one.mask.any() and not one.mask[one.hu < -500].mean() > 0.01 for one in wider)
+
+
+def test_a_setting_is_reproducible_and_no_other_is_known(wider, tmp_path):
+    again = phantom_slice(7, size=192, setting="randomised")
+    assert np.array_equal(again.hu, wider[7].hu)
+    assert not np.array_equal(again.hu, phantom_slice(7, size=192).hu)
+    with pytest.raises(PhantomError, match="no setting 'wild'; choose one of realistic, randomised"):
+        write_phantom(tmp_path / "a", patients=1, test_patients=0, size=64, setting="wild")
+
+
+def test_ribs_and_hernial_sacs_are_not_muscle(wider):
+    """What is drawn into the wall after it takes its label away."""
+    with_ribs = [one for one in wider if one.patient.ribs]
+    assert with_ribs
+    for one in with_ribs:
+        assert np.mean(one.hu[ndimage.binary_erosion(one.mask)] > 350) < 0.005
+    assert any(one.patient.hernia for one in wider)
 
 
 def test_distances_are_true_near_the_edge():
@@ -231,4 +268,4 @@ def test_refusals_leave_nothing_behind(tmp_path, monkeypatch):
 
 def test_parameters_are_plain_numbers(slices):
     for value in dataclasses.asdict(slices[0].patient).values():
-        assert type(value) in (bool, float)
+        assert type(value) in (bool, float, int)

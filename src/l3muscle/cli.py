@@ -23,6 +23,13 @@ CohortOption = Annotated[Path | None, typer.Option(help="DICOM folder to use ins
 WorkersOption = Annotated[int, typer.Option(min=1, help="Local worker processes.")]
 
 
+class PhantomSetting(StrEnum):
+    """How widely phantom patients and scanners are drawn."""
+
+    realistic = "realistic"
+    randomised = "randomised"
+
+
 class MaskFormat(StrEnum):
     """How masks are written."""
 
@@ -58,6 +65,10 @@ def cohort_phantom(
     test_patients: Annotated[int, typer.Option(min=0, help="Patients whom ten observers outline as well.")] = 37,
     seed: int = 0,
     size: Annotated[int, typer.Option(min=64, max=1024, help="Pixels a side.")] = 512,
+    setting: Annotated[
+        PhantomSetting,
+        typer.Option(help="realistic: a clinic's patients; randomised: wider than life, to learn what carries over."),
+    ] = PhantomSetting.realistic,
     workers: WorkersOption = 2,
 ) -> None:
     """Write a phantom cohort: DICOM CT with RTSTRUCTs of the expert and the observers."""
@@ -72,6 +83,7 @@ def cohort_phantom(
             patients=patients,
             seed=seed,
             size=size,
+            setting=setting.value,
             test_patients=test_patients,
             workers=workers,
             progress=lambda done: bar.update(done - bar.n),

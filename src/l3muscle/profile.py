@@ -39,6 +39,7 @@ class CohortSettings(Settings):
     test_patients: Positive = 37  # held out and outlined by the observers (Section 2.1)
     seed: int = 0
     size: Annotated[int, Field(ge=64, le=1024)] = 512  # pixels a side of the phantom's slices
+    setting: Literal["realistic", "randomised"] = "realistic"  # a clinic's patients, or wider than life
 
 
 class NetworkSettings(Settings):

@@ -353,6 +353,7 @@ class Study:
             patients=settings.patients,
             seed=settings.seed,
             size=settings.size,
+            setting=settings.setting,
             test_patients=settings.test_patients,
             workers=workers,
             progress=on_patient,

@@ -35,8 +35,8 @@ PSOAS_POINTS = (
 )
 QUADRATUS_POINTS = ((45, 21), (52, 12), (63, 7), (75, 9), (82, 18), (77, 27), (63, 29), (51, 28))
 ERECTOR_POINTS = (
-    (10, 43), (20, 36), (33, 29), (49, 28), (63, 32), (71, 41), (72, 52), (65, 63), (53, 70), (37, 74), (19, 75),
-    (8, 72), (6, 61), (7, 50),
+    (6, 42), (18, 35), (33, 29), (49, 28), (63, 32), (71, 41), (72, 52), (65, 63), (53, 70), (37, 74), (19, 75),
+    (7, 72), (4.5, 61), (4.5, 50),
 )  # fmt: skip
 EMPTY_HU = -930.0  # gas in the bowel
 
@@ -66,6 +66,19 @@ class Patient:
     stoma: bool
     arms: bool
     screws: bool
+    hernia: bool = False  # through the linea alba
+    liver: bool = False  # the right lobe reaches down to the slice
+    spleen: bool = False
+    ribs: int = 0  # cut in each flank, 0 to 2
+    stomach: bool = False  # its lowest part
+    latissimus: float = 0.0  # thickness of its lowest sheet, mm
+    lamina: bool = True  # the slice cuts the laminae, not the gap between two
+    psoas: float = 1.0  # size relative to the other muscles
+    quadratus: float = 1.0
+    erector: float = 1.0
+    wall: float = 1.0
+    spread: float = 1.0  # how far single outlines stray from the average
+    organ_spread_hu: float = 0.0  # how far the attenuation of single organs strays
 
 
 class Torso:
@@ -78,33 +91,39 @@ class Torso:
         self._lay_out_back()
         self._lay_out_wall()
         self._lay_out_texture()
+        if patient.hernia:
+            half = self.rng.uniform(16, 34), self.rng.uniform(12, 24)
+            place = self.rng.normal(0, 5), -patient.wall_front - 0.55 * half[1]
+            self.sac = ellipse(self.x, self.y, place, half) + 1.5 * canvas.field(18)
 
     def _lay_out_back(self) -> None:
         """Outlines of the muscles beside the spine, left and right drawn apart."""
-        rng, scale = self.rng, self.patient.stature
+        rng, patient, scale = self.rng, self.patient, self.patient.stature
         self.psoas: dict[int, Curve] = {}
         self.quadratus: dict[int, Curve] = {}
         self.erector: dict[int, Curve] = {}
         # An age-related loss spares the psoas least and the quadratus most; sides differ by a few per cent.
         for side in (-1, 1):
-            for curves, points, anchor, spread in (
-                (self.psoas, PSOAS_POINTS, (27, 6), 0.10),
-                (self.quadratus, QUADRATUS_POINTS, (58, 22), 0.09),
-                (self.erector, ERECTOR_POINTS, (12, 40), 0.05),
+            for curves, points, anchor, share, asymmetry in (
+                (self.psoas, PSOAS_POINTS, (27, 6), patient.psoas, 0.10),
+                (self.quadratus, QUADRATUS_POINTS, (58, 22), patient.quadratus, 0.09),
+                (self.erector, ERECTOR_POINTS, (12, 40), patient.erector, 0.05),
             ):
-                size = np.sqrt(self.patient.muscularity) * rng.normal(1, spread / 2)
-                corners = np.array(points, dtype=np.float64) + rng.normal(0, 1.1, (len(points), 2))
-                corners = (np.array(anchor) + size * (corners - anchor)) * scale
+                size = np.sqrt(patient.muscularity * share) * (1 + patient.spread * rng.normal(0, asymmetry / 2))
+                corners = np.array(points, dtype=np.float64) + patient.spread * rng.normal(0, 1.1, (len(points), 2))
+                # Higher up the muscles are slim and stand upright, lower down they are round or lie flat.
+                shape = np.exp(patient.spread * rng.normal(0, 0.06))
+                corners = (np.array(anchor) + max(size, 0.25) * (corners - anchor) * (shape, 1 / shape)) * scale
                 curves[side] = Curve.through(corners * (side, 1))
         self.back = max(float((c.centre[1] + c.radius * -np.cos(_DIRECTIONS)).max()) for c in self.erector.values())
 
     def _lay_out_wall(self) -> None:
         """Outer surface of the abdominal wall, and what lies how deep below it in each direction."""
         rng, patient, scale = self.rng, self.patient, self.patient.stature
-        a, front = patient.wall_width, patient.wall_front
-        widest = rng.normal(-14, 4) * scale
+        a, front, spread = patient.wall_width, patient.wall_front, patient.spread
+        widest = rng.normal(-14, 4 * spread) * scale
         quarter = np.deg2rad([16, 34, 52, 70, 90])
-        flat = rng.uniform(2.1, 2.5)  # 2 is an ellipse; higher has a flatter front
+        flat = rng.uniform(2.1, 2.4 + 0.1 * spread)  # 2 is an ellipse; higher has a flatter front
         ahead = np.stack(
             [a * np.sin(quarter) ** (2 / flat), widest - (front + widest) * np.cos(quarter) ** (2 / flat)], 1
         )
@@ -118,7 +137,7 @@ class Torso:
         halves = {
             side: np.concatenate(
                 [
-                    right_half * (1 + rng.normal(0, 0.012, right_half.shape)),
+                    right_half * (1 + rng.normal(0, 0.012 * spread, right_half.shape)),
                     [
                         (0.88 * lateral[side], self.back - 8),
                         (0.50 * lateral[side], self.back + 2.0),
@@ -137,7 +156,7 @@ class Torso:
         middle = TABLE // 2
         along = np.concatenate([np.cumsum(step[:middle][::-1])[::-1], np.cumsum(step[middle:])])
         side = np.sign(_DIRECTIONS + 1e-9)
-        size = patient.muscularity * scale
+        size = patient.muscularity * patient.wall * scale
 
         def profile(start: float, end: float, thickness: float, fullness: float) -> np.ndarray:
             """A belly from `start` to `end` along the surface, tapering at both ends."""
@@ -150,7 +169,7 @@ class Torso:
             nodes[-1] = nodes[0]
             return 1 + CubicSpline(np.linspace(-np.pi, np.pi, 24), nodes, bc_type="periodic")(_DIRECTIONS)
 
-        layers = {name: np.zeros(TABLE) for name in ("rectus", "external", "internal", "transversus")}
+        layers = {name: np.zeros(TABLE) for name in ("rectus", "latissimus", "external", "internal", "transversus")}
         self.cushion = 0.8 + patient.obesity * rng.uniform(1, 9)  # fat between the wall and what it holds
         gap = 5 * scale + abs(rng.normal(0, 3)) + patient.diastasis
         self.semilunaris = {}
@@ -159,33 +178,31 @@ class Torso:
             width = np.clip(rng.normal(0.44, 0.03) * a, 45, 78) * (0.7 + 0.3 * patient.muscularity)
             edge = gap / 2 + width
             self.semilunaris[s] = edge
-            tail = rng.normal(0, 6)
+            tail = rng.normal(0, 6 * spread)
             # Where the erector's outer border meets the surface, the oblique muscles have ended.
             corner = float(np.interp(lateral[s], *_rising(np.abs(wall.radius * np.sin(_DIRECTIONS))[here & _BACKWARD],
                                                           along[here & _BACKWARD])))  # fmt: skip
-            belly = rng.normal(13.2, 1.6) * size * (1 - 0.12 * np.clip(patient.obesity - 0.4, 0, 1))
-            for name, begin, end, thickness, fullness in (
-                ("rectus", gap / 2, edge, belly, 3.2),
-                ("external", edge + rng.normal(9, 3), corner - 40 + tail, rng.normal(6.4, 0.9) * size, 4.5),
-                ("internal", edge + rng.normal(2, 2), corner - 24 + tail, rng.normal(8.2, 1.1) * size, 4.0),
-                (
-                    "transversus",
-                    edge + rng.normal(3, 3),
-                    corner - 18 + tail,
-                    rng.normal(4.0, 0.6) * size,
-                    5.0,
-                ),
+            belly = (13.2 + spread * rng.normal(0, 1.6)) * size * (1 - 0.12 * np.clip(patient.obesity - 0.4, 0, 1))
+            for name, begin, end, thickness, deviation, fullness in (
+                ("rectus", gap / 2, edge, belly, 0.0, 3.2),
+                ("latissimus", corner - rng.uniform(45, 95), corner + 14, patient.latissimus, 0.3, 2.5),
+                ("external", edge + spread * rng.normal(9, 3), corner - 40 + tail, 6.4 * size, 0.9 * size, 4.5),
+                ("internal", edge + rng.normal(2, 2), corner - 24 + tail, 8.2 * size, 1.1 * size, 4.0),
+                ("transversus", edge + rng.normal(3, 3), corner - 18 + tail, 4.0 * size, 0.6 * size, 5.0),
             ):
-                layers[name][here] = (profile(begin, end, thickness, fullness) * waver(0.10))[here]
+                thickness = max(thickness + spread * deviation * rng.normal(), 0.35 * thickness)
+                layers[name][here] = (profile(begin, end, thickness, fullness) * waver(0.10 * spread))[here]
         plane = np.maximum(patient.planes * waver(0.45), 0.15)
         start = np.full(TABLE, 1.0)
         self.rectus_bounds = start, start + np.maximum(layers["rectus"], 0)
         self.wall_bounds = []
-        for name in ("external", "internal", "transversus"):
+        for name in ("latissimus", "external", "internal", "transversus"):
             thickness = np.maximum(layers[name], 0)
             self.wall_bounds.append((start, start + thickness))
             start = start + thickness + plane * (thickness > 1)
-        self.inner = np.maximum(self.rectus_bounds[1], start) + self.cushion
+        self.muscle_depth = np.maximum(self.rectus_bounds[1], start)
+        # Liver, colon and kidney press the fat aside in some places and leave it thick in others.
+        self.inner = self.muscle_depth + self.cushion * np.clip(waver(0.6), 0.1, 2.5)
 
     def _lay_out_texture(self) -> None:
         """Fields that all muscles share: lean tissue, and the share of fat in it for an infiltration of 1."""
@@ -195,6 +212,10 @@ class Torso:
         self.fatness = np.clip((0.25 + 1.5 * ridges) * patches, 0, 2.5)
         self.lean = self.patient.muscle_hu + 3.5 * self.grain + 3 * canvas.field(30)
         self.fat = self.patient.fat_hu + 3.5 * self.grain + 3 * canvas.field(40)
+
+    def organ(self, hu: float) -> float:
+        """Attenuation of one organ, strayed from its usual value."""
+        return hu + self.patient.organ_spread_hu * self.rng.normal()
 
     def muscle(self, infiltration: float | np.ndarray, where=(slice(None), slice(None))) -> np.ndarray:
         """Attenuation of a muscle."""
@@ -227,6 +248,8 @@ class Torso:
             deep = max(front * rng.uniform(0.3, 0.7), 4)
             navel = ellipse(self.x, self.y, (rng.normal(0, 4), -patient.wall_front - front), (rng.uniform(5, 9), deep))
             self.outline = smooth_max(self.outline, -navel, 12)
+        if patient.hernia:
+            self.outline = smooth_min(self.outline, self.sac - 6, 12)
         canvas.lay(self.outline, rng.uniform(-10, 35))
         canvas.lay(self.outline + rng.uniform(1.4, 2.2), self.fat)
         inside = -self.outline
@@ -247,6 +270,7 @@ class Torso:
         patient, canvas, rng = self.patient, self.canvas, self.rng
         inner = self.inner.astype(np.float32)[self.index]
         self.within = inner - self.depth
+        self.bare = self.muscle_depth.astype(np.float32)[self.index] + 0.6 - self.depth
         canvas.lay(-self.depth, self.fat + 4)
         strands = np.exp(-((canvas.field(15) / 0.07) ** 2)) * np.clip(0.3 + canvas.field(40), 0, 1)
         canvas.hu += canvas.cover(self.within + 4) * strands * rng.uniform(15, 60)
@@ -256,7 +280,7 @@ class Torso:
                 smooth_max(pooled, -self.within - rng.uniform(15, 45) + 8 * canvas.field(25), 5),
                 rng.uniform(4, 18),
             )
-        self.vessel_hu = 42 + 105 * patient.contrast
+        self.vessel_hu = self.organ(42 + 105 * patient.contrast)
         for _ in range(rng.poisson(45)):
             direction, distance = rng.uniform(-np.pi, np.pi), np.sqrt(rng.random())
             x = 5 + 0.72 * patient.wall_width * distance * np.sin(direction)
@@ -281,7 +305,7 @@ class Torso:
         spine = ellipse(x, y, (0, 0), (25 * scale, 19 * scale))
         block = np.minimum(np.minimum(psoas, quadratus), spine)
         within = self.within[wide]
-        cortex = 30 + 135 * patient.contrast + rng.normal(0, 6)
+        cortex = self.organ(30 + 135 * patient.contrast + rng.normal(0, 6))
         kidneys = np.full_like(block, 1e3)
         for side, chance in ((-1, 0.8), (1, 0.65)):
             if rng.random() > chance:
@@ -295,7 +319,7 @@ class Torso:
                 ellipse(x, y, centre, (radius, radius * rng.uniform(1.05, 1.3)), turn=turn)
                 + 1.2 * canvas.field(24)[wide]
             )
-            kidney = smooth_max(smooth_max(kidney, 2.5 - block, 4), within + 5, 4)
+            kidney = smooth_max(smooth_max(kidney, rng.uniform(0, 3) - block, 4), within + 5, 4)
             fascia = kidney - rng.uniform(6, 14)
             canvas.line(np.maximum(fascia, within), 0.5, -20, wide)
             canvas.lay(kidney, cortex, where=wide)
@@ -332,7 +356,7 @@ class Torso:
         cava_distance = (
             ellipse(x, y, cava, (11.5 / flat**0.4, 11.5 * flat), turn=rng.normal(0.15, 0.15)) + 0.7 * self.grain[wide]
         )
-        canvas.lay(cava_distance, self.vessel_hu - 14 * patient.contrast, where=wide)
+        canvas.lay(cava_distance, self.organ(self.vessel_hu - 14 * patient.contrast), where=wide)
         aorta_distance = ellipse(x, y, aorta, (lumen, lumen * rng.uniform(0.93, 1.03)))
         canvas.lay(aorta_distance - 0.8, 45, where=wide)
         canvas.lay(aorta_distance + 0.6, self.vessel_hu + 6 * patient.contrast, where=wide)
@@ -362,17 +386,23 @@ class Torso:
     def liver_and_spleen(self) -> None:
         """Tip of the right lobe along the flank, now and then the gallbladder or the spleen's tip."""
         patient, canvas, rng = self.patient, self.canvas, self.rng
-        for side, chance, hu in (
-            (-1, 0.38, 58 + 48 * patient.contrast),
-            (1, 0.06, 48 + 65 * patient.contrast),
+        for side, present, hu in (
+            (-1, patient.liver, self.organ(58 + 48 * patient.contrast)),
+            (1, patient.spleen, self.organ(48 + 65 * patient.contrast)),
         ):
-            if rng.random() > chance:
+            if not present:
                 continue
-            half = rng.uniform(14, 42), rng.uniform(28, 62)
+            half = rng.uniform(14, 30 + 12 * patient.spread), rng.uniform(28, 50 + 12 * patient.spread)
             centre = side * (patient.wall_width - 12), rng.uniform(-45, -10)
             organ = ellipse(self.x, self.y, centre, half, turn=-side * rng.uniform(0, 0.4)) + 2 * canvas.field(40)
-            organ = smooth_max(organ, self.room + 1.0, 5)
+            # The liver lies on the wall, whatever fat there is elsewhere.
+            touching = self.room - rng.uniform(0, 1) * np.clip(self.within - self.bare, 0, None) * (self.y < 25)
+            organ = smooth_max(organ, touching + 1.0, 5)
             canvas.lay(organ, hu + rng.normal(0, 8) + 3 * self.grain)
+            for _ in range(rng.poisson(6)):
+                inside = centre[0] + 0.6 * half[0] * rng.normal(), centre[1] + 0.6 * half[1] * rng.normal()
+                if max(abs(inside[0] - centre[0]) / half[0], abs(inside[1] - centre[1]) / half[1]) < 0.7:
+                    canvas.dot(*inside, rng.uniform(1, 4), self.vessel_hu, stretch=1 + rng.exponential(1.0), turn=1.0)
             self.room = np.maximum(self.room, 2 - organ)
             if side == -1 and rng.random() < 0.3:
                 place = centre[0] + half[0] + 14, centre[1] - rng.uniform(5, 25)
@@ -408,10 +438,13 @@ class Torso:
         )
         add("colon", a - 24 - 0.8 * distal, rng.normal(6, 8), (distal, distal * rng.uniform(0.85, 1.2)), 0.0)
         if rng.random() < 0.6:
-            count, low = rng.integers(2, 6), -front + rng.uniform(28, 40)
+            count, low = rng.integers(2, 6), -front + rng.uniform(20, 40)
             for place in np.linspace(-0.5, 0.5, count) + rng.normal(0, 0.04):
                 half = rng.uniform(15, 26), rng.uniform(11, 19)
                 add("colon", place * a * 1.2, low + 60 * place**2 + rng.normal(0, 4), half, rng.normal(0, 0.2))
+        if patient.stomach:
+            half = rng.uniform(24, 52), rng.uniform(12, 26)
+            add("stomach", rng.normal(8, 22), -front + half[1] + rng.uniform(4, 16), half, rng.normal(0, 0.25))
         if rng.random() < 0.45:
             add(
                 "small",
@@ -464,11 +497,14 @@ class Torso:
         small_contrast, colon_contrast = rng.random() < 0.35, rng.random() < 0.2
         for i, kind in enumerate(kinds):
             wall[i] = rng.uniform(1.4, 2.8)
-            wall_hu[i] = rng.normal(38, 5) + rng.uniform(25, 65) * patient.contrast
-            content[i] = rng.uniform(5, 32)
+            wall_hu[i] = self.organ(rng.normal(38, 5) + rng.uniform(25, 65) * patient.contrast)
+            content[i] = self.organ(rng.uniform(5, 32))
             gas_level[i] = -1e3
             y, half = loops[i, 1], loops[i, 3]
-            if kind == "colon":
+            if kind == "stomach":
+                wall[i], fold[i] = rng.uniform(3, 9), rng.uniform(0.5, 2)
+                gas_level[i] = y + half * rng.uniform(-1.1, 0.2)
+            elif kind == "colon":
                 wall[i] = rng.uniform(1.2, 2.4)
                 state = rng.random()
                 if state < 0.5:
@@ -525,6 +561,37 @@ class Torso:
         canvas.label[(bridged < 0) & (nearest < 100)] = LATERAL_WALL
         canvas.line(self.within - 0.5, 0.5, -10)
 
+    def ribs(self) -> None:
+        """Tips of the eleventh and twelfth rib between the layers of the flank."""
+        canvas, rng, wall = self.canvas, self.rng, self.wall
+        for side in (-1, 1):
+            for number in range(self.patient.ribs):
+                direction = side * np.deg2rad(rng.uniform(86, 112) if number else rng.uniform(112, 136))
+                index = int((direction + np.pi) / (2 * np.pi) * TABLE) % TABLE
+                depth = rng.uniform(0.35, 0.75) * float(self.muscle_depth[index]) + 2
+                radius = float(wall.radius[index]) - depth / float(wall.slant[index])
+                place = wall.centre[0] + radius * np.sin(direction), wall.centre[1] - radius * np.cos(direction)
+                where = canvas.around(*place, 30)
+                half = rng.uniform(6, 17), rng.uniform(3.2, 5.2)
+                # Along the wall: at right angles to the direction in which it is seen, near enough.
+                bone = ellipse(self.x[where], self.y[where], place, half, turn=direction, power=2.4)
+                bone = bone + 0.5 * canvas.field(8)[where]
+                canvas.lay(bone, rng.uniform(350, 800), where=where)
+                canvas.lay(bone + rng.uniform(1.2, 2.0), rng.uniform(60, 260), where=where)
+
+    def herniate(self) -> None:
+        """A sac of mesenteric fat, often with a loop of bowel, through a gap in the linea alba."""
+        patient, canvas, rng = self.patient, self.canvas, self.rng
+        sac = self.sac
+        canvas.lay(sac, 25)
+        canvas.lay(sac + 1.0, self.fat + 6)
+        neck = np.maximum(np.abs(self.x) - 0.4 * (patient.diastasis + 5), np.abs(self.y + patient.wall_front - 6) - 12)
+        canvas.lay(neck, self.fat + 4)
+        if rng.random() < 0.6:
+            loop = smooth_max(sac + rng.uniform(3, 6), np.hypot(self.x - rng.normal(0, 6), 0) - rng.uniform(8, 16), 5)
+            canvas.lay(loop, self.organ(38 + 40 * patient.contrast))
+            canvas.lay(loop + 2.2, EMPTY_HU if rng.random() < 0.3 else self.organ(15))
+
     def posterior_muscles(self) -> None:
         """Psoas, quadratus lumborum, erector spinae with multifidus, each in its sleeve of fat."""
         patient, canvas, rng, scale = self.patient, self.canvas, self.rng, self.patient.stature
@@ -574,7 +641,8 @@ class Torso:
         where = canvas.around(0, 24 * scale, 64 * scale)
         x, y = self.x[where] / scale, self.y[where] / scale
         wobble = 0.6 * canvas.field(9)[where]
-        body = ellipse(x, y, (0, -1), (rng.normal(23.5, 1), rng.normal(17.2, 0.8)), power=2.5)
+        half = 23.5 + patient.spread * rng.normal(0, 1), 17.2 + patient.spread * rng.normal(0, 0.8)
+        body = ellipse(x, y, (0, -1), half, power=2.5)
         body = smooth_max(body, 15 - np.hypot(x, y - 27.5), 4) + 0.5 * wobble  # hollow at the back
         osteophyte = rng.exponential(2.0) * (patient.age > 55)
         body = body - osteophyte * np.exp(-(((np.arctan2(y, x) - rng.choice([-0.3, -2.8])) / 0.35) ** 2))
@@ -590,7 +658,8 @@ class Torso:
             arch = smooth_min(arch, process + 0.04 * np.maximum(np.abs(x) - 30, 0), 3)
             facet = ellipse(x, y, (side * 19, 32), (rng.normal(6.8, 0.6), rng.normal(8.5, 0.8)), turn=side * 0.5)
             arch = smooth_min(arch, facet, 3)
-            arch = smooth_min(arch, capsule(x, y, (side * 15, 32), (side * 2, 42), 3.2), 3)
+            if patient.lamina:
+                arch = smooth_min(arch, capsule(x, y, (side * 15, 32), (side * 2, 42), 3.2), 3)
         arch = smooth_min(arch, capsule(x, y, (0, 41), (rng.normal(0, 1), rng.normal(67, 2)), 2.6), 4)
         arch = smooth_min(arch, ellipse(x, y, (0, 66), (4.2, 5.5)), 4) + wobble
         bone = np.minimum(body, arch) * scale
@@ -664,6 +733,9 @@ class Torso:
         self.liver_and_spleen()
         self.bowel()
         self.abdominal_wall()
+        self.ribs()
+        if self.patient.hernia:
+            self.herniate()
         self.posterior_muscles()
         self.vertebra()
         if self.patient.stoma:

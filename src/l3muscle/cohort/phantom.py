@@ -9,10 +9,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from scipy import fft, ndimage
@@ -25,7 +26,8 @@ from l3muscle.errors import L3MuscleError, reason_of
 
 FIELD_OF_VIEW_MM = (500.0, 600.0, 700.0)  # reconstruction diameters usual for the CT of a PET-CT
 MUSCLE_COMPARTMENTS = COMPARTMENTS
-GENERATOR_VERSION = 1  # goes up when the same seed no longer gives the same bits
+Setting = Literal["realistic", "randomised"]
+GENERATOR_VERSION = 2  # goes up when the same seed no longer gives the same bits
 
 
 class PhantomError(L3MuscleError):
@@ -56,6 +58,21 @@ class PhantomSlice:
     patient: Patient
 
 
+@dataclass(frozen=True)
+class Scanner:
+    """How a patient is imaged (HU and mm)."""
+
+    blur: float  # standard deviation of the point spread
+    noise: float
+    cut: float  # frequency at which the kernel rolls the noise off, 1/mm
+    stretch: float  # of the noise, across against along
+    sharpening: float  # overshoot at edges, as sharp kernels have it
+    gain: float  # of the HU scale, about water
+    offset: float  # of soft tissue
+    shading: float  # slow variation over the body
+    coarse: float  # pixel of an image that was resampled once before; 0 for none
+
+
 def draw_patient(rng: np.random.Generator) -> Patient:
     """Draw a patient of an oesophago-gastric cancer clinic: mostly men, mostly over sixty, cachectic to obese.
 
@@ -74,6 +91,7 @@ def draw_patient(rng: np.random.Generator) -> Patient:
     # Men store fat inside the wall, women outside it.
     under_skin = (1.0 if male else 1.4) * obesity
     infiltration = float(np.clip(rng.gamma(2.2, 0.08) + 0.004 * (age - 66) + 0.12 * (obesity - 0.45), 0.02, 0.7))
+    hernia = bool(rng.random() < 0.03)
     return Patient(
         male=male,
         age=age,
@@ -85,17 +103,105 @@ def draw_patient(rng: np.random.Generator) -> Patient:
         fat_front=float(4 + under_skin * rng.uniform(18, 42)),
         fat_side=float(4 + under_skin * rng.uniform(16, 40)),
         fat_back=float(5 + under_skin * rng.uniform(18, 46)),
-        muscle_hu=float(np.clip(rng.normal(59.5, 4.5) - 0.22 * (age - 66) - 6 * (obesity - 0.45), 34, 72)),
+        muscle_hu=float(np.clip(rng.normal(58, 6.5) - 0.25 * (age - 66) - 8 * (obesity - 0.45), 24, 74)),
         fat_hu=float(rng.normal(-103, 7)),
         infiltration=infiltration,
         planes=float(rng.gamma(3, 0.3) + 1.5 * infiltration),
         contrast=float(rng.random() < 0.45) * float(rng.uniform(0.4, 1.0)),
         ascites=bool(rng.random() < 0.04),
         oedema=float(rng.random() ** 4),
-        diastasis=float(rng.random() < 0.15) * float(rng.uniform(8, 40)),
+        diastasis=float(rng.uniform(12, 30)) if hernia else float(rng.random() < 0.15) * float(rng.uniform(8, 40)),
         stoma=bool(rng.random() < 0.02),
         arms=bool(rng.random() < 0.08),
         screws=bool(rng.random() < 0.015),
+        hernia=hernia,
+        liver=bool(rng.random() < 0.4),
+        spleen=bool(rng.random() < 0.08),
+        stomach=bool(rng.random() < 0.12),
+        ribs=int(rng.choice([0, 1, 2], p=[0.72, 0.22, 0.06])),
+        latissimus=float(rng.random() < 0.5) * float(rng.uniform(1.5, 5)),
+        lamina=bool(rng.random() < 0.85),
+        psoas=float(np.clip(rng.normal(1, 0.2), 0.45, 1.6)),
+        quadratus=float(np.clip(rng.normal(1, 0.22), 0.35, 1.6)),
+        erector=float(np.clip(rng.normal(1, 0.1), 0.7, 1.4)),
+        wall=float(np.clip(rng.normal(1, 0.12), 0.6, 1.45)),
+    )
+
+
+def draw_randomised_patient(rng: np.random.Generator) -> Patient:
+    """Draw a patient from wider than life, for a network that has to get along with scans it has never seen.
+
+    Domain randomisation after SynthSeg (Billot et al. 2023): what differs between real scans is drawn from ranges that
+    include them all, whether or not a single draw is plausible, so that only what is true of every scan can be learned.
+    """
+    usual = draw_patient(rng)
+    uniform = rng.uniform
+    obesity = float(uniform(0, 1.3))
+    stature = float(uniform(0.82, 1.1))
+    visceral = obesity + rng.normal(0, 0.25)
+    infiltration = float(uniform(0.02, 0.75) ** 1.5)
+    hernia = bool(rng.random() < 0.06)
+    return replace(
+        usual,
+        obesity=obesity,
+        stature=stature,
+        muscularity=float(uniform(0.5, 1.5)),
+        wall_width=float((rng.normal(128, 10) + 27 * visceral) * stature),
+        wall_front=float(max(rng.normal(74, 12) + 52 * visceral, 48) * stature),
+        fat_front=float(3 + obesity * uniform(5, 55)),
+        fat_side=float(3 + obesity * uniform(5, 55)),
+        fat_back=float(4 + obesity * uniform(5, 55)),
+        muscle_hu=float(uniform(8, 82)),
+        fat_hu=float(uniform(-122, -82)),
+        infiltration=infiltration,
+        planes=float(rng.gamma(2, 0.5) + 1.5 * infiltration),
+        contrast=float(rng.random() < 0.5) * float(uniform(0.2, 1.5)),
+        ascites=bool(rng.random() < 0.08),
+        oedema=float(rng.random() ** 2),
+        diastasis=float(uniform(12, 35)) if hernia else float(rng.random() < 0.35) * float(uniform(4, 45)),
+        stoma=bool(rng.random() < 0.04),
+        arms=bool(rng.random() < 0.15),
+        screws=bool(rng.random() < 0.03),
+        hernia=hernia,
+        liver=bool(rng.random() < 0.6),
+        spleen=bool(rng.random() < 0.3),
+        stomach=bool(rng.random() < 0.35),
+        ribs=int(rng.integers(0, 3)),
+        latissimus=float(rng.random() < 0.6) * float(uniform(1.5, 8)),
+        lamina=bool(rng.random() < 0.6),
+        psoas=float(uniform(0.2, 1.5)),
+        quadratus=float(uniform(0.05, 1.5)),
+        erector=float(uniform(0.75, 1.45)),
+        wall=float(uniform(0.55, 1.45)),
+        spread=float(uniform(1, 2.2)),
+        organ_spread_hu=float(uniform(5, 30)),
+    )
+
+
+def draw_scanner(rng: np.random.Generator, setting: Setting) -> Scanner:
+    """Draw a scanner: those of a clinic's PET-CT, or any."""
+    if setting == "realistic":
+        return Scanner(
+            blur=rng.uniform(0.45, 0.95),
+            noise=rng.uniform(7, 20),
+            cut=rng.uniform(0.22, 0.38),
+            stretch=rng.uniform(-0.3, 0.5),
+            sharpening=0.0,
+            gain=1.0,
+            offset=0.0,
+            shading=3.0,
+            coarse=0.0,
+        )
+    return Scanner(
+        blur=rng.uniform(0.3, 1.7),
+        noise=float(np.exp(rng.uniform(np.log(2), np.log(45)))),
+        cut=rng.uniform(0.12, 0.6),
+        stretch=rng.uniform(-0.5, 0.8),
+        sharpening=float(rng.random() < 0.3) * rng.uniform(0, 0.8),
+        gain=rng.uniform(0.93, 1.07),
+        offset=rng.uniform(-12, 12),
+        shading=rng.uniform(0, 10),
+        coarse=float(rng.random() < 0.3) * rng.uniform(1, 3.2),
     )
 
 
@@ -120,7 +226,7 @@ def _couch(hu: np.ndarray, pixel: float, rng: np.random.Generator) -> None:
     hu[core] = rng.uniform(-960, -880)
 
 
-def _scan(hu: np.ndarray, pixel: float, rng: np.random.Generator) -> np.ndarray:
+def _scan(hu: np.ndarray, pixel: float, scanner: Scanner, rng: np.random.Generator) -> np.ndarray:
     """Image the tissue map: the kernel's blur, its correlated noise, streaks, and a trace of beam hardening.
 
     Noise grows with the square root of the attenuation along the path, here the thickness of tissue around a place.
@@ -129,19 +235,20 @@ def _scan(hu: np.ndarray, pixel: float, rng: np.random.Generator) -> np.ndarray:
     shape = hu.shape
     frequency = np.hypot(fft.fftfreq(size, pixel)[:, None], fft.rfftfreq(size, pixel)[None]).astype(np.float32)
     spectrum = fft.rfft2(hu)
-    soft = np.exp(-2 * (np.pi * rng.uniform(0.45, 0.95) * frequency) ** 2)
+    soft = np.exp(-2 * (np.pi * scanner.blur * frequency) ** 2)
+    soft *= 1 + scanner.sharpening * (1 - np.exp(-2 * (np.pi * 1.2 * frequency) ** 2))
     image = fft.irfft2(spectrum * soft, s=shape)
     around = fft.irfft2(fft.rfft2((hu > -500).astype(np.float32)) * np.exp(-2 * (np.pi * 35 * frequency) ** 2), s=shape)
     bone = fft.irfft2(fft.rfft2(np.clip(hu - 200, 0, 1500)) * np.exp(-2 * (np.pi * 14 * frequency) ** 2), s=shape)
     # Filtered back-projection: a ramp, rolled off by the kernel.
-    cut = rng.uniform(0.22, 0.38)
-    colour = np.sqrt(frequency) * np.exp(-((frequency / cut) ** 2))
-    stretch = 1 + rng.uniform(-0.3, 0.5) * np.cos(2 * np.arctan2(fft.fftfreq(size)[:, None], fft.rfftfreq(size)[None]))
+    colour = np.sqrt(frequency) * np.exp(-((frequency / scanner.cut) ** 2))
+    direction = np.arctan2(fft.fftfreq(size)[:, None], fft.rfftfreq(size)[None])
+    stretch = 1 + scanner.stretch * np.cos(2 * direction)
     noise = fft.irfft2(fft.rfft2(rng.standard_normal(shape, dtype=np.float32)) * (colour * stretch), s=shape)
-    noise *= rng.uniform(7, 20) / noise.std()
+    noise *= scanner.noise / noise.std()
     thickness = np.clip(around, 0, 1)
     image += noise * (0.35 + 0.75 * thickness)
-    image += 3 * smooth_field(rng, shape, 90 / pixel) * thickness - 0.02 * bone
+    image += scanner.shading * smooth_field(rng, shape, 90 / pixel) * thickness - 0.02 * bone
     pieces, count = ndimage.label(hu > 2500)
     rows, columns = np.ogrid[:size, :size]
     for row, column in ndimage.center_of_mass(pieces > 0, pieces, range(1, count + 1)):
@@ -150,10 +257,14 @@ def _scan(hu: np.ndarray, pixel: float, rng: np.random.Generator) -> np.ndarray:
         reach = np.hypot(rows - row, columns - column) * pixel
         rays = sum(np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in (2, 5, 9, 16, 25))
         image += (thickness * 45 * rays / (1 + reach / 25)).astype(np.float32)
-    return image
+    if scanner.coarse > pixel:
+        few = round(size * pixel / scanner.coarse)
+        image = ndimage.zoom(ndimage.zoom(image, few / size, order=1, grid_mode=True, mode="nearest"), size / few,
+                             order=1, grid_mode=True, mode="nearest")  # fmt: skip
+    return image * scanner.gain + thickness * scanner.offset
 
 
-def phantom_slice(seed: int, *, size: int = 512) -> PhantomSlice:
+def phantom_slice(seed: int, *, size: int = 512, setting: Setting = "realistic") -> PhantomSlice:
     """Draw one patient at L3.
 
     Parameters
@@ -163,17 +274,24 @@ def phantom_slice(seed: int, *, size: int = 512) -> PhantomSlice:
         kind of processor).
     size : int
         Pixels a side.
+    setting : {"realistic", "randomised"}
+        A clinic's patients and scanners, or both drawn from wider than life.
 
     Returns
     -------
     PhantomSlice
     """
     rng = np.random.default_rng(np.random.SeedSequence([0x4C33, seed]))
-    patient = draw_patient(rng)
+    realistic = setting == "realistic"
+    patient = draw_patient(rng) if realistic else draw_randomised_patient(rng)
     widest = 2 * (patient.wall_width + patient.fat_side)
-    fields = [fov for fov in FIELD_OF_VIEW_MM if fov > widest + 20] or [FIELD_OF_VIEW_MM[-1]]
-    pixel = float(rng.choice(fields)) / size
-    scoliotic = rng.random() < 0.1
+    if realistic:
+        fields = [fov for fov in FIELD_OF_VIEW_MM if fov > widest + 20] or [FIELD_OF_VIEW_MM[-1]]
+        pixel = float(rng.choice(fields)) / size
+    else:
+        pixel = float(rng.uniform(max(300, 0.97 * widest), 700)) / size
+    scoliotic = rng.random() < (0.1 if realistic else 0.3)
+    stray = 1.0 if realistic else 2.0
     canvas = Canvas(
         rng,
         size,
@@ -183,9 +301,9 @@ def phantom_slice(seed: int, *, size: int = 512) -> PhantomSlice:
             patient.wall_front + patient.fat_front + 22,
             80 * patient.stature + patient.fat_back + 22,
         ),
-        shift=(rng.normal(0, 9), rng.normal(12, 12)),
-        turn=rng.normal(0, np.deg2rad(6 if scoliotic else 2.2)),
-        bend=rng.uniform(3, 4.5) if scoliotic else rng.uniform(1.5, 3.0),
+        shift=(rng.normal(0, 9 * stray), rng.normal(12, 12)),
+        turn=rng.normal(0, stray * np.deg2rad(6 if scoliotic else 2.2)),
+        bend=stray * (rng.uniform(3, 4.5) if scoliotic else rng.uniform(1.5, 3.0)),
     )
     Torso(canvas, patient).draw()
     tissue = np.full((size, size), AIR_HU, dtype=np.float32)
@@ -193,7 +311,7 @@ def phantom_slice(seed: int, *, size: int = 512) -> PhantomSlice:
     _couch(tissue, pixel, rng)
     compartments = np.zeros((size, size), dtype=np.uint8)
     compartments[canvas.box] = canvas.label
-    hu = np.clip(np.rint(_scan(tissue, pixel, rng)), -1024, 3071).astype(np.int16)
+    hu = np.clip(np.rint(_scan(tissue, pixel, draw_scanner(rng, setting), rng)), -1024, 3071).astype(np.int16)
     return PhantomSlice(
         hu=hu, mask=compartments > 0, compartments=compartments, spacing=(pixel, pixel), patient=patient
     )
@@ -205,10 +323,10 @@ def patient_name(index: int) -> str:
 
 
 def _write_patient(
-    index: int, *, folder: Path, seed: int, size: int, observers: dict[int, tuple[int, ...]]
+    index: int, *, folder: Path, seed: int, size: int, setting: Setting, observers: dict[int, tuple[int, ...]]
 ) -> dict[str, object]:
     """Draw and write one patient; returns who it is."""
-    phantom = phantom_slice(_patient_seed(seed, index), size=size)
+    phantom = phantom_slice(_patient_seed(seed, index), size=size, setting=setting)
     name = patient_name(index)
     place = folder / name
     place.mkdir()
@@ -233,6 +351,7 @@ def write_phantom(
     patients: int = 204,
     seed: int = 0,
     size: int = 512,
+    setting: Setting = "realistic",
     test_patients: int = 37,
     workers: int = 1,
     progress: Callable[[int], None] | None = None,
@@ -250,6 +369,7 @@ def write_phantom(
     seed : int
     size : int
         Pixels a side.
+    setting : {"realistic", "randomised"}
     workers : int
         Processes.
     progress : callable, optional
@@ -260,6 +380,8 @@ def write_phantom(
     PhantomError
         If the folder exists or cannot be written, or there are more test patients than patients.
     """
+    if setting not in get_args(Setting):
+        raise PhantomError(f"there is no setting {setting!r}; choose one of {', '.join(get_args(Setting))}")
     if test_patients > patients:
         raise PhantomError(f"{test_patients} test patients cannot be chosen from {patients} patients")
     if folder.exists():
@@ -270,13 +392,19 @@ def write_phantom(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".phantom-", dir=folder.parent))
-        write = partial(_write_patient, folder=draft, seed=seed, size=size, observers=observers)
+        write = partial(_write_patient, folder=draft, seed=seed, size=size, setting=setting, observers=observers)
         if workers == 1:
             people = _watched(map(write, range(patients)), progress)
         else:
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
                 people = _watched(pool.map(write, range(patients), chunksize=2), progress)
-        settings = {"patients": patients, "test_patients": test_patients, "seed": seed, "size": size}
+        settings = {
+            "setting": setting,
+            "patients": patients,
+            "test_patients": test_patients,
+            "seed": seed,
+            "size": size,
+        }
         about = {"generator": GENERATOR_VERSION, **settings, "people": people}
         (draft / "phantom.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
         draft.chmod(0o755)
