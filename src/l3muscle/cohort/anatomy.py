@@ -70,6 +70,7 @@ class Patient:
     liver: bool = False  # the right lobe reaches down to the slice
     spleen: bool = False
     ribs: int = 0  # cut in each flank, 0 to 2
+    masses: int = 0  # of soft tissue, anywhere in the cavity
     stomach: bool = False  # its lowest part
     latissimus: float = 0.0  # thickness of its lowest sheet, mm
     lamina: bool = True  # the slice cuts the laminae, not the gap between two
@@ -380,8 +381,18 @@ class Torso:
                 hu = rng.uniform(400, 900) if patient.contrast > 0.9 and radius == 2.0 else rng.uniform(10, 45)
                 canvas.dot(side * offset * scale, top + rng.normal(0, 3), radius, hu)
         vessels = np.minimum(aorta_distance, cava_distance) - 3
-        self.room = self.within.copy()
+        # Where the bowel may lie, and where what presses fat aside may.
+        self.room, self.tight_room = self.within.copy(), self.bare.copy()
         self.room[wide] = np.maximum(self.room[wide], 0.4 * self.cushion + 0.5 - np.minimum(block, vessels))
+        self.tight_room[wide] = np.maximum(self.tight_room[wide], 0.5 - np.minimum(block, vessels))
+
+    def _bounds(self) -> np.ndarray:
+        """What an organ must stay within: it lies on its fat, or on the wall itself, or between."""
+        return self.room + np.float32(self.rng.random()) * (self.tight_room - self.room)
+
+    def _take_room(self, organ: np.ndarray) -> None:
+        self.room = np.maximum(self.room, 2 - organ)
+        self.tight_room = np.maximum(self.tight_room, 1 - organ)
 
     def liver_and_spleen(self) -> None:
         """Tip of the right lobe along the flank, now and then the gallbladder or the spleen's tip."""
@@ -392,18 +403,16 @@ class Torso:
         ):
             if not present:
                 continue
-            half = rng.uniform(14, 30 + 12 * patient.spread), rng.uniform(28, 50 + 12 * patient.spread)
-            centre = side * (patient.wall_width - 12), rng.uniform(-45, -10)
+            half = rng.uniform(14, 30 + 12 * patient.spread), rng.uniform(28, 54 + 12 * patient.spread)
+            centre = side * (patient.wall_width - 12), rng.uniform(-30 - 20 * patient.spread, -5)
             organ = ellipse(self.x, self.y, centre, half, turn=-side * rng.uniform(0, 0.4)) + 2 * canvas.field(40)
-            # The liver lies on the wall, whatever fat there is elsewhere.
-            touching = self.room - rng.uniform(0, 1) * np.clip(self.within - self.bare, 0, None) * (self.y < 25)
-            organ = smooth_max(organ, touching + 1.0, 5)
+            organ = smooth_max(organ, self._bounds() + 0.6, 5)
             canvas.lay(organ, hu + rng.normal(0, 8) + 3 * self.grain)
             for _ in range(rng.poisson(6)):
                 inside = centre[0] + 0.6 * half[0] * rng.normal(), centre[1] + 0.6 * half[1] * rng.normal()
                 if max(abs(inside[0] - centre[0]) / half[0], abs(inside[1] - centre[1]) / half[1]) < 0.7:
                     canvas.dot(*inside, rng.uniform(1, 4), self.vessel_hu, stretch=1 + rng.exponential(1.0), turn=1.0)
-            self.room = np.maximum(self.room, 2 - organ)
+            self._take_room(organ)
             if side == -1 and rng.random() < 0.3:
                 place = centre[0] + half[0] + 14, centre[1] - rng.uniform(5, 25)
                 bladder = smooth_max(
@@ -411,7 +420,22 @@ class Torso:
                 )
                 canvas.lay(bladder, 55 + 40 * patient.contrast)
                 canvas.lay(bladder + 1.8, rng.uniform(2, 18))
-                self.room = np.maximum(self.room, 2 - bladder)
+                self._take_room(bladder)
+
+    def masses(self) -> None:
+        """Soft tissue that may lie anywhere in the cavity: tumour, fluid collection, a lobe of an organ from above."""
+        patient, canvas, rng = self.patient, self.canvas, self.rng
+        for _ in range(patient.masses):
+            direction = rng.uniform(-0.8, 0.8) * np.pi
+            index = int((direction + np.pi) / (2 * np.pi) * TABLE) % TABLE
+            reach = rng.uniform(0.35, 1.0) * (float(self.wall.radius[index]) - float(self.muscle_depth[index]))
+            place = self.wall.centre[0] + reach * np.sin(direction), self.wall.centre[1] - reach * np.cos(direction)
+            half = rng.uniform(8, 34), rng.uniform(12, 62)
+            # The longer axis along the wall, roughly.
+            mass = ellipse(self.x, self.y, place, half, turn=direction + np.pi / 2 + rng.normal(0, 0.4))
+            mass = smooth_max(mass + 2.5 * canvas.field(28), self._bounds() + 0.5, 5)
+            canvas.lay(mass, patient.muscle_hu + rng.normal(0, 16) + 3 * self.grain)
+            self._take_room(mass)
 
     def bowel(self) -> None:
         """Colon and small bowel: soft loops that press each other flat, with walls, gas, fluid, faeces or contrast.
@@ -731,6 +755,7 @@ class Torso:
         self.cavity()
         self.retroperitoneum()
         self.liver_and_spleen()
+        self.masses()
         self.bowel()
         self.abdominal_wall()
         self.ribs()
