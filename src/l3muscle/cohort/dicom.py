@@ -745,7 +745,8 @@ def seg_frames(dataset: Dataset, name: str) -> list[SegFrame]:
     """
     with naming_damage(name):
         is_label_map = dataset.get("SegmentationType") == "LABELMAP"
-        every = tuple(int(segment.SegmentNumber) for segment in dataset.SegmentSequence)
+        numbers = (int(segment.SegmentNumber) for segment in dataset.SegmentSequence)
+        every = tuple(number for number in numbers if number)  # 0 is the background of a label map
         shared = tuple(dataset.get("SharedFunctionalGroupsSequence", []))[:1]
         frames = []
         for index, own in enumerate(dataset.PerFrameFunctionalGroupsSequence):
@@ -765,6 +766,13 @@ def seg_frames(dataset: Dataset, name: str) -> list[SegFrame]:
                 frame = replace(frame, segments=(number,))
             frames.append(frame)
         return frames
+
+
+def _frame_pixels(dataset: Dataset, path: Path, index: int) -> np.ndarray:
+    if dataset.BitsAllocated == 1 and dataset.Rows * dataset.Columns % 8:
+        # The decoder loses its place where frames begin within a byte.
+        return pixel_array(path).reshape(-1, dataset.Rows, dataset.Columns)[index]
+    return pixel_array(path, index=index)
 
 
 def seg_masks(dataset: Dataset, ct: CTHeader, path: Path, name: str) -> dict[str, np.ndarray]:
@@ -812,7 +820,7 @@ def seg_masks(dataset: Dataset, ct: CTHeader, path: Path, name: str) -> dict[str
             )
             if difference := ct.mismatch(grid):
                 raise DicomError(f"{name}: {difference} ({ct.name})")
-            pixels = pixel_array(path, index=frame.index)
+            pixels = _frame_pixels(dataset, path, frame.index)
             for number in frame.segments:
                 inside = pixels == number if len(frame.segments) > 1 else (pixels > 0) & (pixels >= half)
                 masks[number] = masks.get(number, False) | inside
