@@ -39,6 +39,8 @@ from l3muscle.errors import L3MuscleError, reason_of
 
 MAX_SIDE = 4096  # pixels; a header that claims more is refused before anything is allocated
 MAX_PIXEL_MM = 12.0  # a 700 mm field of 64 pixels has 10.9
+USUAL_MATRICES = (256, 320, 340, 512, 768, 1024)
+FIELD_TOLERANCE = 0.01
 AXIAL_TOLERANCE = 0.02  # of a direction cosine: about one degree
 STORED_INTERCEPT = -1024
 HU_RANGE = (-1024, 3071)  # what twelve stored bits hold
@@ -50,7 +52,7 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 NOTES = (".json", ".csv", ".txt", ".md")
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 MAX_CONTOUR_ROWS = 20_000_000  # rows crossed by all edges of an ROI: a thousand times what a person draws
-PRE_PIXEL_META = 132 + 12  # preamble, prefix and the group length before the rest of the meta header
+META_GROUP_START = 132 + 12  # preamble, prefix and the group length before the rest of the meta header
 EXPLICIT_DS_BYTES = 0xFFFF  # longer contours fit only the implicit transfer syntax
 CONTOUR_DATA = Tag("ContourData")
 SKELETAL_MUSCLE = highdicom.sr.CodedConcept("127954009", "SCT", "Skeletal muscle")
@@ -165,7 +167,7 @@ def _refuse_inflation(path: Path, name: str) -> None:
     with path.open("rb") as file:
         if DeflatedExplicitVRLittleEndian.encode() not in file.read(1024):
             return
-        file.seek(PRE_PIXEL_META + int(read_file_meta_info(path).FileMetaInformationGroupLength))
+        file.seek(META_GROUP_START + int(read_file_meta_info(path).FileMetaInformationGroupLength))
         inflator = zlib.decompressobj(-zlib.MAX_WBITS)
         size = 0
         while size <= MAX_INFLATED_BYTES and not inflator.eof:
@@ -260,6 +262,7 @@ def _ct_header(dataset: Dataset, path: Path, name: str) -> CTHeader:
     spacing = _numbers(dataset, "PixelSpacing", 2, name)
     if (spacing <= 0).any() or (spacing > MAX_PIXEL_MM).any():
         raise DicomError(f"{name}: PixelSpacing of {spacing.tolist()} mm cannot be right")
+    _check_field_of_view(dataset, spacing, (rows, columns), name)
     orientation = _numbers(dataset, "ImageOrientationPatient", 6, name).reshape(2, 3)
     if not np.allclose(np.abs(orientation), [[1, 0, 0], [0, 1, 0]], atol=AXIAL_TOLERANCE):
         raise DicomError(f"{name}: not an axial slice (orientation {orientation.ravel().round(3).tolist()})")
@@ -284,6 +287,21 @@ def _ct_header(dataset: Dataset, path: Path, name: str) -> CTHeader:
         frame_of_reference_uid=frame,
         header=header,
     )
+
+
+def _check_field_of_view(dataset: Dataset, spacing: np.ndarray, shape: tuple[int, int], name: str) -> None:
+    """Hold the spacing of a scanner's own image against its field of view, which is spread over a usual matrix.
+
+    The image's own size is not enough: a cropped one keeps both.
+    """
+    diameter = dataset.get("ReconstructionDiameter")
+    if not diameter or "ORIGINAL" not in (dataset.get("ImageType") or ()):
+        return
+    matrix = float(diameter) / spacing
+    usual = np.array([*shape, *USUAL_MATRICES])
+    if (np.abs(matrix[:, None] / usual - 1).min(axis=1) > FIELD_TOLERANCE).any():
+        found = " x ".join(f"{value:.4g}" for value in spacing)
+        raise DicomError(f"{name}: PixelSpacing of {found} mm contradicts a field of view of {float(diameter):g} mm")
 
 
 def _rescale(dataset: Dataset, name: str) -> tuple[float, float]:
