@@ -148,7 +148,7 @@ def truncated(folder: Path) -> None:
 
 
 def foreign(folder: Path) -> None:
-    (folder / "picture.png").write_bytes(b"\x89PNG")
+    (folder / "picture.jpg").write_bytes(b"\xff\xd8\xff\xe0")
 
 
 def other_size(folder: Path) -> None:
@@ -184,7 +184,7 @@ def lost_reference(folder: Path) -> None:
         (two_slices, "patient 'A' has 2 outlined slices where one is expected", "BC"),
         (nameless_patient, "A-0.ct: PatientID is missing", "BC"),
         (truncated, "A-0.ct: ", "BC"),
-        (foreign, "picture.png: not a DICOM file", "ABC"),
+        (foreign, "picture.jpg: not a DICOM file", "ABC"),
         (other_size, "A-0.ct: 16 x 16 pixels where most slices have 32 x 40", "BC"),
         (other_frame, "A-0.rt: drawn in another frame of reference", "BC"),
         (lost_reference, "A-0.rt: damaged DICOM file", "BC"),

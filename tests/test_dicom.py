@@ -8,7 +8,7 @@ import pydicom
 import pytest
 from pydicom.uid import JPEG2000Lossless
 from scipy import ndimage
-from skimage.draw import polygon
+from skimage.draw import polygon, polygon2mask
 
 from l3muscle.cohort import dicom
 from l3muscle.cohort.dicom import DicomError
@@ -177,6 +177,28 @@ def test_names_and_birth_dates_go_nowhere(ct, tmp_path):
         content = (tmp_path / name).read_bytes()
         assert b"Doe" not in content
         assert b"19500101" not in content
+
+
+def test_other_libraries_see_slice_and_contours_where_ours_are(ct, tmp_path):
+    import highdicom
+
+    image = highdicom.imread(ct.path)
+    assert np.array_equal(image.get_frame(1, apply_modality_transform=True), ct.hu)
+    geometry = image.get_volume_geometry()
+    np.testing.assert_allclose(geometry.pixel_spacing, ct.spacing)
+    mask = random_mask(4)
+    dicom.write_rtstruct(tmp_path / "rt.dcm", {"expert": mask}, ct)
+    # From the patient to pixels by highdicom, and inside or outside by scikit-image.
+    to_pixels = highdicom.spatial.ReferenceToImageTransformer(
+        ct.position.tolist(), ct.orientation.ravel().tolist(), ct.spacing, spacing_between_slices=1.0
+    )
+    filled = np.zeros(mask.shape, bool)
+    for contour in pydicom.dcmread(tmp_path / "rt.dcm").ROIContourSequence[0].ContourSequence:
+        points = to_pixels(np.array(contour.ContourData, dtype=float).reshape(-1, 3))
+        np.testing.assert_allclose(points[:, 2], 0, atol=1e-3)
+        corners = points[:, 1::-1] - 0.5  # image coordinates begin at a pixel's corner
+        filled ^= polygon2mask(mask.shape, corners)
+    assert np.array_equal(filled, mask)
 
 
 @pytest.mark.skipif(not REAL_CT.is_dir(), reason="no real CT beside the checkout")

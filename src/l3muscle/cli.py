@@ -19,7 +19,10 @@ app.add_typer(study_app, name="study")
 
 ProfileOption = Annotated[str, typer.Option(help="Name of a profile, or path of a .yml file.")]
 RunsOption = Annotated[Path, typer.Option(help="Folder of the working artefacts.")]
-CohortOption = Annotated[Path | None, typer.Option(help="DICOM folder to use instead of the phantom.")]
+CohortOption = Annotated[Path | None, typer.Option(help="Folder of slices and outlines to use instead of the phantom.")]
+UsableOnlyOption = Annotated[
+    bool, typer.Option("--usable-only", help="Go on with the sound patients of a cohort where some are refused.")
+]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Local worker processes.")]
 
 
@@ -92,15 +95,25 @@ def cohort_phantom(
 
 
 @cohort_app.command("check")
-def cohort_check(folder: Annotated[Path, typer.Argument(help="Folder of DICOM slices and RTSTRUCTs.")]) -> None:
-    """List what is usable in a folder, and what is not and why."""
+def cohort_check(
+    folder: Annotated[Path, typer.Argument(help="Folder of slices (DICOM, NIfTI) and outlines of them.")],
+    folds: Annotated[int, typer.Option(min=2, help="Folds that the patients have to suffice for.")] = 4,
+    test_patients: Annotated[int, typer.Option(min=1, help="Patients held out where no observers outlined any.")] = 37,
+    largest: Annotated[int, typer.Option(min=1, help="Largest training set that has to fit.")] = 125,
+) -> None:
+    """List what is usable in a folder, and what is not and why; warn where it is too little for the paper's study."""
     from l3muscle.cohort import check_folder
+    from l3muscle.cohort.splits import SplitsError, make_splits
 
     report = check_folder(folder)
     for line in report.lines():
         say(line)
     if not report.usable:
         raise L3MuscleError(f"nothing in {folder} can be used")
+    try:
+        make_splits(report.cohort(usable_only=True), sizes=[largest], folds=folds, test_patients=test_patients)
+    except SplitsError as error:
+        say(f"warning: {error}")
 
 
 @study_app.command("run")
@@ -108,6 +121,7 @@ def study_run(
     profile: ProfileOption = "laptop",
     runs: RunsOption = Path("runs"),
     cohort: CohortOption = None,
+    usable_only: UsableOnlyOption = False,
     workers: WorkersOption = 2,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")] = None,
     time_budget: Annotated[float | None, typer.Option(help="Seconds inside which to stop cleanly.")] = None,
@@ -118,7 +132,7 @@ def study_run(
     from l3muscle.study import Study
 
     settings = load_profile(profile)
-    study = Study(settings, runs=runs, cohort_folder=cohort)
+    study = Study(settings, runs=runs, cohort_folder=cohort, usable_only=usable_only)
     if study.is_phantom and not study.cohort_folder.is_dir():
         with progress_bar(settings.cohort.patients, "phantom cohort", unit="patient") as bar:
             study.make_phantom(workers=workers, on_patient=lambda done: bar.update(done - bar.n))
@@ -169,6 +183,7 @@ def book(
     profile: ProfileOption = "laptop",
     runs: RunsOption = Path("runs"),
     cohort: CohortOption = None,
+    usable_only: UsableOnlyOption = False,
     workers: WorkersOption = 2,
 ) -> None:
     """Run the study, execute the notebooks and build the book: the whole path."""
@@ -179,7 +194,7 @@ def book(
     started = time.monotonic()
     check_notebooks()
     say(f"1/3 study ({profile})")
-    study_run(profile, runs, cohort, workers, None, None)
+    study_run(profile, runs, cohort, usable_only, workers, None, None)
     say("2/3 notebooks")
     results = open_results(profile, runs)
     execute_notebooks(results, profile=profile, runs=runs, say=say)

@@ -331,16 +331,26 @@ class Study:
     runs : Path
         Folder of all runs; this one's is `runs / profile.name`.
     cohort_folder : Path, optional
-        DICOM folder of one's own; by default the profile's phantom, under `runs / "cohorts"`.
+        Folder of one's own; by default the profile's phantom, under `runs / "cohorts"`.
+    usable_only : bool
+        Go on with the sound patients of the folder where some are refused; otherwise that is an error.
     """
 
-    def __init__(self, profile: Profile, *, runs: Path = Path("runs"), cohort_folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        *,
+        runs: Path = Path("runs"),
+        cohort_folder: Path | None = None,
+        usable_only: bool = False,
+    ) -> None:
         self.profile = profile
         self.folder = runs / profile.name
         self.store = Store(self.folder)
         code = [_code_digest(module) for module in PHANTOM_MODULES]
         phantom_key = _key({"cohort": profile.cohort.model_dump(), "code": code})
         self.is_phantom = cohort_folder is None
+        self.usable_only = usable_only
         self.cohort_folder = cohort_folder or runs / "cohorts" / f"phantom-{phantom_key}"
 
     def make_phantom(self, *, workers: int = 1, on_patient: Callable[[int], None] | None = None) -> bool:
@@ -363,7 +373,7 @@ class Study:
     @cached_property
     def cohort(self) -> Cohort:
         """The images, read through the DICOM reader."""
-        return load_cohort(self.cohort_folder)
+        return load_cohort(self.cohort_folder, usable_only=self.usable_only)
 
     @cached_property
     def splits(self) -> Splits:
@@ -441,6 +451,7 @@ class Study:
             "profile": self.profile.model_dump(mode="json"),
             # Relative, so that a folder of runs can be moved with its cohorts.
             "cohort_folder": os.path.relpath(self.cohort_folder, self.folder),
+            "usable_only": self.usable_only,
             "cohort": self.cohort.fingerprint,
             "patients": len(self.cohort),
             "phantom": self.is_phantom,
@@ -561,7 +572,8 @@ class StudyResults:
 
     def cohort(self) -> Cohort:
         """The cohort that the run used."""
-        return load_cohort(Path(os.path.normpath(self.folder / self.plan["cohort_folder"])))
+        folder = Path(os.path.normpath(self.folder / self.plan["cohort_folder"]))
+        return load_cohort(folder, usable_only=self.plan.get("usable_only", False))
 
     def splits(self) -> Splits:
         """The splits that the run used."""

@@ -1,6 +1,7 @@
 """A cohort in memory, and the report of what a folder holds, whichever road it came by."""
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -84,6 +85,18 @@ class Patient:
     observers: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+def one_line(text: str) -> str:
+    """`text` on one line of printable characters, whatever a file's name or a damaged header put into it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+
+
+def _kind(refusal: str) -> str:
+    """A refusal without what is particular to one file."""
+    reason = re.sub(r"^(cohort\.csv line \d+: )?([^:]*: )?", "", one_line(refusal))
+    reason = re.sub(r"\([^)]*\)|'[^']*'", "...", reason.split("; ")[0])
+    return re.sub(r"\S*\d\S*", "...", reason).split(": ")[0].strip(" .")
+
+
 @dataclass
 class CohortReport:
     """What of a folder can be used, and what cannot and why."""
@@ -93,9 +106,12 @@ class CohortReport:
     refused: list[str] = field(default_factory=list)
 
     def lines(self) -> Iterator[str]:
-        """The report as text, a line each."""
+        """The report as text, a line each: every refusal, how often each reason occurs, and the sum of it all."""
         for reason in self.refused:
-            yield f"refused: {reason}"
+            yield f"refused: {one_line(reason)}"
+        if len(self.refused) > 1:
+            for kind, count in Counter(map(_kind, self.refused)).most_common():
+                yield f"{count:>6} x {kind}"
         observed = sum(bool(patient.observers) for patient in self.usable)
         yield f"{len(self.usable)} patients usable, {observed} of them with observers; {len(self.refused)} refusals"
 
@@ -126,7 +142,7 @@ class CohortReport:
         """
         if self.refused and not usable_only:
             more = f" (and {len(self.refused) - 1} more; `l3muscle cohort check {self.folder}` lists them)"
-            raise CohortError(f"{self.folder}: {self.refused[0]}{more if len(self.refused) > 1 else ''}")
+            raise CohortError(f"{self.folder}: {one_line(self.refused[0])}{more if len(self.refused) > 1 else ''}")
         if not self.usable:
             raise CohortError(f"nothing in {self.folder} can be used")
         return Cohort(

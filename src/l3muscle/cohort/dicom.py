@@ -1,4 +1,4 @@
-"""Reading and writing CT slices and masks as DICOM, and masks as NIfTI.
+"""Reading and writing CT slices and their masks as DICOM, and writing masks as NIfTI.
 
 Reading is by whitelist: what is not known to be an axial, single-frame CT slice with its spacing and rescale stated is
 refused with the reason. Spacing is never guessed.
@@ -6,9 +6,10 @@ refused with the reason. Spacing is never guessed.
 
 import hashlib
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import highdicom
@@ -17,11 +18,15 @@ import numpy as np
 import pydicom
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.pixels import pixel_array
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.tag import Tag
 from pydicom.uid import (
     CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     RTStructureSetStorage,
@@ -29,13 +34,25 @@ from pydicom.uid import (
 )
 from skimage.measure import find_contours
 
+from l3muscle.cohort.grid import Grid
 from l3muscle.errors import L3MuscleError, reason_of
 
 MAX_SIDE = 4096  # pixels; a header that claims more is refused before anything is allocated
 MAX_PIXEL_MM = 12.0  # a 700 mm field of 64 pixels has 10.9
+USUAL_MATRICES = (256, 320, 340, 512, 768, 1024)
+FIELD_TOLERANCE = 0.01
 AXIAL_TOLERANCE = 0.02  # of a direction cosine: about one degree
 STORED_INTERCEPT = -1024
 HU_RANGE = (-1024, 3071)  # what twelve stored bits hold
+PADDING_HU = -1024  # scanners fill what they did not measure with -2000, -3000 ...; as Hounsfield units that is air
+HU_TYPES = ("", "HU", "HU_MOD")
+MAX_INFLATED_BYTES = 1 << 28  # of a deflated data set, which can unfold to a thousand times its file's size
+PLANE_TOLERANCE_MM = 0.5  # of a contour that names no slice
+UNDEFINED_LENGTH = 0xFFFFFFFF
+NOTES = (".json", ".csv", ".txt", ".md")
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+MAX_CONTOUR_ROWS = 20_000_000  # rows crossed by all edges of an ROI: a thousand times what a person draws
+META_GROUP_START = 132 + 12  # preamble, prefix and the group length before the rest of the meta header
 EXPLICIT_DS_BYTES = 0xFFFF  # longer contours fit only the implicit transfer syntax
 CONTOUR_DATA = Tag("ContourData")
 SKELETAL_MUSCLE = highdicom.sr.CodedConcept("127954009", "SCT", "Skeletal muscle")
@@ -53,41 +70,46 @@ class DicomError(L3MuscleError):
     """A file that is not what it should be."""
 
 
-@dataclass(frozen=True)
-class CTSlice:
-    """One axial CT slice.
+@dataclass(frozen=True, kw_only=True)
+class CTHeader(Grid):
+    """What one axial CT slice says of itself, its pixels apart; its grid is in the attributes of `Grid`.
 
     Attributes
     ----------
     path : Path
-    hu : ndarray, (H, W) int16
-    spacing : (float, float)
-        Row and column spacing, mm.
+    name : str
+        The file as messages call it.
     patient_id, sop_instance_uid, frame_of_reference_uid : str
         The patient ID is empty in slices that were de-identified to that degree.
-    position : ndarray, (3,)
-        Centre of the first pixel, mm in the patient's frame.
-    orientation : ndarray, (2, 3)
-        Direction of increasing column index, then of increasing row index.
     header : Dataset
         What a mask's file needs to refer to the slice; neither name nor birth date. Study and series UIDs that are
         empty in the slice follow from its frame of reference here, so that masks of one scan share them.
     """
 
     path: Path
-    hu: np.ndarray
-    spacing: tuple[float, float]
+    name: str
     patient_id: str
     sop_instance_uid: str
     frame_of_reference_uid: str
-    position: np.ndarray
-    orientation: np.ndarray
     header: Dataset
 
     @property
     def location_mm(self) -> float:
         """Position along the slice's normal."""
         return float(np.dot(np.cross(*self.orientation), self.position))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CTSlice(CTHeader):
+    """One axial CT slice.
+
+    Attributes
+    ----------
+    hu : ndarray, (H, W) int16
+        Hounsfield units; padding below -1024 reads as -1024.
+    """
+
+    hu: np.ndarray
 
 
 @contextmanager
@@ -107,21 +129,54 @@ def naming_damage(name: str) -> Iterator[None]:
             raise DicomError(f"{name}: damaged DICOM file ({type(error).__name__})") from None
 
 
-def read_dataset(path: Path) -> FileDataset:
+def read_dataset(path: Path, name: str = "", *, pixels: bool = True) -> FileDataset:
     """Read a DICOM file.
+
+    Parameters
+    ----------
+    path : Path
+    name : str, optional
+        The file as messages call it; by default its name without the folders.
+    pixels : bool
+        False leaves the pixels, and what stands behind them, in the file.
 
     Raises
     ------
     DicomError
         If it is not one, or is cut short.
     """
-    with naming_damage(path.name):
+    name = name or path.name
+    with naming_damage(name):
         try:
-            return pydicom.dcmread(path)
+            _refuse_inflation(path, name)
+            dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
         except InvalidDicomError:
-            raise DicomError(f"{path.name}: not a DICOM file") from None
+            raise DicomError(f"{name}: not a DICOM file") from None
         except OSError as error:
-            raise DicomError(f"{path.name}: cannot be read ({reason_of(error)})") from None
+            raise DicomError(f"{name}: cannot be read ({reason_of(error)})") from None
+        # The parser takes what is left of the file for an element's value, however much longer that should be.
+        for _, element in dataset.items():
+            is_raw = isinstance(element, RawDataElement) and isinstance(element.value, bytes)
+            if is_raw and len(element.value) < element.length < UNDEFINED_LENGTH:
+                raise DicomError(f"{name}: the file is cut short")
+        return dataset
+
+
+def _refuse_inflation(path: Path, name: str) -> None:
+    """Refuse a deflated data set that unfolds beyond all measure, before the parser unfolds it."""
+    with path.open("rb") as file:
+        if DeflatedExplicitVRLittleEndian.encode() not in file.read(1024):
+            return
+        file.seek(META_GROUP_START + int(read_file_meta_info(path).FileMetaInformationGroupLength))
+        inflator = zlib.decompressobj(-zlib.MAX_WBITS)
+        size = 0
+        while size <= MAX_INFLATED_BYTES and not inflator.eof:
+            packed = inflator.unconsumed_tail or file.read(1 << 20)
+            if not packed:
+                return
+            size += len(inflator.decompress(packed, 1 << 20))
+    if size > MAX_INFLATED_BYTES:
+        raise DicomError(f"{name}: unfolds to more than {MAX_INFLATED_BYTES >> 20} MiB")
 
 
 def modality(dataset: Dataset, name: str) -> str:
@@ -160,51 +215,58 @@ def read_ct_slice(path: Path) -> CTSlice:
     return ct_slice(read_dataset(path), path)
 
 
-def ct_slice(dataset: Dataset, path: Path) -> CTSlice:
+def ct_slice(dataset: Dataset, path: Path, name: str = "") -> CTSlice:
     """Check a dataset against the whitelist and decode it; see `read_ct_slice`."""
-    with naming_damage(path.name):
-        return _ct_slice(dataset, path)
+    return decode(dataset, ct_header(dataset, path, name))
 
 
-def _ct_slice(dataset: Dataset, path: Path) -> CTSlice:
-    name = path.name
+def ct_header(dataset: Dataset, path: Path, name: str = "") -> CTHeader:
+    """Check a dataset, its pixels apart, against the whitelist.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    path : Path
+    name : str, optional
+        The file as messages call it; by default its name without the folders.
+
+    Raises
+    ------
+    DicomError
+        One sentence that names the file and what is wrong with it.
+    """
+    with naming_damage(name or path.name):
+        return _ct_header(dataset, path, name or path.name)
+
+
+def _ct_header(dataset: Dataset, path: Path, name: str) -> CTHeader:
     # De-identification empties some of these in the data set and leaves them in the file's meta header.
     meta = getattr(dataset, "file_meta", None) or Dataset()
     sop_class = dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID")
     sop_instance = dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID")
-    if dataset.get("Modality") != "CT" or sop_class != CTImageStorage:
-        raise DicomError(f"{name}: not a CT image (modality {dataset.get('Modality', 'not stated')})")
+    kind = dataset.get("Modality") or "not stated"
+    if kind == "CT" and int(dataset.get("NumberOfFrames") or 1) != 1:
+        raise DicomError(f"{name}: holds several frames; one slice a file is expected")
+    if kind != "CT" or sop_class != CTImageStorage:
+        raise DicomError(f"{name}: not a CT image (modality {kind})")
     if not sop_instance:
         raise DicomError(f"{name}: SOPInstanceUID is missing")
     if not dataset.get("FrameOfReferenceUID"):
         raise DicomError(f"{name}: FrameOfReferenceUID is missing")
-    if int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise DicomError(f"{name}: holds several frames; one slice a file is expected")
     if dataset.get("PhotometricInterpretation") != "MONOCHROME2" or dataset.get("SamplesPerPixel") != 1:
         raise DicomError(f"{name}: pixels are {dataset.get('PhotometricInterpretation')}, not MONOCHROME2")
     rows, columns = (int(v) for v in (dataset.get("Rows") or 0, dataset.get("Columns") or 0))
     if not (0 < rows <= MAX_SIDE and 0 < columns <= MAX_SIDE):
         raise DicomError(f"{name}: {rows} x {columns} pixels; at most {MAX_SIDE} a side are accepted")
-    slope = _numbers(dataset, "RescaleSlope", 1, name)[0]
-    intercept = _numbers(dataset, "RescaleIntercept", 1, name)[0]
-    if slope <= 0:
-        raise DicomError(f"{name}: RescaleSlope is {slope:g}")
+    _rescale(dataset, name)
     spacing = _numbers(dataset, "PixelSpacing", 2, name)
     if (spacing <= 0).any() or (spacing > MAX_PIXEL_MM).any():
         raise DicomError(f"{name}: PixelSpacing of {spacing.tolist()} mm cannot be right")
+    _check_field_of_view(dataset, spacing, (rows, columns), name)
     orientation = _numbers(dataset, "ImageOrientationPatient", 6, name).reshape(2, 3)
     if not np.allclose(np.abs(orientation), [[1, 0, 0], [0, 1, 0]], atol=AXIAL_TOLERANCE):
         raise DicomError(f"{name}: not an axial slice (orientation {orientation.ravel().round(3).tolist()})")
     position = _numbers(dataset, "ImagePositionPatient", 3, name)
-    try:
-        stored = dataset.pixel_array
-    except Exception as error:  # each decoder raises its own kinds
-        raise DicomError(f"{name}: pixels cannot be decoded ({type(error).__name__}: {error})") from None
-    if stored.shape != (rows, columns):
-        raise DicomError(f"{name}: {stored.shape} pixels decoded where the header says {(rows, columns)}")
-    hu = np.rint(stored * slope + intercept)
-    if hu.min() < -32768 or hu.max() > 32767:
-        raise DicomError(f"{name}: values from {hu.min():g} to {hu.max():g} are not Hounsfield units")
     header = Dataset()
     for keyword in HEADER_KEYWORDS:
         if keyword in dataset:
@@ -213,17 +275,93 @@ def _ct_slice(dataset: Dataset, path: Path) -> CTSlice:
     frame = str(dataset.FrameOfReferenceUID)
     header.StudyInstanceUID = dataset.get("StudyInstanceUID") or _uid("study of frame", frame)
     header.SeriesInstanceUID = dataset.get("SeriesInstanceUID") or _uid("series of frame", frame)
-    return CTSlice(
-        path=path,
-        hu=hu.astype(np.int16),
+    return CTHeader(
+        shape=(rows, columns),
         spacing=(float(spacing[0]), float(spacing[1])),
+        position=position,
+        orientation=orientation,
+        path=path,
+        name=name,
         patient_id=str(dataset.get("PatientID") or ""),
         sop_instance_uid=str(sop_instance),
         frame_of_reference_uid=frame,
-        position=position,
-        orientation=orientation,
         header=header,
     )
+
+
+def _check_field_of_view(dataset: Dataset, spacing: np.ndarray, shape: tuple[int, int], name: str) -> None:
+    """Hold the spacing of a scanner's own image against its field of view, which is spread over a usual matrix.
+
+    The image's own size is not enough: a cropped one keeps both.
+    """
+    diameter = dataset.get("ReconstructionDiameter")
+    if not diameter or "ORIGINAL" not in (dataset.get("ImageType") or ()):
+        return
+    matrix = float(diameter) / spacing
+    usual = np.array([*shape, *USUAL_MATRICES])
+    if (np.abs(matrix[:, None] / usual - 1).min(axis=1) > FIELD_TOLERANCE).any():
+        found = " x ".join(f"{value:.4g}" for value in spacing)
+        raise DicomError(f"{name}: PixelSpacing of {found} mm contradicts a field of view of {float(diameter):g} mm")
+
+
+def _rescale(dataset: Dataset, name: str) -> tuple[float, float]:
+    """Slope and intercept from stored values to Hounsfield units."""
+    slope = float(_numbers(dataset, "RescaleSlope", 1, name)[0])
+    intercept = float(_numbers(dataset, "RescaleIntercept", 1, name)[0])
+    if slope <= 0:
+        raise DicomError(f"{name}: RescaleSlope is {slope:g}")
+    if str(dataset.get("RescaleType") or "") not in HU_TYPES:
+        raise DicomError(f"{name}: rescales to {dataset.RescaleType}, not to Hounsfield units")
+    return slope, intercept
+
+
+def decode(dataset: Dataset, header: CTHeader) -> CTSlice:
+    """Decode the pixels that belong to a checked header.
+
+    Raises
+    ------
+    DicomError
+        If they cannot be decoded, do not have the size that the header states, or are not Hounsfield units.
+    """
+    name = header.name
+    with naming_damage(name):
+        slope, intercept = _rescale(dataset, name)
+        found = _coded_shape(dataset)
+        if found != header.shape:
+            raise DicomError(f"{name}: the pixel data hold {found} pixels where the header says {header.shape}")
+        try:
+            stored = dataset.pixel_array
+        except Exception as error:  # each decoder raises its own kinds
+            raise DicomError(f"{name}: pixels cannot be decoded ({type(error).__name__}: {reason_of(error)})") from None
+        if stored.shape != header.shape:
+            raise DicomError(f"{name}: {stored.shape} pixels decoded where the header says {header.shape}")
+        hu = np.rint(stored * slope + intercept)
+        if hu.min() < -32768 or hu.max() > 32767:
+            raise DicomError(f"{name}: values from {hu.min():g} to {hu.max():g} are not Hounsfield units")
+    return CTSlice(**vars(header), hu=np.maximum(hu, PADDING_HU).astype(np.int16))
+
+
+def _coded_shape(dataset: Dataset) -> tuple[int, int]:
+    """Rows and columns that the pixel data themselves hold, which a damaged or forged header may contradict."""
+    shape = (int(dataset.Rows), int(dataset.Columns))
+    data = dataset.get("PixelData", b"")
+    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        row = shape[1] * int(dataset.BitsAllocated) // 8
+        # Values have an even length: one byte may be padding.
+        return shape if len(data) == (shape[0] * row + 1) // 2 * 2 else (len(data) // row, shape[1])
+    frame = get_frame(data, 0, number_of_frames=1)
+    if frame[:4] == b"\xff\x4f\xff\x51":  # JPEG 2000: image size less its offset, in the first segment
+        right, bottom, left, top = (int.from_bytes(frame[at : at + 4], "big") for at in (8, 12, 16, 20))
+        return bottom - top, right - left
+    if frame[:2] != b"\xff\xd8":  # run lengths, which unfold to the header's size or fail
+        return shape
+    at = 2
+    while at + 9 <= len(frame) and frame[at] == 0xFF:  # JPEG and JPEG-LS: the segment that starts the frame
+        marker, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
+        at += 2 + length
+    return 0, 0
 
 
 def dicom_files(paths: Iterable[Path]) -> list[Path]:
@@ -242,7 +380,7 @@ def dicom_files(paths: Iterable[Path]) -> list[Path]:
             files.append(path)
         else:
             raise DicomError(f"there is no file or folder {path}")
-    files = [path for path in files if path.suffix.lower() not in (".json", ".csv", ".txt", ".md")]
+    files = [path for path in files if path.suffix.lower() not in NOTES]
     if not files:
         raise DicomError(f"no files in {', '.join(map(str, paths))}")
     return files
@@ -447,34 +585,80 @@ def write_rtstruct(path: Path, masks: Mapping[str, np.ndarray], ct: CTSlice) -> 
     ds.save_as(path, enforce_file_format=True)
 
 
-def referenced_slices(dataset: Dataset, name: str) -> set[str]:
-    """SOP Instance UIDs of the slices that a structure set's contours lie on; `name` is the file's, for messages."""
-    with naming_damage(name):
-        return {
-            image.ReferencedSOPInstanceUID
-            for roi in dataset.get("ROIContourSequence", [])
-            for contour in roi.get("ContourSequence", [])
-            for image in contour.get("ContourImageSequence", [])
-        }
-
-
-def _contour_points(contour: Dataset) -> np.ndarray:
-    """Points (K, 3), mm. Taken from the raw text, as pydicom's decimal strings cost most of a cohort's reading time."""
-    value = contour.get_item("ContourData").value
-    numbers = value.decode("ascii").split("\\") if isinstance(value, bytes) else value
-    return np.array(numbers, dtype=np.float64).reshape(-1, 3)
-
-
-def rtstruct_masks(dataset: Dataset, ct: CTSlice, name: str) -> dict[str, np.ndarray]:
-    """The ROIs of a structure set that lie on a slice, as masks.
+def referenced_slices(dataset: Dataset, name: str, slices: Iterable[CTHeader] = ()) -> set[str]:
+    """SOP Instance UIDs of the slices that a structure set's closed contours lie on.
 
     Parameters
     ----------
     dataset : Dataset
         Of modality RTSTRUCT.
-    ct : CTSlice
     name : str
-        Of the file, for messages.
+        The file as messages call it.
+    slices : iterable of CTHeader
+        Where contours that name no slice, as the standard allows, look for theirs by frame of reference and position.
+    """
+    with naming_damage(name):
+        named, heights = set(), {}
+        frames = _roi_frames(dataset)
+        for item in dataset.get("ROIContourSequence", []):
+            for contour in item.get("ContourSequence", []):
+                if not _is_closed(contour, name):
+                    continue
+                images = _named_slices(contour)
+                named |= images
+                if not images:
+                    frame = frames.get(item.get("ReferencedROINumber"))
+                    heights.setdefault(frame, set()).add(float(_contour_points(contour, name)[0, 2]))
+        for ct in slices if heights else ():
+            at = np.array(list(heights.get(ct.frame_of_reference_uid, ())))
+            if (np.abs(at - ct.position[2]) <= PLANE_TOLERANCE_MM).any():
+                named.add(ct.sop_instance_uid)
+        return named
+
+
+def _named_slices(contour: Dataset) -> set[str]:
+    return {image.ReferencedSOPInstanceUID for image in contour.get("ContourImageSequence", [])}
+
+
+def _roi_frames(dataset: Dataset) -> dict[int, str]:
+    return {
+        roi.ROINumber: roi.get("ReferencedFrameOfReferenceUID") for roi in dataset.get("StructureSetROISequence", [])
+    }
+
+
+def _is_closed(contour: Dataset, name: str) -> bool:
+    kind = contour.get("ContourGeometricType")
+    if kind not in (*CLOSED, "POINT"):
+        raise DicomError(f"{name}: a contour is of type {kind or 'not stated'}, not a closed one in a plane")
+    return kind != "POINT"
+
+
+def _contour_points(contour: Dataset, name: str) -> np.ndarray:
+    """Points (K, 3), mm. Taken from the raw text, as pydicom's decimal strings cost most of a cohort's reading time."""
+    try:
+        value = contour.get_item("ContourData").value
+        numbers = value.decode("ascii").split("\\") if isinstance(value, bytes) else value
+        points = np.array(numbers, dtype=np.float64).reshape(-1, 3)
+    except (AttributeError, TypeError, ValueError):
+        raise DicomError(f"{name}: a contour's points are not triples of numbers") from None
+    if not len(points) or not np.isfinite(points).all():
+        raise DicomError(f"{name}: a contour's points are not triples of numbers")
+    return points
+
+
+def rtstruct_masks(dataset: Dataset, ct: CTHeader, name: str) -> dict[str, np.ndarray]:
+    """The ROIs of a structure set that lie on a slice, as masks.
+
+    All closed contours of an ROI are filled together by the even-odd rule: a contour inside another is a hole, and so
+    is what a keyhole's channel leads to.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Of modality RTSTRUCT.
+    ct : CTHeader
+    name : str
+        The file as messages call it.
 
     Returns
     -------
@@ -483,37 +667,46 @@ def rtstruct_masks(dataset: Dataset, ct: CTSlice, name: str) -> dict[str, np.nda
     Raises
     ------
     DicomError
-        If it lies in another frame of reference, or a contour is malformed or off the slice's plane.
+        If it lies in another frame of reference, a contour is malformed, open or off the slice's plane, or two ROIs
+        share a name.
     """
     with naming_damage(name):
         return _rtstruct_masks(dataset, ct, name)
 
 
-def _rtstruct_masks(dataset: Dataset, ct: CTSlice, name: str) -> dict[str, np.ndarray]:
-    frames = {roi.get("ReferencedFrameOfReferenceUID") for roi in dataset.get("StructureSetROISequence", [])}
-    if frames - {None, ct.frame_of_reference_uid}:
-        raise DicomError(f"{name}: drawn in another frame of reference than {ct.path.name}")
+def _rtstruct_masks(dataset: Dataset, ct: CTHeader, name: str) -> dict[str, np.ndarray]:
+    frames = _roi_frames(dataset)
+    if set(frames.values()) - {None, ct.frame_of_reference_uid}:
+        raise DicomError(f"{name}: drawn in another frame of reference than {ct.name}")
     names = {roi.ROINumber: str(roi.get("ROIName", "")) for roi in dataset.get("StructureSetROISequence", [])}
     normal = np.cross(*ct.orientation)
     masks: dict[str, np.ndarray] = {}
     for item in dataset.get("ROIContourSequence", []):
         outlines = []
         for contour in item.get("ContourSequence", []):
-            images = {image.ReferencedSOPInstanceUID for image in contour.get("ContourImageSequence", [])}
+            if not _is_closed(contour, name):
+                continue
+            images = _named_slices(contour)
             if images and ct.sop_instance_uid not in images:
                 continue
-            try:
-                points = _contour_points(contour) - ct.position
-            except (AttributeError, TypeError, ValueError):
-                raise DicomError(f"{name}: a contour's points are not triples of numbers") from None
-            if not np.isfinite(points).all() or np.abs(points @ normal).max(initial=0) > 1.0:
-                raise DicomError(f"{name}: a contour does not lie in the plane of {ct.path.name}")
+            points = _contour_points(contour, name) - ct.position
+            height = np.abs(points @ normal).max()
+            if not images and height > PLANE_TOLERANCE_MM:
+                continue
+            if height > 1.0:
+                raise DicomError(f"{name}: a contour does not lie in the plane of {ct.name}")
             rows = points @ ct.orientation[1] / ct.spacing[0]
             columns = points @ ct.orientation[0] / ct.spacing[1]
             outlines.append(np.stack([rows, columns], axis=1))
+        if not outlines:
+            continue
         roi = names.get(item.get("ReferencedROINumber"), "")
-        if outlines:
-            masks[roi] = fill_contours(outlines, ct.hu.shape)
+        if roi in masks:
+            raise DicomError(f"{name}: two outlines of {ct.name} are called {roi!r}")
+        within = (np.clip(outline[:, 0], 0, ct.shape[0]) for outline in outlines)
+        if sum(np.abs(np.diff(rows, append=rows[0])).sum() for rows in within) > MAX_CONTOUR_ROWS:
+            raise DicomError(f"{name}: its contours are longer than any that a person draws")
+        masks[roi] = fill_contours(outlines, ct.shape)
     return masks
 
 
@@ -523,6 +716,136 @@ def read_rtstruct(path: Path, ct: CTSlice) -> dict[str, np.ndarray]:
     if modality(dataset, path.name) != "RTSTRUCT":
         raise DicomError(f"{path.name}: not an RTSTRUCT")
     return rtstruct_masks(dataset, ct, path.name)
+
+
+@dataclass(frozen=True)
+class SegFrame:
+    """One frame of a segmentation.
+
+    Attributes
+    ----------
+    index : int
+        Place among the frames, from 0.
+    segments : tuple of int
+        Numbers of the segments that it holds; several only in a label map.
+    slices : frozenset of str
+        SOP Instance UIDs of the slices that it was drawn on.
+    groups : tuple of Dataset
+        Its own functional groups, then the shared ones.
+    """
+
+    index: int
+    segments: tuple[int, ...]
+    slices: frozenset[str]
+    groups: tuple[Dataset, ...]
+
+    def group(self, keyword: str) -> Dataset:
+        """The only item of a functional group, whether the frame's own or shared.
+
+        Raises
+        ------
+        AttributeError
+            If the frame has none.
+        """
+        for groups in self.groups:
+            if groups.get(keyword):
+                return groups[keyword].value[0]
+        raise AttributeError(keyword)
+
+
+def seg_frames(dataset: Dataset, name: str) -> list[SegFrame]:
+    """The frames of a DICOM Segmentation; `name` is the file as messages call it.
+
+    Raises
+    ------
+    DicomError
+        If a frame does not say which segment it holds.
+    """
+    with naming_damage(name):
+        is_label_map = dataset.get("SegmentationType") == "LABELMAP"
+        numbers = (int(segment.SegmentNumber) for segment in dataset.SegmentSequence)
+        every = tuple(number for number in numbers if number)  # 0 is the background of a label map
+        shared = tuple(dataset.get("SharedFunctionalGroupsSequence", []))[:1]
+        frames = []
+        for index, own in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+            frame = SegFrame(
+                index,
+                every,
+                frozenset(
+                    str(image.ReferencedSOPInstanceUID)
+                    for groups in (own, *shared)
+                    for derivation in groups.get("DerivationImageSequence", [])
+                    for image in derivation.get("SourceImageSequence", [])
+                ),
+                (own, *shared),
+            )
+            if not is_label_map:
+                number = int(frame.group("SegmentIdentificationSequence").ReferencedSegmentNumber)
+                frame = replace(frame, segments=(number,))
+            frames.append(frame)
+        return frames
+
+
+def _frame_pixels(dataset: Dataset, path: Path, index: int) -> np.ndarray:
+    if dataset.BitsAllocated == 1 and dataset.Rows * dataset.Columns % 8:
+        # The decoder loses its place where frames begin within a byte.
+        return pixel_array(path).reshape(-1, dataset.Rows, dataset.Columns)[index]
+    return pixel_array(path, index=index)
+
+
+def seg_masks(dataset: Dataset, ct: CTHeader, path: Path, name: str) -> dict[str, np.ndarray]:
+    """The segments of a DICOM Segmentation that lie on a slice, as masks.
+
+    Binary segmentations, fractional ones (muscle where the value is at least half of the greatest possible) and label
+    maps. Frames are found by the slice's SOP Instance UID; then frame of reference, size, position, orientation and
+    spacing must agree with the slice as well, as nothing is resampled.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Of modality SEG; its pixels are read from the file, frame by frame.
+    ct : CTHeader
+    path : Path
+    name : str
+        The file as messages call it.
+
+    Returns
+    -------
+    dict of str to ndarray, (H, W) bool
+        By segment label. Segments without a frame, or with an empty one, on this slice are left out.
+
+    Raises
+    ------
+    DicomError
+        If it does not belong onto the slice, or two segments share a label.
+    """
+    with naming_damage(name):
+        frames = [frame for frame in seg_frames(dataset, name) if ct.sop_instance_uid in frame.slices]
+        if dataset.get("FrameOfReferenceUID") != ct.frame_of_reference_uid:
+            raise DicomError(f"{name}: drawn in another frame of reference than {ct.name}")
+        labels = {int(item.SegmentNumber): str(item.get("SegmentLabel", "")) for item in dataset.SegmentSequence}
+        half = int(dataset.get("MaximumFractionalValue") or 1) / 2
+        masks: dict[int, np.ndarray] = {}
+        for frame in frames:
+            measures = frame.group("PixelMeasuresSequence")
+            grid = Grid(
+                shape=(int(dataset.Rows), int(dataset.Columns)),
+                spacing=tuple(_numbers(measures, "PixelSpacing", 2, name).tolist()),
+                position=_numbers(frame.group("PlanePositionSequence"), "ImagePositionPatient", 3, name),
+                orientation=_numbers(
+                    frame.group("PlaneOrientationSequence"), "ImageOrientationPatient", 6, name
+                ).reshape(2, 3),
+            )
+            if difference := ct.mismatch(grid):
+                raise DicomError(f"{name}: {difference} ({ct.name})")
+            pixels = _frame_pixels(dataset, path, frame.index)
+            for number in frame.segments:
+                inside = pixels == number if len(frame.segments) > 1 else (pixels > 0) & (pixels >= half)
+                masks[number] = masks.get(number, False) | inside
+        drawn = {number: mask for number, mask in masks.items() if mask.any()}
+        if len({labels[number] for number in drawn}) < len(drawn):
+            raise DicomError(f"{name}: two outlines of {ct.name} share a label")
+        return {labels[number]: mask for number, mask in drawn.items()}
 
 
 def write_seg(path: Path, mask: np.ndarray, ct: CTSlice) -> None:
