@@ -9,6 +9,7 @@ and `provenance.json`.
 
 import argparse
 import json
+from datetime import date
 from pathlib import Path
 
 import pandas as pd
@@ -74,7 +75,12 @@ def main() -> None:
     scores = pd.DataFrame(rows)
     scores.to_csv(arguments.out / "scores.csv", index=False, float_format="%.4f")
     own = pd.concat(phantom_rows).groupby("setting")["dice"].mean()
-    about = {"phantom_dice": own.round(4).to_dict(), "planes": arguments.planes, "provenance": provenance()}
+    about = {
+        "measured": date.today().isoformat(),
+        "phantom_dice": own.round(4).to_dict(),
+        "planes": arguments.planes,
+        "provenance": provenance(),
+    }
     (arguments.out / "provenance.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     print(scores.groupby("setting")[["dice", "rms_dta_cm"]].agg(["mean", "std"]).round(3))
     print("on phantoms of its own setting:", about["phantom_dice"])

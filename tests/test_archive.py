@@ -1,0 +1,62 @@
+"""Archived results say where they come from, or are refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from l3muscle.archive import ArchiveError, open_archive
+from l3muscle.runtime import provenance
+
+TOP = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def archive(tmp_path) -> Path:
+    folder = tmp_path / "trial"
+    folder.mkdir()
+    (folder / "scores.csv").write_text("setting,dice\na,0.5\nb,0.75\n")
+    about = {"measured": "2026-01-02", "provenance": {**provenance(), "commit": "a" * 40, "uncommitted_changes": True}}
+    (folder / "provenance.json").write_text(json.dumps(about))
+    return tmp_path
+
+
+def test_strip_names_date_commit_and_machine(archive):
+    found = open_archive("trial", archive)
+    assert found.scores.dice.tolist() == [0.5, 0.75]
+    assert "From the archive" in found.strip
+    assert "2026-01-02" in found.strip
+    assert "aaaaaaaaaa with uncommitted changes" in found.strip
+
+
+def test_from_a_notebooks_folder_the_archive_is_one_above(archive, monkeypatch):
+    (archive / "results").mkdir()
+    (archive / "trial").rename(archive / "results" / "trial")
+    (archive / "notebooks").mkdir()
+    monkeypatch.chdir(archive / "notebooks")
+    assert open_archive("trial").scores.shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("provenance.json", "{", "cannot be read"),
+        ("provenance.json", '{"measured": "today"}', "cannot be read: 'provenance'"),
+        ("scores.csv", "", "cannot be read"),
+        ("scores.csv", None, "is missing"),
+    ],
+)
+def test_damage_is_one_sentence(archive, file, content, reason):
+    if content is None:
+        (archive / "trial" / file).unlink()
+    else:
+        (archive / "trial" / file).write_text(content)
+    with pytest.raises(ArchiveError, match=reason):
+        open_archive("trial", archive)
+
+
+@pytest.mark.parametrize("folder", sorted((TOP / "results").glob("*/")), ids=lambda folder: folder.name)
+def test_everything_committed_can_be_opened(folder):
+    found = open_archive(folder.name, TOP / "results")
+    assert len(found.scores)
+    assert found.about["provenance"]["uncommitted_changes"] is False
