@@ -125,6 +125,7 @@ def study_run(
     workers: WorkersOption = 2,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")] = None,
     time_budget: Annotated[float | None, typer.Option(help="Seconds inside which to stop cleanly.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the run would cost here.")] = False,
 ) -> None:
     """Run what is missing of the study."""
     from l3muscle.profile import load_profile
@@ -133,6 +134,12 @@ def study_run(
 
     settings = load_profile(profile)
     study = Study(settings, runs=runs, cohort_folder=cohort, usable_only=usable_only)
+    if dry_run:
+        from l3muscle.forecast import forecast
+
+        for line in forecast(study, workers=workers, say=say).lines():
+            say(line)
+        return
     if study.is_phantom and not study.cohort_folder.is_dir():
         with progress_bar(settings.cohort.patients, "phantom cohort", unit="patient") as bar:
             study.make_phantom(workers=workers, on_patient=lambda done: bar.update(done - bar.n))
@@ -194,7 +201,7 @@ def book(
     started = time.monotonic()
     check_notebooks()
     say(f"1/3 study ({profile})")
-    study_run(profile, runs, cohort, usable_only, workers, None, None)
+    study_run(profile, runs, cohort, usable_only, workers, scheduler=None, time_budget=None, dry_run=False)
     say("2/3 notebooks")
     results = open_results(profile, runs)
     execute_notebooks(results, profile=profile, runs=runs, say=say)

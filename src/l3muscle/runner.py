@@ -71,16 +71,8 @@ def progress_bar(total: int, description: str, *, unit: str, initial: int = 0) -
 
 
 @contextmanager
-def _client(workers: int, scheduler: str | None) -> Iterator[Client]:
-    """A client of the given scheduler, or of a cluster of local one-thread processes bound to loopback."""
-    if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout="5s")
-        except (OSError, ValueError) as error:
-            raise RunnerError(f"no Dask scheduler answers at {scheduler} ({error})") from None
-        with client:
-            yield client
-        return
+def local_client(workers: int) -> Iterator[Client]:
+    """A client of a cluster of local one-thread processes, bound to loopback."""
     with (
         LocalCluster(
             n_workers=workers,
@@ -94,6 +86,17 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Client]:
         ) as cluster,
         Client(cluster) as client,
     ):
+        yield client
+
+
+@contextmanager
+def _cluster_client(scheduler: str) -> Iterator[Client]:
+    """A client of somebody's scheduler."""
+    try:
+        client = Client(scheduler, timeout="5s")
+    except (OSError, ValueError) as error:
+        raise RunnerError(f"no Dask scheduler answers at {scheduler} ({error})") from None
+    with client:
         yield client
 
 
@@ -160,7 +163,7 @@ def run_study(
             if workers == 1 and scheduler is None:
                 _run_here(study, missing, budget, progress, bar)
             else:
-                with _client(workers, scheduler) as client:
+                with local_client(workers) if scheduler is None else _cluster_client(scheduler) as client:
                     _run_on_workers(study, missing, budget, progress, bar, client)
     study.publish_model()
     progress.seconds = budget.elapsed()
