@@ -26,6 +26,15 @@ UsableOnlyOption = Annotated[
 WorkersOption = Annotated[int, typer.Option(min=1, help="Local worker processes.")]
 
 
+class Queue(StrEnum):
+    """Batch systems of compute clusters."""
+
+    slurm = "slurm"
+    pbs = "pbs"
+    lsf = "lsf"
+    sge = "sge"
+
+
 class PhantomSetting(StrEnum):
     """How widely phantom patients and scanners are drawn."""
 
@@ -124,6 +133,7 @@ def study_run(
     usable_only: UsableOnlyOption = False,
     workers: WorkersOption = 2,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")] = None,
+    queue: Annotated[Queue | None, typer.Option(help="Batch system to submit --workers jobs to instead.")] = None,
     time_budget: Annotated[float | None, typer.Option(help="Seconds inside which to stop cleanly.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the run would cost here.")] = False,
 ) -> None:
@@ -143,7 +153,7 @@ def study_run(
     if study.is_phantom and not study.cohort_folder.is_dir():
         with progress_bar(settings.cohort.patients, "phantom cohort", unit="patient") as bar:
             study.make_phantom(workers=workers, on_patient=lambda done: bar.update(done - bar.n))
-    progress = run_study(study, workers=workers, scheduler=scheduler, time_budget=time_budget, say=say)
+    progress = run_study(study, workers=workers, scheduler=scheduler, queue=queue, time_budget=time_budget, say=say)
     total = len(study.jobs)
     say(
         f"{total - progress.left - len(progress.failed)} of {total} experiments done "
@@ -201,7 +211,7 @@ def book(
     started = time.monotonic()
     check_notebooks()
     say(f"1/3 study ({profile})")
-    study_run(profile, runs, cohort, usable_only, workers, scheduler=None, time_budget=None, dry_run=False)
+    study_run(profile, runs, cohort, usable_only, workers, scheduler=None, queue=None, time_budget=None, dry_run=False)
     say("2/3 notebooks")
     results = open_results(profile, runs)
     execute_notebooks(results, profile=profile, runs=runs, say=say)

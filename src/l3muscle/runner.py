@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from dask.distributed import Client, Future, LocalCluster, as_completed
@@ -19,6 +19,7 @@ from l3muscle.store import Artefact
 from l3muscle.study import Job, Study, run_experiment, train_source
 
 RETRIES = 2
+QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
 # Progress in a log file: a line now and then instead of a bar that redraws itself.
 LOG_INTERVAL_S = 15.0
 
@@ -100,6 +101,28 @@ def _cluster_client(scheduler: str) -> Iterator[Client]:
         yield client
 
 
+@contextmanager
+def _queue_client(system: str, jobs: int) -> Iterator[Client]:
+    """A client of workers that a batch system starts, a job each, as dask-jobqueue's own configuration says."""
+    try:
+        import dask_jobqueue
+    except ImportError:
+        raise RunnerError("a batch queue needs dask-jobqueue: pip install 'l3-muscle[cluster]'") from None
+    try:
+        cluster = getattr(dask_jobqueue, QUEUES[system])()
+    except (OSError, ValueError, TypeError) as error:
+        raise RunnerError(f"the {system} queue cannot be used: {' '.join(str(error).split())}") from None
+    with cluster, Client(cluster) as client:
+        cluster.scale(jobs=jobs)
+        yield client
+
+
+def _workers(workers: int, scheduler: str | None, queue: str | None) -> AbstractContextManager[Client]:
+    if scheduler is not None:
+        return _cluster_client(scheduler)
+    return local_client(workers) if queue is None else _queue_client(queue, workers)
+
+
 class _Budget:
     """Whether there is time for one more experiment."""
 
@@ -127,6 +150,7 @@ def run_study(
     *,
     workers: int = 1,
     scheduler: str | None = None,
+    queue: str | None = None,
     time_budget: float | None = None,
     say: Callable[[str], None] = print,
 ) -> Progress:
@@ -136,9 +160,11 @@ def run_study(
     ----------
     study : Study
     workers : int
-        Local worker processes; 1 runs everything in this process.
+        Local worker processes; 1 runs everything in this process. With `queue`, the number of jobs.
     scheduler : str, optional
         Address of a Dask scheduler (`tcp://host:8786`) to use instead.
+    queue : {"slurm", "pbs", "lsf", "sge"}, optional
+        Batch system whose jobs are the workers; what a job asks for stands in dask-jobqueue's configuration.
     time_budget : float, optional
         Seconds after which no further experiment is begun that could not be expected to end inside them.
     say : callable
@@ -160,11 +186,12 @@ def run_study(
     progress = Progress(len(study.jobs) - len(missing), 0, {}, len(missing), 0.0)
     if missing:
         with progress_bar(len(study.jobs), "experiments", unit="model", initial=progress.done_before) as bar:
-            if workers == 1 and scheduler is None:
+            if workers == 1 and scheduler is None and queue is None:
                 _run_here(study, missing, budget, progress, bar)
             else:
-                with local_client(workers) if scheduler is None else _cluster_client(scheduler) as client:
-                    _run_on_workers(study, missing, budget, progress, bar, client)
+                with _workers(workers, scheduler, queue) as client:
+                    say(f"dashboard: {client.dashboard_link}")
+                    _run_on_workers(study, missing, budget, progress, bar, client, expected=workers if queue else 1)
     study.publish_model()
     progress.seconds = budget.elapsed()
     return progress
@@ -192,7 +219,7 @@ def _run_here(study: Study, missing: list[Job], budget: _Budget, progress: Progr
 
 
 def _run_on_workers(
-    study: Study, missing: list[Job], budget: _Budget, progress: Progress, bar: tqdm, client: Client
+    study: Study, missing: list[Job], budget: _Budget, progress: Progress, bar: tqdm, client: Client, *, expected: int
 ) -> None:
     prepared = client.scatter(study.prepared, broadcast=True)
     learning: dict[Future, str] = {
@@ -209,7 +236,7 @@ def _run_on_workers(
 
     def fill() -> None:
         # One experiment a worker and one in hand, so that stopping at the budget wastes little.
-        slots = 2 * max(len(client.scheduler_info(n_workers=-1)["workers"]), 1) - len(running) - len(learning)
+        slots = 2 * max(len(client.scheduler_info(n_workers=-1)["workers"]), expected) - len(running) - len(learning)
         for job in list(waiting):
             if slots <= 0 or not budget.allows_another():
                 return
