@@ -166,24 +166,16 @@ def study_run(
 
 
 @study_app.command("status")
-def study_status(profile: ProfileOption = "laptop", runs: RunsOption = Path("runs")) -> None:
-    """Show what is done and what is missing, by source task and training-set size."""
+def study_status(
+    profile: ProfileOption = "laptop",
+    runs: RunsOption = Path("runs"),
+    watch: Annotated[bool, typer.Option("--watch", help="Keep the table up to date until all is done.")] = False,
+) -> None:
+    """Show what is done, missing and failed, by source task and training-set size."""
+    from l3muscle.status import show_status
     from l3muscle.study import open_results
 
-    results = open_results(profile, runs)
-    grid = results.profile.grid
-    a_cell = grid.folds * grid.subsets * grid.repeats
-    done = list(results.records)
-    say("models done of " + str(a_cell) + "".join(f"{f'n={n}':>8}" for n in grid.sizes))
-    for task in grid.source_tasks:
-        counts = [sum(e.source_task == task and e.n_train == n for e in done) for n in grid.sizes]
-        say(f"{task:<17}" + "".join(f"{count:>8}" for count in counts))
-    missing = results.planned() - len(done)
-    seconds = [record["seconds"] for record in results.records.values()]
-    left = (
-        f"; about {missing * sum(seconds) / len(seconds) / 60:.0f} min of one worker left" if done and missing else ""
-    )
-    say(f"{len(done)} of {results.planned()} experiments done, {missing} missing{left}")
+    show_status(open_results(profile, runs), watch=watch)
 
 
 @app.command()

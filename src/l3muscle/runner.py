@@ -4,19 +4,20 @@ Workers compute and hand back artefacts; only this process writes to the store. 
 folder nor the store's, and one that dies costs its experiment a retry and nothing else.
 """
 
+import json
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from dask.distributed import Client, Future, LocalCluster, as_completed
 from tqdm import tqdm
 
 from l3muscle.errors import L3MuscleError
 from l3muscle.store import Artefact
-from l3muscle.study import Job, Study, run_experiment, train_source
+from l3muscle.study import FAILURES, Experiment, Job, Study, run_experiment, train_source
 
 RETRIES = 2
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
@@ -34,7 +35,7 @@ class Progress:
 
     done_before: int
     finished: int
-    failed: dict[str, str]
+    failed: dict[Experiment, str]
     left: int
     seconds: float
 
@@ -192,6 +193,8 @@ def run_study(
                 with _workers(workers, scheduler, queue) as client:
                     say(f"dashboard: {client.dashboard_link}")
                     _run_on_workers(study, missing, budget, progress, bar, client, expected=workers if queue else 1)
+    entries = [{"experiment": asdict(experiment), "reason": why} for experiment, why in progress.failed.items()]
+    study.store.write_text(FAILURES, json.dumps(entries, indent=1))
     study.publish_model()
     progress.seconds = budget.elapsed()
     return progress
@@ -262,6 +265,6 @@ def _run_on_workers(
             if future.status == "finished":
                 _finish(study, job, future.result(), budget, progress, bar)
             else:
-                progress.failed[str(job.experiment)] = str(future.exception())
+                progress.failed[job.experiment] = str(future.exception())
                 progress.left -= 1
         fill()

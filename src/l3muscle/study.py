@@ -38,6 +38,7 @@ from l3muscle.training import Fit, Loop, fit
 PHANTOM_MODULES = (anatomy, canvas, dicom, observers, phantom)
 METHOD_MODULES = (augment, losses, metrics, models, preprocess, procedural, target_task, training)
 PREDICTION_BATCH = 16
+FAILURES = "failed.json"
 
 
 class StudyError(L3MuscleError):
@@ -528,6 +529,15 @@ class StudyResults:
         entries = [dict(entry) for entry in self.plan["experiments"]]
         keys = {Experiment(**{k: v for k, v in e.items() if k != "key"}): e["key"] for e in entries}
         return {experiment: key for experiment, key in keys.items() if experiment in self.records}
+
+    def failures(self) -> dict[Experiment, str]:
+        """Experiments that failed when they were last tried and are still missing, with the reason."""
+        try:
+            entries = json.loads((self.folder / FAILURES).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        failed = {Experiment(**entry["experiment"]): entry["reason"] for entry in entries}
+        return {experiment: reason for experiment, reason in failed.items() if experiment not in self.records}
 
     def planned(self) -> int:
         """Number of experiments in the grid."""
