@@ -38,6 +38,7 @@ from l3muscle.cohort.dicom import (
 from l3muscle.cohort.grid import Grid
 from l3muscle.cohort.masks import EXPERT, OBSERVER_PREFIX, as_mask, is_nifti, is_png, read_masks
 from l3muscle.cohort.nifti import Volume
+from l3muscle.cohort.public import check_saros, is_saros
 from l3muscle.errors import L3MuscleError
 
 Masks = dict[str, np.ndarray]
@@ -268,6 +269,8 @@ def check_folder(folder: Path) -> CohortReport:
     """
     if not folder.is_dir():
         raise CohortError(f"there is no folder {folder}")
+    if is_saros(folder):
+        return check_saros(folder)
     report = CohortReport(folder)
     found = _Found(Path(os.path.abspath(folder)))
     try:

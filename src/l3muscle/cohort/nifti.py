@@ -24,6 +24,7 @@ from l3muscle.errors import L3MuscleError, reason_of
 MAX_PLANES = 2000
 MAX_VOLUME_BYTES = 1 << 31
 MAX_EXTENSION_BYTES = 1 << 20  # between header and voxels
+PIECE_BYTES = 1 << 27  # what is read at once of a volume that is searched; most label maps are smaller
 SPACING_TOLERANCE = 1e-3  # of the spacing, between affine and pixdim, both in single precision
 FAT_HU = -30  # every body has tissue below; an image that has none was rescaled to something else
 HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
@@ -199,6 +200,20 @@ class Volume:
             other = tuple(axis for axis in range(3) if axis != self._axis)
             found = np.flatnonzero((np.asanyarray(self._data) != 0).any(axis=other))
         return tuple(sorted(self.in_order_of_file(int(place)) for place in found))
+
+    def counts(self, *values: float) -> np.ndarray:
+        """How many voxels of each plane hold each of `values`, (len(values), planes)."""
+        found = np.zeros((len(values), self.planes), dtype=np.int64)
+        other = tuple(axis for axis in range(3) if axis != self._axis)
+        length = self._shape[2]  # the axis along which the file's voxels lie in one piece
+        step = max(1, PIECE_BYTES * length // (self._data.dtype.itemsize * int(np.prod(self._shape, dtype=np.int64))))
+        with _naming_damage(self.name):
+            for start in range(0, length, step):
+                piece = np.asanyarray(self._data[:, :, start : start + step])
+                planes = slice(start, start + step) if self._axis == 2 else slice(None)
+                for row, value in zip(found, values, strict=True):
+                    row[planes] += np.count_nonzero(piece == value, axis=other)
+        return found if self.in_order_of_file(0) == 0 else found[:, ::-1]
 
     def hu(self, plane: int) -> np.ndarray:
         """A plane as Hounsfield units, (H, W) int16; padding below -1024 reads as -1024.
