@@ -18,8 +18,35 @@ def _uniform(low: float, high: float, *shape: int, generator: Generator) -> Tens
     return low + (high - low) * torch.rand(*shape, generator=generator)
 
 
+class Shuffled:
+    """Places 0 to `count` - 1 in random order, each once before any comes again.
+
+    Attributes
+    ----------
+    taken : list of int
+        What `take` gave last.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.taken: list[int] = []
+        self._queue: list[int] = []
+
+    def take(self, size: int, generator: Generator) -> list[int]:
+        """The next `size` places; the CPU's `generator` shuffles whenever they run out."""
+        while len(self._queue) < size:
+            self._queue += torch.randperm(self.count, generator=generator).tolist()
+        self.taken, self._queue = self._queue[:size], self._queue[size:]
+        return self.taken
+
+
 def sampling_grid(
-    batch: int, shape: tuple[int, int], settings: AugmentationSettings, *, generator: Generator
+    batch: int,
+    shape: tuple[int, int],
+    settings: AugmentationSettings,
+    *,
+    generator: Generator,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Draw one random sampling grid an image.
 
@@ -31,10 +58,12 @@ def sampling_grid(
     settings : AugmentationSettings
     generator : torch.Generator
         On the CPU, whatever the training device, so that a seed draws the same on every machine.
+    device : torch.device or str
+        Where the grid is laid out; only a few numbers an image travel there.
 
     Returns
     -------
-    Tensor, (batch, rows, columns, 2)
+    Tensor, (batch, rows, columns, 2), on `device`
         Coordinates (x, y) in [-1, 1] as `torch.nn.functional.grid_sample` takes them with `align_corners=False`.
     """
     rows, columns = shape
@@ -55,14 +84,35 @@ def sampling_grid(
     affine[:, 0, 1] = -sin * rows / columns
     affine[:, 1, 0] = sin * flip * columns / rows
     affine[:, 1, 1] = cos
-    grid = F.affine_grid(affine, [batch, 1, rows, columns], align_corners=False)
+    grid = F.affine_grid(affine.to(device), [batch, 1, rows, columns], align_corners=False)
 
     nodes = settings.elastic_nodes
     reach = settings.elastic_shift * 2 / (nodes - 1)  # nodes lie 2 / (nodes - 1) apart in the unit square
     shifts = _uniform(-reach, reach, batch, 2, nodes, nodes, generator=generator)
     shifts = shifts * happens(settings.elastic_probability).view(batch, 1, 1, 1)
-    field = F.interpolate(shifts, size=shape, mode="bicubic", align_corners=True)
+    field = F.interpolate(shifts.to(device), size=shape, mode="bicubic", align_corners=True)
     return grid + field.permute(0, 2, 3, 1)
+
+
+def augment_images(images: Tensor, settings: AugmentationSettings, *, generator: Generator) -> Tensor:
+    """Transform each image by a random warp of its own, in one interpolation, on the device where they are.
+
+    Parameters
+    ----------
+    images : Tensor, (N, C, H, W)
+        In [0, 1]; what comes in from outside the frame is 0, which is air (and no muscle). The channels of one image,
+        such as a slice and its mask, are warped alike.
+    settings : AugmentationSettings
+    generator : torch.Generator
+        On the CPU.
+
+    Returns
+    -------
+    Tensor, (N, C, H, W)
+    """
+    shape = tuple(images.shape[-2:])
+    grid = sampling_grid(len(images), shape, settings, generator=generator, device=images.device)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def augment(
@@ -73,7 +123,7 @@ def augment(
     Parameters
     ----------
     images, masks : Tensor, (N, 1, H, W)
-        In [0, 1]; what comes in from outside the frame is 0, which is air and no muscle.
+        As in `augment_images`.
     settings : AugmentationSettings
     generator : torch.Generator
         On the CPU.
@@ -82,7 +132,5 @@ def augment(
     -------
     (Tensor, Tensor), each (N, 1, H, W)
     """
-    grid = sampling_grid(len(images), tuple(images.shape[-2:]), settings, generator=generator).to(images.device)
-    both = torch.cat([images, masks], dim=1)
-    warped = F.grid_sample(both, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    warped = augment_images(torch.cat([images, masks], dim=1), settings, generator=generator)
     return warped[:, :1], warped[:, 1:]

@@ -269,3 +269,104 @@ def contact_sheet(
         axes.imshow(sheet, interpolation="antialiased")
         axes.set_axis_off()
     return figure
+
+
+def not_run(what: str) -> Figure:
+    """A low, empty panel that says what this run does not have, where another run has a figure."""
+    with style():
+        figure, [[axes]] = _figure(0.6)
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, f"{what}: not part of this run", ha="center", va="center", color=FAINT)
+    return figure
+
+
+def accuracy_curve(curve: pd.DataFrame, *, chance: float) -> Figure:
+    """Share of the validation images that a classifying source task gets right, against step.
+
+    Parameters
+    ----------
+    curve : DataFrame
+        step, validation_accuracy.
+    chance : float
+        What guessing would get right.
+    """
+    with style():
+        figure, [[axes]] = _figure(2.6)
+        axes.plot(
+            curve["step"], curve["validation_accuracy"], color="#d55e00", marker="s", ms=4, ls="--", label="validation"
+        )
+        axes.axhline(chance, color=FAINT, lw=1.2, ls=(0, (1, 2)), label=f"chance ({chance:.1%})")
+        axes.set_ylim(0, None)
+        axes.set_xlabel("step")
+        axes.set_ylabel("share right")
+        axes.legend()
+    return figure
+
+
+def _rows_of_images(rows: Sequence[tuple[str, Sequence[np.ndarray]]], titles: Sequence[str]) -> Figure:
+    """Small grey images in [0, 1], a name beside each row and a title above each column."""
+    columns = len(titles)
+    height, width = rows[0][1][0].shape
+    with style():
+        figure, panels = _figure(
+            len(rows) * PAGE_WIDTH_IN / columns * height / width + 0.3, rows=len(rows), columns=columns
+        )
+        for line, (name, images) in zip(panels, rows, strict=True):
+            for axes, image in zip(line, images, strict=True):
+                axes.imshow(image, cmap="gray", vmin=0, vmax=1)
+                axes.set_xticks([])
+                axes.set_yticks([])
+                axes.spines[:].set_visible(False)
+                axes.grid(False)
+            line[0].set_ylabel(name, fontsize=9)
+        for axes, title in zip(panels[0], titles, strict=True):
+            axes.set_title(title, fontsize=9, loc="left")
+    return figure
+
+
+def reconstructions(examples: Mapping[str, np.ndarray]) -> Figure:
+    """What goes into the autoencoder above what comes out of it.
+
+    Parameters
+    ----------
+    examples : mapping
+        `input` and `output`, (N, H, W), on the grey scale of the window.
+    """
+    rows = [(name, list(examples[name])) for name in ("input", "output")]
+    return _rows_of_images(rows, [f"validation slice {k + 1}" for k in range(len(examples["input"]))])
+
+
+def puzzles(examples: Mapping[str, np.ndarray], *, gap: int = 2) -> Figure:
+    """Jigsaw puzzles as the network gets them, as it lays them, and as they should lie.
+
+    Parameters
+    ----------
+    examples : mapping
+        `tiles` (N, 9, h, w) as they lie in the puzzle; `guess` and `permutation` (N, 9), the place in the slice that
+        the network names for each, and the true one.
+    gap : int
+        Pixels between tiles.
+    """
+
+    def lay(tiles: np.ndarray, places: Sequence[int]) -> np.ndarray:
+        height, width = tiles.shape[1:]
+        sheet = np.ones((3 * height + 2 * gap, 3 * width + 2 * gap))
+        for tile, place in zip(tiles, places, strict=True):
+            row, column = divmod(int(place), 3)
+            top, left = row * (height + gap), column * (width + gap)
+            sheet[top : top + height, left : left + width] = tile
+        return sheet
+
+    rows = []
+    for number, (tiles, guess, truth) in enumerate(
+        zip(examples["tiles"], examples["guess"], examples["permutation"], strict=True)
+    ):
+        verdict = "solved" if np.array_equal(guess, truth) else "not solved"
+        sheets = [lay(tiles, places) for places in (range(9), guess, truth)]
+        rows.append((f"puzzle {number + 1}: {verdict}", sheets))
+    return _rows_of_images(rows, ["given", "as the network lays it", "right"])
+
+
+def image_grid(rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> Figure:
+    """Rows of grey images in [0, 1], all of one shape and as many in each row, with a name beside each row."""
+    return _rows_of_images(rows, [""] * len(rows[0][1]))

@@ -15,9 +15,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from l3muscle.errors import L3MuscleError
-from l3muscle.models import BACKBONES
+from l3muscle.models import BACKBONES, BOTTLENECKS
 
 SourceTask = Literal["random", "classification", "segmentation", "jigsaw", "reconstruction"]
+NATURAL_TASKS: tuple[SourceTask, ...] = ("classification", "segmentation")
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -90,30 +91,70 @@ class TrainingSettings(Settings):
     dice_weight: Annotated[float, Field(ge=0)] = 1.0
 
 
-class ProceduralSettings(Settings):
-    """Offline stand-in for a natural-image source task: generated images, no download."""
+class SourceTrainingSettings(Settings):
+    """The loop of a source task that is learned here; the paper says only that it converged (Appendix A)."""
 
-    steps: Positive = 2_000
+    steps: Positive = 20_000  # at most
     batch_size: Positive = 8
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    schedule: Literal["constant", "cosine"] = "constant"
+    validate_every: Positive = 100
+    patience: Positive = 20  # validations without improvement, as for the target task
+
+
+class ProceduralClassificationSettings(SourceTrainingSettings):
+    """Offline stand-in for ImageNet: telling fractals apart (`l3muscle.source_tasks.fractals`)."""
+
+    batch_size: Positive = 32
+    classes: Annotated[int, Field(ge=2, le=10_000)] = 1_000
+    points: Annotated[int, Field(ge=1_000)] = 100_000  # of one fractal
+    validation_images: Positive = 512
+
+
+class ProceduralSegmentationSettings(SourceTrainingSettings):
+    """Offline stand-in for COCO: labelling generated scenes (`l3muscle.source_tasks.procedural`)."""
+
     classes: Annotated[int, Field(ge=2, le=64)] = 10
     shapes_per_scene: Positive = 10
-    validate_every: Positive = 100
     validation_scenes: Positive = 32
 
 
-class SourceSettings(Settings):
-    """How each source task is learned, where it has to be learned here."""
+class UnlabelledSettings(SourceTrainingSettings):
+    """Source tasks on the cohort's own slices, which need no outlines: the full training set."""
 
-    segmentation: Literal["procedural"] = "procedural"
-    procedural_segmentation: ProceduralSettings = ProceduralSettings()
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of these slices, set apart for the validation loss
+
+
+class JigsawSettings(UnlabelledSettings):
+    """Jigsaw puzzles of 3 x 3 tiles (Noroozi and Favaro 2016)."""
+
+    permutations: Annotated[int, Field(ge=2, le=362_880)] = 50  # Section 2.2
+    tile_share: Annotated[float, Field(gt=0, le=1)] = 0.85  # of a cell's side; theirs: 64 of 75 pixels
+    embedding: Positive = 512  # features of a tile
+    hidden: Positive = 1_024  # features of a puzzle
+    validation_puzzles: Positive = 8  # of each validation slice
+
+
+class SourceSettings(Settings):
+    """Where the weights of each source task come from, and how they are learned where they are learned here.
+
+    The two on natural images name torchvision's published weights (of ResNet-50 and -101), or a procedural stand-in.
+    """
+
+    classification: Literal["procedural", "IMAGENET1K_V1", "IMAGENET1K_V2"] = "IMAGENET1K_V1"
+    segmentation: Literal["procedural", "COCO_WITH_VOC_LABELS_V1"] = "COCO_WITH_VOC_LABELS_V1"
+    weights_folder: str | None = None  # holds the published files under their own names; null downloads them
+    procedural_segmentation: ProceduralSegmentationSettings = ProceduralSegmentationSettings()
+    procedural_classification: ProceduralClassificationSettings = ProceduralClassificationSettings()
+    reconstruction: UnlabelledSettings = UnlabelledSettings()
+    jigsaw: JigsawSettings = JigsawSettings()
     seed: int = 0
 
 
 class GridSettings(Settings):
     """The study: source tasks x training-set sizes x folds x subsets x repeats (Section 2.1)."""
 
-    source_tasks: tuple[SourceTask, ...] = ("random", "segmentation")
+    source_tasks: tuple[SourceTask, ...] = ("random", "classification", "segmentation", "jigsaw", "reconstruction")
     sizes: tuple[Positive, ...] = (5, 10, 25, 50, 75, 100, 125)
     folds: Annotated[int, Field(ge=2)] = 4
     subsets: Positive = 2
@@ -145,6 +186,17 @@ class Profile(Settings):
     grid: GridSettings = GridSettings()
     keep_weights: Literal["none", "representative", "all"] = "representative"
     threads_per_worker: Positive = 1  # another count sums in another order: it decides the last bits of an outcome
+
+    @model_validator(mode="after")
+    def _published(self) -> "Profile":
+        for task in NATURAL_TASKS:
+            weights = getattr(self.sources, task)
+            if task in self.grid.source_tasks and weights != "procedural" and self.network.backbone not in BOTTLENECKS:
+                raise ValueError(
+                    f"sources.{task}: there are no weights {weights} of {self.network.backbone}; set it to procedural, "
+                    f"or network.backbone to one of {', '.join(BOTTLENECKS)}"
+                )
+        return self
 
     def fingerprint(self, *parts: str) -> str:
         """SHA-256 of the named parts of the profile (`"training"`, `"image"` ...), as hexadecimal digits."""
@@ -245,6 +297,8 @@ def load_profile(name: str, **overrides: Any) -> Profile:
         field = ".".join(str(part) for part in first["loc"] if isinstance(part, str)) or "profile"
         if first["type"] == "extra_forbidden":
             reason = f"no such setting{_nearest(field, _known_fields(Profile))}"
+        elif first["type"] == "value_error":
+            reason = first["msg"].removeprefix("Value error, ")
         else:
             reason = f"{first['msg']} (got {first['input']!r})"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

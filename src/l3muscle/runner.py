@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from l3muscle.errors import L3MuscleError
 from l3muscle.store import Artefact
-from l3muscle.study import FAILURES, Experiment, Job, Study, run_experiment, train_source
+from l3muscle.study import FAILURES, Experiment, Job, Study, is_published, run_experiment, train_source
 
 RETRIES = 2
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
@@ -184,6 +184,11 @@ def run_study(
     missing = [job for job in study.jobs if study.store.record("experiments", job.key) is None]
     for damaged in study.store.set_aside:
         say(f"damaged artefact {damaged} set aside; it is made again")
+    if missing:
+        # Not on a worker, which need not reach the internet and has no terminal for a download's progress.
+        for task in _sources_missing(study):
+            if is_published(study.profile, task):
+                study.store.write("sources", study.source_key(task), train_source(study.profile, task, study.prepared))
     progress = Progress(len(study.jobs) - len(missing), 0, {}, len(missing), 0.0)
     if missing:
         with progress_bar(len(study.jobs), "experiments", unit="model", initial=progress.done_before) as bar:
@@ -212,7 +217,8 @@ def _finish(study: Study, job: Job, artefact: Artefact, budget: _Budget, progres
 def _run_here(study: Study, missing: list[Job], budget: _Budget, progress: Progress, bar: tqdm) -> None:
     for source_task in _sources_missing(study):
         bar.set_postfix_str(f"source task {source_task}")
-        study.store.write("sources", study.source_key(source_task), train_source(study.profile, source_task))
+        artefact = train_source(study.profile, source_task, study.prepared)
+        study.store.write("sources", study.source_key(source_task), artefact)
     weights = {task: study.store.weights("sources", study.source_key(task)) for task in study.source_tasks()}
     for job in missing:
         if not budget.allows_another():
@@ -226,7 +232,7 @@ def _run_on_workers(
 ) -> None:
     prepared = client.scatter(study.prepared, broadcast=True)
     learning: dict[Future, str] = {
-        client.submit(train_source, study.profile, task, retries=RETRIES, pure=False): task
+        client.submit(train_source, study.profile, task, prepared, retries=RETRIES, pure=False): task
         for task in _sources_missing(study)
     }
     weights: dict[str, Future | None] = {"random": None}

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -25,20 +25,33 @@ from l3muscle.cohort.splits import Splits, make_splits
 from l3muscle.errors import L3MuscleError
 from l3muscle.metrics import Reference
 from l3muscle.model_file import save_model
-from l3muscle.models import build_fcn, transfer_weights
+from l3muscle.models import build_fcn, build_trunk, transfer_weights
 from l3muscle.preprocess import Frame, frame_of, prepare_image, prepare_mask, restore_mask, to_network_input
-from l3muscle.profile import Profile, load_profile
-from l3muscle.source_tasks import procedural
+from l3muscle.profile import NATURAL_TASKS, Profile, SourceTrainingSettings, load_profile
+from l3muscle.source_tasks import fractals, jigsaw, procedural, reconstruction, unlabelled
+from l3muscle.source_tasks.fractals import ProceduralClassification, ResNetClassifier, torchvision_names
+from l3muscle.source_tasks.jigsaw import Jigsaw, JigsawNetwork
+from l3muscle.source_tasks.natural import load_natural
 from l3muscle.source_tasks.procedural import ProceduralSegmentation
+from l3muscle.source_tasks.reconstruction import Reconstruction
 from l3muscle.store import Artefact, Store
 from l3muscle.target_task import MuscleSegmentation
-from l3muscle.training import Fit, Loop, fit
+from l3muscle.training import CurvePoint, Fit, Loop, Task, fit
 
 # Editing one of these can change the phantom, or the outcome of an experiment: their code is part of the identity.
 PHANTOM_MODULES = (anatomy, canvas, dicom, observers, phantom)
-METHOD_MODULES = (augment, losses, metrics, models, preprocess, procedural, target_task, training)
+METHOD_MODULES = (augment, losses, metrics, models, preprocess, target_task, training)
+# The same for a source task that is learned here; `models`, `preprocess` and `training` count for all of them.
+SOURCE_MODULES = {
+    "classification": (fractals,),
+    "segmentation": (procedural,),
+    "reconstruction": (augment, reconstruction, unlabelled),
+    "jigsaw": (augment, jigsaw, unlabelled),
+}
+COHORT_TASKS = ("reconstruction", "jigsaw")  # learned from the cohort's own slices
 PREDICTION_BATCH = 16
 FAILURES = "failed.json"
+EXAMPLES = 3  # kept of a source task, for a picture
 
 
 class StudyError(L3MuscleError):
@@ -118,6 +131,12 @@ class PreparedCohort:
         chosen = [places[patient] for patient in patient_ids]
         return self.images[chosen], self.masks[chosen]
 
+    @property
+    def source_ids(self) -> tuple[str, ...]:
+        """The full training set: every patient who is not held out for testing."""
+        held_out = set(self.test_ids)
+        return tuple(patient for patient in self.patient_ids if patient not in held_out)
+
     @cached_property
     def references(self) -> list[Reference]:
         """What belongs to each expert outline of the test set, computed once."""
@@ -191,43 +210,134 @@ def _loop(profile: Profile, device: str, **settings: Any) -> Loop:
     return Loop(precision=precision, device=device, **settings)
 
 
-def train_source(profile: Profile, source_task: str) -> Artefact:
-    """Learn a source task; its artefact holds the weights and the curve.
+def _trunk(profile: Profile) -> torch.nn.Sequential:
+    network = profile.network
+    return build_trunk(network.backbone, width=network.width, output_stride=network.output_stride)
 
-    Raises
-    ------
-    StudyError
-        For a source task that this profile cannot learn.
+
+def source_settings(profile: Profile, source_task: str) -> SourceTrainingSettings:
+    """Settings of a source task that is learned here."""
+    name = source_task if source_task in COHORT_TASKS else f"procedural_{source_task}"
+    return getattr(profile.sources, name)
+
+
+def is_published(profile: Profile, source_task: str) -> bool:
+    """Whether a source task's weights are torchvision's instead of learned here."""
+    return source_task in NATURAL_TASKS and getattr(profile.sources, source_task) != "procedural"
+
+
+def train_source(profile: Profile, source_task: str, prepared: PreparedCohort) -> Artefact:
+    """Learn a source task, or load its published weights (Section 2.2).
+
+    Parameters
+    ----------
+    profile : Profile
+    source_task : str
+        Any but `"random"`.
+    prepared : PreparedCohort
+        Reconstruction and jigsaw learn from all its patients but the test patients, without their outlines.
+
+    Returns
+    -------
+    Artefact
+        `weights`; in the record, how they came about (`kind`) and what moves into the target network (`transfer`). For
+        a task learned here also the table `curve`; for those on the cohort's slices the array set `examples`.
     """
-    if source_task != "segmentation":
-        raise StudyError(f"source task {source_task!r} is not available yet; choose 'random' or 'segmentation'")
+    if is_published(profile, source_task):
+        started = time.perf_counter()
+        weights = load_natural(profile, source_task)
+        record = {
+            "source_task": source_task,
+            "kind": getattr(profile.sources, source_task),
+            "transfer": _transfer_record(weights, profile),
+            "seconds": round(time.perf_counter() - started, 3),
+            "profile": profile.name,
+            "provenance": runtime.provenance(),
+        }
+        # safetensors takes no views into one storage.
+        return Artefact(record=record, weights={"weights": {n: v.clone().contiguous() for n, v in weights.items()}})
     runtime.keep_freed_memory()
     torch.set_num_threads(profile.threads_per_worker)
-    settings = profile.sources.procedural_segmentation
+    settings = source_settings(profile, source_task)
     seed = runtime.seed_of("source", source_task, profile.sources.seed)
     torch.manual_seed(seed)
-    task = ProceduralSegmentation(settings, profile.image.shape, seed=seed)
+    device = runtime.best_device()
+    network, task = _network_and_task(profile, source_task, prepared, seed, device)
+    accuracies = []
+
+    def note(point: CurvePoint) -> None:
+        if hasattr(task, "accuracy"):
+            accuracies.append(task.accuracy(network, device))
+
     started = time.perf_counter()
     outcome = fit(
-        _build(profile, task.out_channels),
+        network,
         task,
         _loop(
             profile,
-            runtime.best_device(),
+            device,
             learning_rate=settings.learning_rate,
-            schedule="cosine",
+            schedule=settings.schedule,
             max_steps=settings.steps,
             validate_every=settings.validate_every,
-            patience=settings.steps,
+            patience=settings.patience,
+            min_improvement=profile.training.min_improvement,
         ),
         generator=torch.Generator().manual_seed(seed),
+        on_validation=note,
     )
     seconds = time.perf_counter() - started
+    network.load_state_dict(outcome.weights)
+    curve, more, weights = _curve_table(outcome), {}, outcome.weights
+    if accuracies:
+        curve["validation_accuracy"] = accuracies
+        best = [point.step for point in outcome.curve].index(outcome.best_step)
+        more = {"validation_accuracy": accuracies[best], "chance": 1 / task.classes}
+    if source_task == "classification":
+        weights = torchvision_names(weights)
+    if source_task in COHORT_TASKS:
+        more["patients"] = {"training": len(task.slices.training), "validation": len(task.slices.validation)}
     return Artefact(
-        record=_record(profile, outcome, seconds, source_task=source_task, kind="procedural"),
-        tables={"curve": _curve_table(outcome)},
-        weights={"weights": outcome.weights},
+        record=_record(
+            profile,
+            outcome,
+            seconds,
+            source_task=source_task,
+            kind="cohort" if source_task in COHORT_TASKS else "procedural",
+            transfer=_transfer_record(weights, profile),
+            **more,
+        ),
+        tables={"curve": curve},
+        arrays={"examples": task.examples(network, device, EXAMPLES)} if source_task in COHORT_TASKS else {},
+        weights={"weights": weights},
     )
+
+
+def _transfer_record(weights: Mapping[str, Tensor], profile: Profile) -> dict[str, Any]:
+    """What of a source network's weights finds a place in the target network; foreign ones are refused at once."""
+    return asdict(transfer_weights(weights, _build(profile, out_channels=1)))
+
+
+def _network_and_task(
+    profile: Profile, source_task: str, prepared: PreparedCohort, seed: int, device: str
+) -> tuple[torch.nn.Module, Task]:
+    """The randomly initialised source network and its task, whose images lie or are drawn on the device."""
+    settings = source_settings(profile, source_task)
+    if source_task == "segmentation":
+        task = ProceduralSegmentation(settings, profile.image.shape, seed=seed, device=device)
+        return _build(profile, task.out_channels), task
+    if source_task == "classification":
+        task = ProceduralClassification(settings, profile.image.shape, seed=seed, device=device)
+        return ResNetClassifier(_trunk(profile), task.classes), task
+    images = prepared.select(prepared.source_ids)[0].to(device)
+    if source_task == "reconstruction":
+        task = Reconstruction(images, settings, profile.augmentation, seed=seed)
+        return _build(profile, task.out_channels), task
+    task = Jigsaw(images, settings, profile.augmentation, seed=seed)
+    network = JigsawNetwork(
+        _trunk(profile), permutations=task.classes, embedding=settings.embedding, hidden=settings.hidden
+    )
+    return network, task
 
 
 def predict_test(network: models.FCN, prepared: PreparedCohort, device: str) -> np.ndarray:
@@ -266,7 +376,10 @@ def run_experiment(job: Job, prepared: PreparedCohort, source_weights: dict[str,
     network = _build(profile, out_channels=1)
     transfer = None if source_weights is None else transfer_weights(source_weights, network)
     task = MuscleSegmentation(
-        *prepared.select(job.training_ids), *prepared.select(job.validation_ids), settings, profile.augmentation
+        *(part.to(device) for part in prepared.select(job.training_ids)),
+        *(part.to(device) for part in prepared.select(job.validation_ids)),
+        settings,
+        profile.augmentation,
     )
     rate = settings.learning_rate_random if source_weights is None else settings.learning_rate_fine_tune
     started = time.perf_counter()
@@ -395,16 +508,28 @@ class Study:
         return prepare(self.cohort, self.splits.test_ids, self.profile)
 
     def source_key(self, source_task: str) -> str:
-        """Identity of a learned source task."""
-        return _key(
-            {
-                "source_task": source_task,
-                "settings": self.profile.fingerprint("network", "sources", "threads_per_worker"),
-                "shape": self.profile.image.shape,
-                "precision": self.profile.training.precision,
-                "code": [_code_digest(module) for module in (models, preprocess, procedural, training)],
+        """Identity of a source task's weights: the hash of all that decides them."""
+        profile = self.profile
+        if is_published(profile, source_task):
+            # Loaded, not learned: nothing decides them but which file it is.
+            weights = getattr(profile.sources, source_task)
+            return _key({"source_task": source_task, "backbone": profile.network.backbone, "weights": weights})
+        content = {
+            "source_task": source_task,
+            "settings": source_settings(profile, source_task).model_dump(),
+            "seed": profile.sources.seed,
+            "network": profile.fingerprint("network", "threads_per_worker"),
+            "shape": profile.image.shape,
+            "loop": [profile.training.precision, profile.training.min_improvement],
+            "code": [_code_digest(m) for m in (models, preprocess, training, *SOURCE_MODULES[source_task])],
+        }
+        if source_task in COHORT_TASKS:
+            content |= {
+                "cohort": self.cohort.fingerprint,
+                "held_out": tuple(self.splits.test_ids),
+                "images": profile.fingerprint("image", "augmentation"),
             }
-        )
+        return _key(content)
 
     def job(self, experiment: Experiment) -> Job:
         """The experiment with its patients and its identity: the hash of all that decides its outcome."""
@@ -564,15 +689,33 @@ class StudyResults:
         """One row an observer outline."""
         return self.store.table("observers", self.plan["observers"], "scores")
 
-    def source_curve(self, source_task: str) -> pd.DataFrame:
-        """Training curve of a source task."""
+    def source_record(self, source_task: str) -> dict[str, Any] | None:
+        """How a source task's weights came about; None for random initialisation, and for what was not run."""
+        key = self.plan["sources"].get(source_task)
+        return None if key is None else self.store.record("sources", key)
+
+    def source_curve(self, source_task: str) -> pd.DataFrame | None:
+        """Training curve of a source task: step, train_loss, validation_loss, and where it has classes their accuracy.
+
+        None where nothing was learned in this run.
+        """
+        record = self.source_record(source_task)
+        if record is None or "curve.parquet" not in record["sha256"]:
+            return None
         return self.store.table("sources", self.plan["sources"][source_task], "curve")
 
+    def source_examples(self, source_task: str) -> dict[str, np.ndarray] | None:
+        """What the network of reconstruction or jigsaw makes of validation slices; None where there is none."""
+        record = self.source_record(source_task)
+        if record is None or "examples.npz" not in record["sha256"]:
+            return None
+        return self.store.arrays("sources", self.plan["sources"][source_task], "examples")
+
     def source_kind(self, source_task: str) -> str:
-        """How the source task came about: `"random"`, `"procedural"` ..."""
+        """How the source task came about: `"random"`, `"procedural"`, `"cohort"`, or the name of published weights."""
         if source_task not in self.plan["sources"]:
             return source_task
-        record = self.store.record("sources", self.plan["sources"][source_task])
+        record = self.source_record(source_task)
         return "not run" if record is None else record["kind"]
 
     def predictions(self, experiment: Experiment) -> np.ndarray:

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 
-import torch
 from torch import Generator, Tensor
 
-from l3muscle.augment import augment
+from l3muscle.augment import Shuffled, augment
 from l3muscle.losses import BCEDiceLoss
 from l3muscle.preprocess import to_network_input
 from l3muscle.profile import AugmentationSettings, TrainingSettings
@@ -42,13 +41,11 @@ class MuscleSegmentation:
         self.batch_size = training.batch_size
         self.augmentation = augmentation
         self._loss = BCEDiceLoss(bce_weight=training.bce_weight, dice_weight=training.dice_weight)
-        self._queue: list[int] = []
+        self._order = Shuffled(len(images))
 
     def training_batch(self, generator: Generator) -> tuple[Tensor, Tensor]:
         """Next images in shuffled order, each seen once before any is seen again; input (N, 3, H, W), masks."""
-        while len(self._queue) < self.batch_size:
-            self._queue += torch.randperm(len(self.images), generator=generator).tolist()
-        chosen, self._queue = self._queue[: self.batch_size], self._queue[self.batch_size :]
+        chosen = self._order.take(self.batch_size, generator)
         images, masks = augment(self.images[chosen], self.masks[chosen], self.augmentation, generator=generator)
         return to_network_input(images), masks
 
@@ -57,6 +54,10 @@ class MuscleSegmentation:
         yield from zip(
             self.validation_images.split(VALIDATION_BATCH), self.validation_masks.split(VALIDATION_BATCH), strict=True
         )
+
+    def describe_batch(self) -> str:
+        """Which images came last, by their place in the training set."""
+        return f"training images {', '.join(map(str, self._order.taken))}"
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy plus soft Dice (Equation 3)."""

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Generator, Tensor, nn
 
-from l3muscle.errors import L3MuscleError
+from l3muscle.errors import L3MuscleError, reason_of
 
 
 class TrainingError(L3MuscleError):
@@ -26,6 +26,9 @@ class Task(Protocol):
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Scalar loss, a mean over the batch."""
+
+    def describe_batch(self) -> str:
+        """What the last training batch held, for the message when its loss is not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ class Fit:
         Where that was.
     curve : tuple of CurvePoint
     stopped : str
-        `"saturated"` (both losses), `"max_steps"`, or `"diverged at step ..."`.
+        `"saturated"` (both losses), `"max_steps"`, or `"diverged at step ..."` with the batch named.
     """
 
     weights: dict[str, Tensor]
@@ -76,6 +79,10 @@ def _learning_rate_factor(loop: Loop) -> Callable[[int], float]:
     if loop.schedule == "constant":
         return lambda step: 1.0
     return lambda step: 0.5 * (1 + math.cos(math.pi * min(step / loop.max_steps, 1.0)))
+
+
+def _autocast(loop: Loop) -> torch.autocast:
+    return torch.autocast(loop.device, torch.bfloat16, enabled=loop.precision == "bf16")
 
 
 class _Saturation:
@@ -100,7 +107,7 @@ def validation_loss(network: nn.Module, task: Task, loop: Loop) -> float:
     total, count = 0.0, 0
     with torch.inference_mode():
         for inputs, target in task.validation_batches():
-            with torch.autocast(loop.device, torch.bfloat16, enabled=loop.precision == "bf16"):
+            with _autocast(loop):
                 output = network(inputs.to(loop.device))
             total += task.loss(output, target.to(loop.device)).item() * len(inputs)
             count += len(inputs)
@@ -139,7 +146,8 @@ def fit(
     Raises
     ------
     TrainingError
-        If the loss is not finite before the first validation, or the device is out of memory.
+        If the loss is not finite before the first validation, or the device is out of memory. Once there are weights to
+        keep, a loss that is not finite ends the training instead, and `Fit.stopped` says at which step.
     """
     network.to(loop.device, memory_format=torch.channels_last).train()
     optimiser = torch.optim.Adam(network.parameters(), lr=loop.learning_rate, fused=loop.device in ("cpu", "cuda"))
@@ -148,35 +156,44 @@ def fit(
     best_loss, best_step, best_weights = math.inf, 0, None
     curve: list[CurvePoint] = []
     stopped = "max_steps"
-    # Summed on the device: reading it at every step would make a GPU wait for the CPU.
-    running = torch.zeros((), device=loop.device)
-    since = 0
+    # Kept on the device until the next validation: reading a loss at every step would make a GPU wait for the CPU.
+    losses: list[Tensor] = []
+    batches: list[str] = []
     try:
         for step in range(1, loop.max_steps + 1):
             inputs, target = task.training_batch(generator)
             inputs, target = inputs.to(loop.device), target.to(loop.device)
-            with torch.autocast(loop.device, torch.bfloat16, enabled=loop.precision == "bf16"):
+            with _autocast(loop):
                 output = network(inputs)
             loss = task.loss(output, target)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            running += loss.detach()
-            since += 1
-            if step % loop.validate_every and step != loop.max_steps:
-                continue
-            point = CurvePoint(step, running.item() / since, validation_loss(network, task, loop))
-            if not math.isfinite(point.train_loss + point.validation_loss):
-                first, stopped = step - since + 1, f"diverged between steps {step - since + 1} and {step}"
+            losses.append(loss.detach())
+            batches.append(task.describe_batch())
+            # On the CPU the loss is at hand, so that a bad one stops the training before it spoils the weights.
+            if loop.device != "cpu" or math.isfinite(loss.item()):
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+                if step % loop.validate_every and step != loop.max_steps:
+                    continue
+            values = torch.stack(losses).tolist()
+            first = step - len(values) + 1
+            bad = next((place for place, value in enumerate(values) if not math.isfinite(value)), None)
+            if bad is None:
+                point = CurvePoint(step, math.fsum(values) / len(values), validation_loss(network, task, loop))
+                where = None if math.isfinite(point.validation_loss) else f"step {step} (validation)"
+            else:
+                where = f"step {first + bad} ({batches[bad]})"
+            if where is not None:
                 if best_weights is None:
                     raise TrainingError(
-                        f"the loss is not finite between steps {first} and {step} (learning rate "
-                        f"{loop.learning_rate:g}); lower the learning rate or look at the input"
+                        f"the loss is not finite at {where}, with a learning rate of {loop.learning_rate:g}; lower the "
+                        "learning rate or look at these images"
                     )
+                stopped = f"diverged at {where}"
                 break
-            running.zero_()
-            since = 0
+            losses.clear()
+            batches.clear()
             curve.append(point)
             if on_validation is not None:
                 on_validation(point)
@@ -190,8 +207,12 @@ def fit(
             if min(stale) >= loop.patience:
                 stopped = "saturated"
                 break
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        # torch.OutOfMemoryError for CUDA; Apple's backend only says so in words.
+        if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
+            raise
         raise TrainingError(
-            f"the GPU ran out of memory; lower training.batch_size or image.shape in the profile ({error})"
+            "the GPU ran out of memory; lower the batch size (training.batch_size, or that of the source task) or "
+            f"image.shape in the profile ({reason_of(error)})"
         ) from None
     return Fit(best_weights, best_step, tuple(curve), stopped)

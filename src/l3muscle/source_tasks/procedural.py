@@ -1,12 +1,14 @@
-"""Stand-ins for natural-image source tasks on machines that can reach no weights.
+"""Stand-in for a natural-image segmentation task on machines that can reach no weights: generated, labelled scenes.
 
 Learning from images drawn by formula instead of photographs is published (Kataoka et al. 2020 for classification,
-Shinoda et al. 2023 for segmentation). Wherever results of these tasks are shown they are called procedural, never
-ImageNet or COCO.
+Shinoda et al. 2023 for segmentation, who also find that nested contours suit it). Wherever results of these tasks are
+shown they are called procedural, never ImageNet or COCO.
 
-The segmentation task here: scenes of overlapping blobs on a cluttered background. What class a blob belongs to is
-told by its outline (the number of lobes) and not by its brightness, so the network has to find boundaries and judge
-shapes; brightness, texture, size, turn and place are drawn at random.
+A scene is a closed, wavy outline on an empty ground with a rind and a wall of uneven thickness inside it, and within
+the wall a filling with lobed blobs and with small bright cores that sit in collars. Wall, collars and blobs are mostly
+of one material, so that they are told apart by what they lie next to and by their form, and not by their brightness.
+Outlines, thicknesses, numbers, places and textures are random; no anatomy is consulted. Materials, blur and grain are
+those of windowed CT in kind: a few grey levels, edges a pixel or two wide, and noise correlated over a few pixels.
 """
 
 import math
@@ -17,17 +19,64 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from l3muscle.preprocess import to_network_input
-from l3muscle.profile import ProceduralSettings
+from l3muscle.profile import ProceduralSegmentationSettings
+
+ANGLES = 720  # steps of a closed outline, half a degree each
+# Brightness of each structure as a share of the grey scale, (lowest, highest); one in `STRANGE` is of any brightness.
+EMPTY, RIND, FILLING, SOFT, BRIGHT = (0.0, 0.02), (0.05, 0.25), (0.05, 0.3), (0.4, 0.65), (0.85, 1.1)
+STRANGE = 0.15
+OUTSIDE_LABEL, RIND_LABEL, WALL_LABEL, FILLING_LABEL, COLLAR_LABEL, CORE_LABEL, FIRST_BLOB_LABEL = range(7)
 
 
-def smooth_noise(count: int, shape: tuple[int, int], nodes: int, *, generator: Generator) -> Tensor:
-    """Random images (count, 1, rows, columns), about uniform in [-1, 1] at the nodes, smooth between them."""
-    coarse = torch.rand(count, 1, nodes, nodes, generator=generator) * 2 - 1
-    return F.interpolate(coarse, size=shape, mode="bicubic", align_corners=True)
+class _Dice:
+    """Random numbers for a batch of scenes: drawn on the CPU, so that a seed means the same on every device."""
+
+    def __init__(self, count: int, shape: tuple[int, int], generator: Generator, device: torch.device | str) -> None:
+        self.count, self.shape, self.generator, self.device = count, shape, generator, device
+
+    def uniform(self, low: float, high: float) -> Tensor:
+        """(N, 1, 1)."""
+        return (low + (high - low) * torch.rand(self.count, 1, 1, generator=self.generator)).to(self.device)
+
+    def happens(self, probability: float) -> Tensor:
+        """(N, 1, 1) bool."""
+        return self.uniform(0, 1) < probability
+
+    def level(self, usual: tuple[float, float]) -> Tensor:
+        """A brightness, (N, 1, 1)."""
+        return torch.where(self.happens(STRANGE), self.uniform(0, 1), self.uniform(*usual))
+
+    def noise(self, nodes: int) -> Tensor:
+        """(N, rows, columns), about uniform in [-1, 1] at the nodes, smooth between them."""
+        coarse = torch.rand(self.count, 1, nodes, nodes, generator=self.generator).to(self.device) * 2 - 1
+        return F.interpolate(coarse, size=self.shape, mode="bicubic", align_corners=True)[:, 0]
+
+    def wave(self, harmonics: int) -> Tensor:
+        """A closed random curve, (N, ANGLES): harmonics of falling weight, of standard deviation about 1."""
+        number = torch.arange(1, harmonics + 1)
+        angle = torch.arange(ANGLES) * (2 * math.pi / ANGLES) * number[:, None]  # (harmonics, ANGLES)
+        weight = torch.randn(2, self.count, harmonics, generator=self.generator) / number.sqrt()
+        curve = weight[0] @ torch.cos(angle) + weight[1] @ torch.sin(angle)
+        return (curve / (1 / number).sum().sqrt()).to(self.device)
+
+    def grain(self) -> Tensor:
+        """Noise correlated over neighbouring pixels, (N, rows, columns), of standard deviation 1."""
+        # Whole images of it are drawn where they are needed; the seed for that comes from the CPU.
+        own = torch.Generator(self.device).manual_seed(int(torch.randint(2**31, (1,), generator=self.generator)))
+        white = torch.randn(self.count, 1, *self.shape, generator=own, device=self.device)
+        kernel = white.new_tensor([[1.0, 2.0, 1.0]])
+        kernel = kernel.T @ kernel / 6  # of unit energy
+        return F.conv2d(white, kernel[None, None], padding=1)[:, 0]
 
 
 def draw_scenes(
-    count: int, shape: tuple[int, int], *, classes: int, shapes_per_scene: int, generator: Generator
+    count: int,
+    shape: tuple[int, int],
+    *,
+    classes: int,
+    shapes_per_scene: int,
+    generator: Generator,
+    device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:
     """Draw labelled scenes.
 
@@ -38,45 +87,85 @@ def draw_scenes(
     shape : (int, int)
         Rows and columns.
     classes : int
-        Classes of blob; class c has c + 1 lobes. The background is class 0, so labels run to `classes`.
+        Classes of blob, told by the number of lobes: none, 2, 3 ...
     shapes_per_scene : int
         Blobs in each scene; later ones lie on top of earlier ones.
     generator : torch.Generator
+        On the CPU.
+    device : torch.device or str
+        Where the scenes are drawn.
 
     Returns
     -------
     images : Tensor, (N, 1, rows, columns), in [0, 1]
     labels : Tensor of int64, (N, rows, columns)
+        Outside, rind, wall, filling, collars, cores, and from 6 on the blobs, by their lobes.
     """
     rows, columns = shape
-    span = min(rows, columns)
-    y = (torch.arange(rows) - (rows - 1) / 2) / span
-    x = (torch.arange(columns) - (columns - 1) / 2) / span
+    dice = _Dice(count, shape, generator, device)
+    y = torch.linspace(-1, 1, rows, device=device)[:, None].expand(rows, columns)
+    x = torch.linspace(-1, 1, columns, device=device)[None, :].expand(rows, columns)
 
-    def draw(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(count, 1, 1, generator=generator)
+    def polar(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Radius, and the step of the angle for reading a curve."""
+        step = ((torch.atan2(v, u) + math.pi) * (ANGLES / (2 * math.pi))).long() % ANGLES
+        return torch.hypot(u, v), step
 
-    images = 0.4 + 0.3 * draw(-1, 1) + 0.3 * smooth_noise(count, shape, 4, generator=generator)[:, 0]
-    images = images + draw(0, 0.25) * smooth_noise(count, shape, 24, generator=generator)[:, 0]
-    labels = torch.zeros(count, rows, columns, dtype=torch.int64)
-    for _ in range(shapes_per_scene):
-        lobes = torch.randint(1, classes + 1, (count, 1, 1), generator=generator)
-        dy = y[:, None] - draw(-0.5, 0.5) * rows / span
-        dx = x[None, :] - draw(-0.5, 0.5) * columns / span
-        # Elongation along a random axis keeps the lobes countable but hides them from a plain template.
-        turn, stretch = draw(0, math.pi), torch.exp(draw(-0.5, 0.5))
-        u = (torch.cos(turn) * dx + torch.sin(turn) * dy) * stretch
-        v = (torch.cos(turn) * dy - torch.sin(turn) * dx) / stretch
-        radius = torch.hypot(u, v)
-        wave = torch.cos(lobes * torch.atan2(v, u) + draw(0, 2 * math.pi))
-        inside = radius < draw(0.06, 0.24) * (1 + draw(0.2, 0.45) * wave)
+    def read(curve: Tensor, step: Tensor) -> Tensor:
+        return curve.gather(1, step.flatten(1)).view(step.shape)
 
-        level, grain = draw(0, 1), draw(0, 0.4)
-        stripes = torch.sin((u * draw(20, 90) + v * draw(-60, 60)) + draw(0, 2 * math.pi))
-        filling = level + grain * stripes + draw(0, 0.3) * smooth_noise(count, shape, 16, generator=generator)[:, 0]
-        images = torch.where(inside, filling, images)
-        labels = torch.where(inside, lobes.expand_as(labels), labels)
-    images = images + draw(0.01, 0.08) * torch.randn(count, rows, columns, generator=generator)
+    def paint(inside: Tensor, label: int | Tensor, level: Tensor, texture: Tensor) -> None:
+        nonlocal images, labels
+        images = torch.where(inside, level + texture, images)
+        labels = torch.where(inside, torch.as_tensor(label, device=device), labels)
+
+    def place() -> tuple[Tensor, Tensor]:
+        """Where a structure is the origin, and along a random axis stretched."""
+        turn, stretch = dice.uniform(0, math.pi), torch.exp(dice.uniform(-0.4, 0.4))
+        dy, dx = y - dice.uniform(-0.8, 0.8), x - dice.uniform(-0.8, 0.8)
+        return (
+            (torch.cos(turn) * dx + torch.sin(turn) * dy) * stretch,
+            (torch.cos(turn) * dy - torch.sin(turn) * dx) / stretch,
+        )
+
+    images = dice.level(EMPTY) + torch.zeros(count, rows, columns, device=device)
+    labels = torch.zeros(count, rows, columns, dtype=torch.int64, device=device)
+    mottle, fine = dice.noise(6), dice.noise(24)
+    # One material for all that is soft, give or take: brightness is no way to tell it apart.
+    soft = dice.level(SOFT)
+
+    u = (x - dice.uniform(-0.15, 0.15)) / dice.uniform(0.7, 1.1)
+    v = (y - dice.uniform(-0.15, 0.15)) / dice.uniform(0.7, 1.1)
+    radius, step = polar(u, v)
+    outline = 1 + 0.06 * dice.wave(6)
+    paint(radius < read(outline, step), RIND_LABEL, dice.level(RIND), 0.05 * fine)
+    outline = outline - dice.uniform(0.03, 0.25)[..., 0] * torch.exp(0.5 * dice.wave(6))
+    paint(radius < read(outline, step), WALL_LABEL, soft, dice.uniform(0, 0.1) * fine)
+    thickness = dice.uniform(0.04, 0.16)[..., 0] * torch.exp(0.7 * dice.wave(9)) - 0.03
+    outline = (outline - thickness.clamp_min(0)).clamp_min(0.1)
+    filling = dice.level(FILLING)
+    within = radius < read(outline, step)
+    paint(within, FILLING_LABEL, filling, dice.uniform(0, 0.1) * (mottle + fine))
+
+    for number in range(shapes_per_scene):
+        p, q = place()
+        distance, step = polar(p, q)
+        edge = 1 + 0.08 * read(dice.wave(8), step)
+        texture = dice.uniform(0, 0.1) * (fine if number % 2 else mottle)
+        if number % 3 == 2:
+            lobes, size = 1 + number // 3 % 4, dice.uniform(0.06, 0.14)
+            collar = 2.2 + 0.8 * torch.cos(lobes * step * (2 * math.pi / ANGLES))
+            paint(within & (distance < size * edge * collar), COLLAR_LABEL, soft + dice.uniform(-0.05, 0.05), texture)
+            paint(distance < size * edge, CORE_LABEL, dice.level(BRIGHT), texture)
+        else:
+            kind = torch.randint(classes, (count, 1, 1), generator=generator).to(device)
+            lobed = torch.cos((kind + 1) * step * (2 * math.pi / ANGLES)) * torch.where(kind == 0, 0.0, 0.3)
+            inside = within & (distance < dice.uniform(0.06, 0.28) * (edge + lobed))
+            level = torch.where(dice.happens(0.6), soft + dice.uniform(-0.1, 0.1), dice.uniform(0, 1))
+            paint(inside, FIRST_BLOB_LABEL + kind, level, texture)
+
+    blurred = F.avg_pool2d(F.pad(images[:, None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)[:, 0]
+    images = torch.lerp(images, blurred, dice.uniform(0, 1)) + dice.uniform(0.005, 0.05) * dice.grain()
     return images.clamp(0, 1)[:, None], labels
 
 
@@ -85,17 +174,25 @@ class ProceduralSegmentation:
 
     Parameters
     ----------
-    settings : ProceduralSettings
+    settings : ProceduralSegmentationSettings
     shape : (int, int)
         Rows and columns, those of the target task.
     seed : int
         Of the fixed validation scenes; training scenes come from the loop's generator and never repeat.
+    device : torch.device or str
+        Where scenes are drawn.
     """
 
-    def __init__(self, settings: ProceduralSettings, shape: tuple[int, int], *, seed: int) -> None:
-        self.settings = settings
-        self.shape = shape
-        self.out_channels = settings.classes + 1
+    def __init__(
+        self,
+        settings: ProceduralSegmentationSettings,
+        shape: tuple[int, int],
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.settings, self.shape, self.device = settings, shape, device
+        self.out_channels = FIRST_BLOB_LABEL + settings.classes
         validation = torch.Generator().manual_seed(seed)
         self._validation = [
             self._draw(settings.batch_size, validation)
@@ -109,6 +206,7 @@ class ProceduralSegmentation:
             classes=self.settings.classes,
             shapes_per_scene=self.settings.shapes_per_scene,
             generator=generator,
+            device=self.device,
         )
         return to_network_input(images), labels
 
@@ -120,6 +218,10 @@ class ProceduralSegmentation:
         """The same scenes at every call."""
         yield from self._validation
 
+    def describe_batch(self) -> str:
+        """What came last."""
+        return "generated scenes"
+
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Mean cross-entropy over pixels; `output` (N, classes + 1, H, W), `target` (N, H, W)."""
+        """Mean cross-entropy over pixels; `output` (N, classes + 6, H, W), `target` (N, H, W)."""
         return F.cross_entropy(output.float(), target)

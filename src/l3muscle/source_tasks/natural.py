@@ -1,0 +1,131 @@
+"""Source tasks on natural images: torchvision's published weights (Section 2.2).
+
+Classification takes a ResNet learned on ImageNet, segmentation an FCN-ResNet learned on a part of COCO with the classes
+of Pascal VOC. torchvision ships no such weights for the smaller networks of this package.
+"""
+
+import hashlib
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from pickle import UnpicklingError
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor
+
+from l3muscle.errors import L3MuscleError, reason_of
+from l3muscle.profile import Profile
+
+PATIENCE_S = 30.0  # without an answer from the server
+
+
+class WeightsError(L3MuscleError):
+    """Published weights that cannot be had."""
+
+
+def natural_weights(profile: Profile, source_task: str):
+    """torchvision's enum entry of the weights that a profile asks for.
+
+    Parameters
+    ----------
+    profile : Profile
+    source_task : {"classification", "segmentation"}
+
+    Returns
+    -------
+    torchvision.models.WeightsEnum
+    """
+    # Imported where it is needed: it takes seconds, which every worker of a small network would pay.
+    from torchvision.models import get_model_weights
+
+    backbone = profile.network.backbone
+    model = backbone if source_task == "classification" else f"fcn_{backbone}"
+    return get_model_weights(model)[getattr(profile.sources, source_task)]
+
+
+def file_name(weights) -> str:
+    """Name of the file that holds the weights; its end is the beginning of its SHA-256."""
+    return PurePosixPath(urlparse(weights.url).path).name
+
+
+def _is_sound(path: Path) -> bool:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return digest.startswith(path.stem.rsplit("-", 1)[-1])
+
+
+@contextmanager
+def _no_endless_wait() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE_S)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def load_natural(profile: Profile, source_task: str) -> dict[str, Tensor]:
+    """Load published weights: from `sources.weights_folder` if the profile names one, else from the network.
+
+    What is downloaded is kept in torch's cache (`TORCH_HOME`). A cached file that does not match the checksum in its
+    name is fetched again, once.
+
+    Parameters
+    ----------
+    profile : Profile
+    source_task : {"classification", "segmentation"}
+
+    Returns
+    -------
+    dict of str to Tensor
+        torchvision's state dict, on the CPU. Nothing in the file is executed.
+
+    Raises
+    ------
+    WeightsError
+        If the file is not in the folder, is damaged, or cannot be downloaded.
+    """
+    weights = natural_weights(profile, source_task)
+    name = file_name(weights)
+    folder = profile.sources.weights_folder
+    if folder is not None:
+        path = Path(folder).expanduser() / name
+        if not path.is_file():
+            raise WeightsError(f"there is no {path}; fetch {weights.url} on a machine with internet and put it there")
+        if not _is_sound(path):
+            raise WeightsError(
+                f"{path} is damaged: it does not match the checksum in its name; fetch {weights.url} again"
+            )
+    else:
+        path = Path(torch.hub.get_dir()) / "checkpoints" / name
+        if path.is_file() and not _is_sound(path):
+            print(f"{path} does not match the checksum in its name; it is fetched again", file=sys.stderr, flush=True)
+            path.unlink()
+    attempts = 2
+    while True:
+        attempts -= 1
+        try:
+            with _no_endless_wait():
+                return dict(
+                    weights.get_state_dict(
+                        model_dir=str(path.parent),
+                        progress=True,
+                        check_hash=True,
+                        map_location="cpu",
+                        weights_only=True,
+                    )
+                )
+        except OSError as error:
+            raise WeightsError(
+                f"{weights.url} cannot be downloaded to {path.parent} ({reason_of(getattr(error, 'reason', error))}); "
+                f"put the file into a folder and name that as sources.weights_folder in the profile, or set "
+                f"sources.{source_task} to procedural"
+            ) from None
+        except (RuntimeError, UnpicklingError) as error:
+            # torch refuses what does not match its checksum; a broken line may mend.
+            if attempts == 0:
+                raise WeightsError(f"what comes from {weights.url} is damaged: {reason_of(error)}") from None
+            path.unlink(missing_ok=True)

@@ -1,0 +1,48 @@
+"""Slices without their outlines: what the two source tasks learn from that need no annotation (Section 2.2).
+
+Both take the full training set, which is every patient who is not held out for testing (N = 167 in the paper). A share
+of it is set apart, so that their curves have a validation loss and training can be seen to converge (Figures A1, A2).
+"""
+
+import torch
+from torch import Generator, Tensor
+
+from l3muscle.augment import Shuffled, augment_images
+from l3muscle.profile import AugmentationSettings, UnlabelledSettings
+
+
+class UnlabelledImages:
+    """Shuffled, augmented batches of slices, and a part of the slices for validation.
+
+    Parameters
+    ----------
+    images : Tensor, (N, 1, H, W)
+        Prepared by `l3muscle.preprocess`; at least two.
+    settings : UnlabelledSettings
+    augmentation : AugmentationSettings
+    seed : int
+        Decides which slices validate.
+
+    Attributes
+    ----------
+    training, validation : Tensor, (n, 1, H, W)
+    """
+
+    def __init__(
+        self, images: Tensor, settings: UnlabelledSettings, augmentation: AugmentationSettings, *, seed: int
+    ) -> None:
+        held = min(max(1, round(settings.validation_share * len(images))), len(images) - 1)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).to(images.device)
+        self.validation, self.training = images[order[:held]], images[order[held:]]
+        self.batch_size = settings.batch_size
+        self.augmentation = augmentation
+        self._order = Shuffled(len(self.training))
+
+    def draw(self, generator: Generator) -> Tensor:
+        """Next images, (batch, 1, H, W): each once before any comes again, each under a warp of its own."""
+        chosen = self._order.take(self.batch_size, generator)
+        return augment_images(self.training[chosen], self.augmentation, generator=generator)
+
+    def describe_batch(self) -> str:
+        """Which slices came last, by their place in the shuffled training part."""
+        return f"slices {', '.join(map(str, self._order.taken))} of the source task's training part"
