@@ -4,6 +4,7 @@ import gzip
 import itertools
 import re
 import struct
+import subprocess
 import tracemalloc
 from pathlib import Path
 
@@ -417,3 +418,18 @@ def test_no_damage_raises_or_slips_through(tmp_path, name):
             assert np.array_equal(report.usable[0].hu, sound.hu)
             assert np.array_equal(report.usable[0].expert, sound.expert)
     assert outcomes[False] > 30
+
+
+RECIPE = Path(__file__).resolve().parents[1] / "book" / "data.md"
+
+
+def test_the_recipe_parses_and_downloads_nothing_unasked():
+    text = RECIPE.read_text(encoding="utf-8")
+    shell = re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
+    scripts = dict(re.findall(r"^```\{code-block\} python\n:caption: (\S+)\n(.*?)^```", text, re.M | re.S))
+    assert len(shell) == 4 and set(scripts) == {"fetch.py", "convert.py"}
+    for block in shell:
+        subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+    for name, script in scripts.items():
+        compile(script, name, "exec")
+    assert "FETCH, COMMERCIAL = False, False" in scripts["fetch.py"]

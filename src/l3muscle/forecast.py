@@ -23,7 +23,7 @@ from l3muscle.runner import local_client
 from l3muscle.store import Artefact, Store
 from l3muscle.study import Job, PreparedCohort, Study, is_published, run_experiment, source_settings, train_source
 
-TRIAL_SECONDS = 1.5  # of training in one trial
+TRIAL_SECONDS = 0.8  # of training in one trial
 TRIAL_PATIENTS = 12  # drawn where the phantom is not there yet
 
 
@@ -61,8 +61,10 @@ class Forecast:
     ----------
     experiments, sources : int
         Trainings that are missing.
-    phantom_seconds, source_seconds, experiment_seconds : float
-        Wall time of the phantom; time of one worker for the trainings.
+    phantom_seconds, start_seconds : float
+        Wall time of drawing the phantom; of reading the cohort and starting the workers.
+    source_seconds, experiment_seconds : float
+        Time of one worker for the trainings.
     workers : int
     memory, disk : int
         Bytes.
@@ -73,6 +75,7 @@ class Forecast:
     experiments: int
     sources: int
     phantom_seconds: float
+    start_seconds: float
     source_seconds: float
     experiment_seconds: float
     workers: int
@@ -83,7 +86,9 @@ class Forecast:
     @property
     def seconds(self) -> float:
         """Wall time of the whole."""
-        return self.phantom_seconds + (self.source_seconds + self.experiment_seconds) / self.workers
+        return (
+            self.phantom_seconds + self.start_seconds + (self.source_seconds + self.experiment_seconds) / self.workers
+        )
 
     def lines(self) -> list[str]:
         """The forecast as text."""
@@ -92,8 +97,8 @@ class Forecast:
             f"missing: {self.experiments} experiments, {self.sources} source tasks"
             + (", the phantom" if self.phantom_seconds else ""),
             f"time: {limit}{_duration(self.seconds)} with {self.workers} worker{'s' * (self.workers > 1)} "
-            f"(phantom {_duration(self.phantom_seconds)}; source tasks {_duration(self.source_seconds)}, experiments "
-            f"{_duration(self.experiment_seconds)} of one worker)",
+            f"(phantom {_duration(self.phantom_seconds)}, start {_duration(self.start_seconds)}; of one worker: source "
+            f"tasks {_duration(self.source_seconds)}, experiments {_duration(self.experiment_seconds)})",
             f"memory: about {self.memory / 2**30:.1f} GiB in all processes",
             f"disk: about {self.disk / 2**20:.0f} MiB",
         ]
@@ -158,8 +163,8 @@ def _measure(profile: Profile, source_task: str | None, job: Job, prepared: Prep
     return Cost(max(base - steps * step - validation, 0.0), step, validation, stored, weights, _peak_memory())
 
 
-def _stand_in(study: Study, workers: int) -> tuple[Cohort, float]:
-    """A few phantoms repeated to the cohort's size, and the time that the whole phantom will take."""
+def _stand_in(study: Study, workers: int) -> tuple[Cohort, float, float]:
+    """A few phantoms repeated to the cohort's size, and how long drawing and reading all of them will take."""
     settings = study.profile.cohort
     few = min(TRIAL_PATIENTS, settings.patients)
     observed = max(1, round(few * settings.test_patients / settings.patients))
@@ -175,19 +180,24 @@ def _stand_in(study: Study, workers: int) -> tuple[Cohort, float]:
             test_patients=observed,
             workers=workers,
         )
-        seconds = time.perf_counter() - started
+        drawn = time.perf_counter()
         cohort = load_cohort(folder)
+        read = time.perf_counter()
     places = np.arange(settings.patients) % few
     first_test = settings.patients - settings.test_patients
     names = tuple(f"trial {index:05d}" for index in range(settings.patients))
     outlines = list(cohort.observers.values())
-    return Cohort(
-        images=cohort.images[places],
-        masks=cohort.masks[places],
-        spacing=cohort.spacing[places],
-        patient_ids=names,
-        observers={name: outlines[index % len(outlines)] for index, name in enumerate(names[first_test:])},
-    ), seconds / few * settings.patients
+    return (
+        Cohort(
+            images=cohort.images[places],
+            masks=cohort.masks[places],
+            spacing=cohort.spacing[places],
+            patient_ids=names,
+            observers={name: outlines[index % len(outlines)] for index, name in enumerate(names[first_test:])},
+        ),
+        (drawn - started) / few * settings.patients,
+        (read - drawn) / few * settings.patients,
+    )
 
 
 def forecast(study: Study, *, workers: int = 1, say: Callable[[str], None] = print) -> Forecast:
@@ -208,22 +218,26 @@ def forecast(study: Study, *, workers: int = 1, say: Callable[[str], None] = pri
     -------
     Forecast
     """
-    profile, phantom_seconds = study.profile, 0.0
+    profile, phantom_seconds, reading_seconds = study.profile, 0.0, 0.0
     if study.is_phantom and not study.cohort_folder.is_dir():
         say("no phantom yet: drawing a few patients to see how long all will take")
-        stand_in, phantom_seconds = _stand_in(study, workers)
+        stand_in, phantom_seconds, reading_seconds = _stand_in(study, workers)
         study = Study(profile, runs=study.folder.parent, cohort_folder=study.cohort_folder)
         study.cohort = stand_in
+    started = time.perf_counter()
     missing = [job for job in study.jobs if study.store.record("experiments", job.key) is None]
     untaught = [task for task in study.source_tasks() if study.store.record("sources", study.source_key(task)) is None]
     learned = [task for task in untaught if not is_published(profile, task)]
     if not missing:
-        return Forecast(0, 0, phantom_seconds, 0.0, 0.0, workers, 0, 0, False)
+        return Forecast(0, 0, phantom_seconds, 0.0, 0.0, 0.0, workers, 0, 0, False)
     largest = max(missing, key=lambda job: job.experiment.n_train)
     costs: dict[str | None, Cost] = {}
     say("trying a few steps of each training")
     with local_client(workers) as client:
         prepared = client.scatter(study.prepared, broadcast=True)
+        # A worker's first task pays for its imports.
+        client.gather([client.submit(_peak_memory, pure=False) for _ in range(workers)])
+        start_seconds = reading_seconds + time.perf_counter() - started
         for task in (None, *learned):
             # On every worker at once, as the run will have it.
             trials = [client.submit(_measure, profile, task, largest, prepared, pure=False) for _ in range(workers)]
@@ -243,6 +257,7 @@ def forecast(study: Study, *, workers: int = 1, say: Callable[[str], None] = pri
         experiments=len(missing),
         sources=len(untaught),
         phantom_seconds=phantom_seconds,
+        start_seconds=start_seconds,
         source_seconds=source_seconds,
         experiment_seconds=len(missing) * target.seconds(training.max_steps, training.validate_every),
         workers=workers,
