@@ -82,3 +82,33 @@ def test_the_look_ends_with_the_figure(scores):
     before = dict(matplotlib.rcParams)
     figures.learning_curve(scores, None, "dice", labels=LABELS)
     assert dict(matplotlib.rcParams) == before
+
+
+def test_puzzles_lay_each_tile_where_the_permutation_says():
+    tiles = np.arange(1, 10)[None, :, None, None] / 10 * np.ones((1, 9, 4, 6))
+    truth = np.array([[2, 0, 1, 5, 3, 4, 8, 6, 7]])
+    guess = np.roll(truth, 1, axis=1)
+    figure = figures.puzzles({"tiles": tiles, "guess": guess, "permutation": truth}, gap=1)
+    given, guessed, right = (axes.images[0].get_array() for axes in figure.axes)
+    assert given[0, 0] == 0.1 and given[-1, -1] == 0.9 and given.shape == (14, 20)
+    # Tile 0 belongs to place 2, the upper right corner; the guess puts tile 1 there.
+    assert right[0, -1] == 0.1 and guessed[0, -1] == 0.2
+    assert figure.axes[0].get_ylabel() == "puzzle 1: not solved"
+
+
+def test_reconstructions_stand_under_their_inputs():
+    examples = {"input": np.zeros((3, 8, 10)), "output": np.ones((3, 8, 10))}
+    panels = figures.reconstructions(examples).axes
+    assert [float(axes.images[0].get_array().mean()) for axes in panels] == [0, 0, 0, 1, 1, 1]
+
+
+def test_accuracy_is_shown_against_chance():
+    curve = pd.DataFrame({"step": [1, 2], "validation_accuracy": [0.1, 0.4]})
+    [axes] = figures.accuracy_curve(curve, chance=0.02).axes
+    lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert lines == {"validation": [0.1, 0.4], "chance (2.0%)": [0.02, 0.02]}
+
+
+def test_what_was_not_run_says_so():
+    [axes] = figures.not_run("jigsaw").axes
+    assert axes.texts[0].get_text() == "jigsaw: not part of this run"
