@@ -125,6 +125,21 @@ def cohort_check(
         say(f"warning: {error}")
 
 
+@cohort_app.command("show")
+def cohort_show(
+    folder: Annotated[Path, typer.Argument(help="Folder of slices (DICOM, NIfTI) and outlines of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for the tables and pictures.")],
+) -> None:
+    """Show what a cohort holds: counts, spacing, Hounsfield units, every slice with its outline, refusals."""
+    from l3muscle.cohort import check_folder
+    from l3muscle.overview import summarise, write_overview
+
+    report = check_folder(folder)
+    for row in summarise(write_overview(report, out)):
+        say("  ".join(f"{value:<26}" if key == "of the cohort" else f"{value:>10}" for key, value in row.items()))
+    say(f"{len(report.refused)} refusals in {out / 'refused.txt'}; pictures beside it")
+
+
 @study_app.command("run")
 def study_run(
     profile: ProfileOption = "laptop",
