@@ -11,7 +11,7 @@ from scipy import ndimage
 from l3muscle.cohort import load_cohort, phantom
 from l3muscle.cohort.canvas import Curve, capsule, ellipse, smooth_max
 from l3muscle.cohort.observers import OBSERVERS, assign_observers, outline_as_observer
-from l3muscle.cohort.phantom import MUSCLE_COMPARTMENTS, PhantomError, PhantomSlice, phantom_slice, write_phantom
+from l3muscle.cohort.phantom import MUSCLE_COMPARTMENTS, PhantomError, PhantomSlice, people_of, phantom_slice, write_phantom
 from l3muscle.metrics import dice, muscle_area, muscle_density, rms_dta
 
 SEEDS = range(16)
@@ -246,6 +246,8 @@ def test_written_cohort_is_the_drawn_one_whoever_writes_it(tmp_path):
         "seed": 4,
         "size": 96,
     }
+    assert list(people_of(tmp_path / "a")) == [person["patient_id"] for person in about["people"]]
+    assert people_of(tmp_path) == {}
     assert [person["patient_id"] for person in about["people"]] == [f"PHANTOM-000{n}" for n in (1, 2, 3)]
     cohort = load_cohort(tmp_path / "a")
     assert cohort.patient_ids == ("PHANTOM-0001", "PHANTOM-0002", "PHANTOM-0003")

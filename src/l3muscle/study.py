@@ -723,10 +723,14 @@ class StudyResults:
         arrays = self.store.arrays("experiments", self.keys[experiment], "predictions")
         return np.unpackbits(arrays["packed"], axis=-1, count=int(arrays["width"])).astype(bool)
 
+    @property
+    def cohort_folder(self) -> Path:
+        """Where the cohort lies that the run used."""
+        return Path(os.path.normpath(self.folder / self.plan["cohort_folder"]))
+
     def cohort(self) -> Cohort:
         """The cohort that the run used."""
-        folder = Path(os.path.normpath(self.folder / self.plan["cohort_folder"]))
-        return load_cohort(folder, usable_only=self.plan.get("usable_only", False))
+        return load_cohort(self.cohort_folder, usable_only=self.plan.get("usable_only", False))
 
     def splits(self) -> Splits:
         """The splits that the run used."""

@@ -27,6 +27,7 @@ from l3muscle.errors import L3MuscleError, reason_of
 FIELD_OF_VIEW_MM = (500.0, 600.0, 700.0)  # reconstruction diameters usual for the CT of a PET-CT
 MUSCLE_COMPARTMENTS = COMPARTMENTS
 Setting = Literal["realistic", "randomised"]
+ABOUT = "phantom.json"
 GENERATOR_VERSION = 2  # goes up when the same seed no longer gives the same bits
 
 
@@ -408,7 +409,7 @@ def write_phantom(
             "size": size,
         }
         about = {"generator": GENERATOR_VERSION, **settings, "people": people}
-        (draft / "phantom.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        (draft / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
         draft.chmod(0o755)
         draft.rename(folder)
     except OSError as error:
@@ -416,6 +417,15 @@ def write_phantom(
     finally:
         if draft is not None and draft.exists():
             shutil.rmtree(draft, ignore_errors=True)
+
+
+def people_of(folder: Path) -> dict[str, dict[str, object]]:
+    """Parameters of every patient of a phantom cohort, by patient ID; empty for any other cohort."""
+    try:
+        people = json.loads((folder / ABOUT).read_text(encoding="utf-8"))["people"]
+        return {person["patient_id"]: person for person in people}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _watched(results: Iterable[dict[str, object]], progress: Callable[[int], None] | None) -> list[dict[str, object]]:
