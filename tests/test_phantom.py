@@ -11,7 +11,14 @@ from scipy import ndimage
 from l3muscle.cohort import load_cohort, phantom
 from l3muscle.cohort.canvas import Curve, capsule, ellipse, smooth_max
 from l3muscle.cohort.observers import OBSERVERS, assign_observers, outline_as_observer
-from l3muscle.cohort.phantom import MUSCLE_COMPARTMENTS, PhantomError, PhantomSlice, people_of, phantom_slice, write_phantom
+from l3muscle.cohort.phantom import (
+    MUSCLE_COMPARTMENTS,
+    PhantomError,
+    PhantomSlice,
+    people_of,
+    phantom_slice,
+    write_phantom,
+)
 from l3muscle.metrics import dice, muscle_area, muscle_density, rms_dta
 
 SEEDS = range(16)
