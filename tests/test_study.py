@@ -2,17 +2,26 @@
 
 import shutil
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import TINY
 
+from l3muscle import runner
 from l3muscle.metrics import dice
 from l3muscle.profile import load_profile
 from l3muscle.runner import RunnerError, run_study
-from l3muscle.study import Experiment, Study, StudyError, experiments, open_results, run_experiment
+from l3muscle.study import (
+    Experiment,
+    Study,
+    StudyError,
+    experiments,
+    method_digest,
+    open_results,
+    run_experiment,
+)
 
 
 def quiet(line: str) -> None:
@@ -168,6 +177,29 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(copy):
     shutil.rmtree(copy.store.folder("experiments", copy.jobs[0].key))
     with pytest.raises(RunnerError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
         run_study(copy, scheduler="tcp://127.0.0.1:9", say=quiet)
+
+
+class StandIn:
+    """A Dask client as far as the check of its workers goes."""
+
+    def __init__(self, answer) -> None:
+        self.answer = answer
+
+    def run(self, function):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def test_a_worker_with_other_code_is_named_and_gets_no_work(finished):
+    runner._check_workers(StandIn({"tcp://a:1": method_digest()}))
+    with pytest.raises(RunnerError, match="the worker at tcp://b:2 has another version"):
+        runner._check_workers(StandIn({"tcp://a:1": method_digest(), "tcp://b:2": "older"}))
+    with pytest.raises(RunnerError, match="cannot load this version .*No module named 'l3muscle'"):
+        runner._check_workers(StandIn(ModuleNotFoundError("No module named 'l3muscle'")))
+    # One that joins later meets the same check in each experiment.
+    with pytest.raises(StudyError, match="another version"):
+        run_experiment(replace(finished.jobs[0], code="older"), finished.prepared, None)
 
 
 def test_prepared_cohort_keeps_the_masks_area(finished):

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from l3muscle.errors import L3MuscleError
 from l3muscle.store import Artefact
-from l3muscle.study import FAILURES, Experiment, Job, Study, is_published, run_experiment, train_source
+from l3muscle.study import FAILURES, Experiment, Job, Study, is_published, method_digest, run_experiment, train_source
 
 RETRIES = 2
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
@@ -99,7 +99,19 @@ def _cluster_client(scheduler: str) -> Iterator[Client]:
     except (OSError, ValueError) as error:
         raise RunnerError(f"no Dask scheduler answers at {scheduler} ({error})") from None
     with client:
+        _check_workers(client)
         yield client
+
+
+def _check_workers(client: Client) -> None:
+    """Nothing is begun with workers whose code would give other results than this machine's."""
+    try:
+        digests = client.run(method_digest)
+    except Exception as error:  # whatever a worker without the package, or with an older one, raises
+        raise RunnerError(f"a worker cannot load this version of l3muscle ({' '.join(str(error).split())})") from None
+    other = [address for address, digest in digests.items() if digest != method_digest()]
+    if other:
+        raise RunnerError(f"the worker at {other[0]} has another version of l3muscle; install this one there")
 
 
 @contextmanager

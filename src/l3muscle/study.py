@@ -98,6 +98,13 @@ def _code_digest(module: ModuleType) -> str:
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
+@cache
+def method_digest() -> str:
+    """Hash of all code that decides outcomes: machines may share a study only if theirs agree."""
+    modules = {*METHOD_MODULES, *itertools.chain.from_iterable(SOURCE_MODULES.values())}
+    return _key({module.__name__: _code_digest(module) for module in modules})
+
+
 def _key(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -178,6 +185,7 @@ class Job:
     training_ids: tuple[str, ...]
     validation_ids: tuple[str, ...]
     keep_weights: bool
+    code: str  # `method_digest` of the machine that gives out the job
 
 
 def _build(profile: Profile, out_channels: int) -> models.FCN:
@@ -367,6 +375,8 @@ def run_experiment(job: Job, prepared: PreparedCohort, source_weights: dict[str,
         Tables `scores` (one row a test image) and `curve`, array `predictions` (packed bits), and, where the job says
         so, `weights`.
     """
+    if job.code != method_digest():
+        raise StudyError("this worker has another version of l3muscle than the machine that runs the study")
     runtime.keep_freed_memory()
     profile, experiment, settings = job.profile, job.experiment, job.profile.training
     torch.set_num_threads(profile.threads_per_worker)
@@ -556,6 +566,7 @@ class Study:
             profile=self.profile,
             training_ids=training_ids,
             validation_ids=validation_ids,
+            code=method_digest(),
             keep_weights=policy == "all" or (policy == "representative" and representative),
         )
 
