@@ -1,7 +1,7 @@
 """One training step of this package beside a bare forward, loss, backward and step of the same network.
 
-For ResNet-101 the bare network is torchvision's own FCN, on random tensors. The difference is what the loop costs: drawing a batch, augmenting it, and the bookkeeping. Both sides are
-timed in turn, so that a machine whose speed drifts slows both.
+For ResNet-101 the bare network is torchvision's own FCN. The difference is what the loop costs: drawing a batch,
+augmenting it, and the bookkeeping. Both sides are timed in turn, so that a machine whose speed drifts slows both.
 """
 
 import copy
