@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from l3muscle.errors import L3MuscleError
+from l3muscle.runtime import origin
 
 ARCHIVE = Path("results")
 
@@ -37,14 +38,8 @@ class Archived:
     @property
     def strip(self) -> str:
         """Where the numbers come from, as a strip for the top of a page."""
-        origin = self.about["provenance"]
-        commit = (origin["commit"] or "not from a checkout")[:10]
-        if origin["uncommitted_changes"]:
-            commit += " with uncommitted changes"
-        line = (
-            f"*From the archive* — {self.name}, measured on {self.about['measured']} · "
-            f"{origin['gpu'] or origin['processor']} · commit {commit}"
-        )
+        where = origin(self.about["provenance"])
+        line = f"*From the archive* — {self.name}, measured on {self.about['measured']} · {where}"
         return f"```{{div}} l3-strip\n{line}\n```\n"
 
 

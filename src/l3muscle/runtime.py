@@ -93,3 +93,10 @@ def provenance() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def origin(record: dict[str, Any]) -> str:
+    """Machine and commit of a `provenance` record, as text."""
+    commit = record["commit"][:10] if record["commit"] else "unknown (not from a checkout)"
+    changed = " with uncommitted changes" if record["uncommitted_changes"] else ""
+    return f"{record['gpu'] or record['processor']} · commit {commit}{changed}"

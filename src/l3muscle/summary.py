@@ -4,6 +4,7 @@ from pathlib import Path
 
 from l3muscle.figures import learning_curve
 from l3muscle.notebooks import EXECUTED
+from l3muscle.runtime import origin
 from l3muscle.statistics import beside_paper, dunnett_table, observer_band
 from l3muscle.study import StudyResults
 from l3muscle.tables import numbered_table
@@ -20,16 +21,12 @@ def source_labels(results: StudyResults) -> dict[str, str]:
 def run_strip(results: StudyResults) -> str:
     """What a run is, as a strip for the top of a page: profile, cohort, experiments, duration, machine, commit."""
     records = list(results.records.values())
-    provenance = records[0]["provenance"]
     cohort = f"{'phantom' if results.plan['phantom'] else 'own cohort'}, {results.plan['patients']} patients"
     minutes = sum(record["seconds"] for record in records) / 60
-    commit = (provenance["commit"] or "not from a checkout")[:10]
-    if provenance["uncommitted_changes"]:
-        commit += " with uncommitted changes"
     line = (
         f"*Measured in this run* — profile **{results.profile.name}** · {cohort} · "
         f"{len(records)} of {results.planned()} experiments · {minutes:.1f} min of one worker · "
-        f"{provenance['gpu'] or provenance['processor']} · commit {commit}"
+        f"{origin(records[0]['provenance'])}"
     )
     return f"```{{div}} l3-strip\n{line}\n```\n"
 
