@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from scipy import ndimage
-from skimage.measure import approximate_polygon, find_contours
+from skimage.measure import find_contours
 
 from l3muscle.metrics import Reference
 from l3muscle.notebooks import EXECUTED
@@ -26,7 +26,6 @@ from l3muscle.summary import source_labels
 LOWEST_HU, HU_A_STEP = -350, 3  # grey value 0, and what one grey value is worth: up to 415 HU
 BODY_HU = -250
 MARGIN_PX = 6
-TOLERANCE_PX = 0.35  # an outline's corners may be cut by less than half a pixel
 RANKS = ("best", "median", "worst")
 
 
@@ -79,10 +78,10 @@ def pack_outline(mask: np.ndarray, origin: tuple[int, int] = (0, 0)) -> list[lis
     part = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1).astype(np.float32)
     shift = np.array([top - 1, left - 1])
     for contour in find_contours(part, 0.5):
-        corners = approximate_polygon(contour, TOLERANCE_PX)
-        if len(corners) < 4:  # the first corner comes again at the end
-            corners = contour
-        half = np.rint(2 * (corners[:-1] + shift - origin)).astype(int)[:, ::-1]
+        steps = np.diff(contour, axis=0)
+        turns = (steps != np.roll(steps, 1, axis=0)).any(axis=1)
+        corners = contour[:-1][turns]
+        half = np.rint(2 * (corners + shift - origin)).astype(int)[:, ::-1]
         steps = np.diff(half, axis=0, prepend=0)
         polygons.append(steps.ravel().tolist())
     return polygons
