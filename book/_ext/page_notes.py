@@ -97,10 +97,21 @@ def add_launch_menu(
     )
 
 
+def unlist_references(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Docutils calls the references a list, of items that by their own role are none: it would be read as empty."""
+    if "body" in context:
+        context["body"] = context["body"].replace(
+            '<div role="list" class="citation-list">', '<div class="citation-list">'
+        )
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     app.add_config_value("l3_repository", "", "html")
     app.connect("doctree-read", label_origins)
     app.connect("doctree-resolved", explain_terms)
     app.connect("html-page-context", add_launch_menu, priority=950)
+    app.connect("html-page-context", unlist_references)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

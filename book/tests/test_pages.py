@@ -1,4 +1,4 @@
-"""A real browser visits every page of the built book: nothing broken, nothing unlabelled, nothing wider than the screen.
+"""A real browser visits every page of the built book: nothing broken, nothing unlabelled, nothing wider than a screen.
 
 Runs on the pages in `book/_build/html`, which `make book` leaves; skips aloud without them or without a Chromium.
 """
@@ -96,10 +96,11 @@ def test_page_is_sound(visit, page: str, width: int, theme: str) -> None:
     assert tab.evaluate("document.documentElement.dataset.theme") == theme
     assert tab.evaluate(BROKEN_IMAGES) == []
     assert tab.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
-    found = axe.Axe().run(tab, context="article.bd-article").response["violations"]
+    assert tab.faults == []
+    # Axe would fetch the style sheets once more, which a page from a folder may not.
+    found = axe.Axe().run(tab, "article.bd-article", {"preload": False}).response["violations"]
     serious = [f"{fault['id']}: {fault['nodes'][0]['html'][:200]}" for fault in found if fault["impact"] in SERIOUS]
     assert serious == []
-    assert tab.faults == []
 
 
 def test_pages_are_light() -> None:
@@ -135,9 +136,8 @@ def test_internal_links_lead_somewhere() -> None:
                 continue
             target = (HTML / page).parent / unquote(parts.path) if parts.path else HTML / page
             anchors = pages.get(os.path.relpath(target, HTML))
-            if not target.exists():
-                dead.append(f"{page}: {link}")
-            elif parts.fragment and anchors is not None and unquote(parts.fragment) not in anchors.anchors:
+            lost = parts.fragment and anchors is not None and unquote(parts.fragment) not in anchors.anchors
+            if not target.exists() or lost:
                 dead.append(f"{page}: {link}")
     assert dead == []
 

@@ -179,7 +179,7 @@ with the arrow keys.
 ```
 
 {front_table}
-Every table of this book: {{download}}`tables.zip <tables.zip>`.
+Every table of this book: {{download}}`tables.zip </{folder.as_posix()}/tables.zip>`.
 """
     path = folder / "summary.md"
     path.write_text(text, encoding="utf-8")
