@@ -18,11 +18,12 @@ export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test lab bench env lock clean distclean
+.PHONY: help book test pages lab bench env lock clean distclean
 
 help:
 	@echo 'make book       set everything up, run the study, build the book (PROFILE=$(PROFILE))'
 	@echo 'make test       set everything up, pass the tests'
+	@echo 'make pages      visit every page of the built book in a browser (needs Chromium)'
 	@echo 'make lab        open the notebooks in JupyterLab'
 	@echo 'make bench      run the benchmarks'
 	@echo 'make env        only set up $(VENV) (PYTHON=$(PYTHON))'
@@ -36,6 +37,9 @@ book: $(READY)
 test: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/python -m pytest -q
+
+pages: $(READY)
+	@$(BIN)/python -m pytest -q -rs book/tests
 
 lab: $(READY)
 	@$(BIN)/jupyter lab notebooks

@@ -1,5 +1,6 @@
 """What Jupyter Book leaves open: MathJax without a CDN, no script that a page has no use for, the paper's numbers."""
 
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,16 @@ def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
     copy_asset(source, Path(app.outdir, "_static", "mathjax"), excluded=unwanted)
 
 
+def copy_viewer(app: Sphinx, exception: Exception | None) -> None:
+    """Put the slice viewer's data beside its script."""
+    source = Path(app.srcdir, "book", "executed", "viewer")
+    if exception is not None or app.builder.format != "html" or not source.is_dir():
+        return
+    place = Path(app.outdir, "_static", "viewer")
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(source, place)
+
+
 def trim_scripts(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
@@ -57,9 +68,12 @@ def trim_scripts(
         True for kind in (nodes.math, nodes.math_block) for _ in doctree.findall(kind)
     )
 
+    has_viewer = doctree is not None and any('id="l3-viewer"' in raw.astext() for raw in doctree.findall(nodes.raw))
+
     def useful(script: Any) -> bool:
         text = f"{script.filename or ''} {script.attributes.get('body', '')}".lower()
-        return "thebe" not in text and (has_math or "mathjax" not in text)
+        wanted = (has_math or "mathjax" not in text) and (has_viewer or "viewer.js" not in text)
+        return "thebe" not in text and wanted
 
     context["script_files"] = [script for script in context["script_files"] if useful(script)]
 
@@ -69,4 +83,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     register_plugin("pybtex.style.formatting", "paper_order", PaperOrder)
     app.connect("html-page-context", trim_scripts, priority=900)
     app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", copy_viewer)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,7 +1,7 @@
 """One function a figure: tables or images in, a matplotlib figure out.
 
-Figures are made without pyplot, so that they leave no state behind and can be drawn in any thread. They carry their
-own light background, which stays readable on a dark page.
+Figures are made without pyplot, so that they leave no state behind and can be drawn in any thread. They are drawn on a
+light ground; for a dark page `l3muscle.theme` exchanges their colours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,11 +21,12 @@ from l3muscle.cohort.splits import Splits
 from l3muscle.metrics import boundary
 from l3muscle.reference_values import POPULATIONS, reference_values
 from l3muscle.statistics import ObserverBand, learning_curve_table
+from l3muscle.theme import hover_id
 
 PAGE_WIDTH_IN = 7.4  # drawn at the width of the page's text column, so that 10 pt stays 10 pt
 PAPER = "#fdfcf9"
 INK = "#23272e"
-FAINT = "#8a8f98"
+FAINT = "#6b717b"
 # Okabe and Ito's colours that keep apart for every kind of colour vision, each with a marker of its own.
 TASK_STYLE = {
     "random": ("#5b6068", "o"),
@@ -85,6 +86,14 @@ def _size_axis(axes: Axes, sizes: Sequence[int]) -> None:
     axes.set_xlabel("training-set size n (annotated slices)")
 
 
+def _tell_values(axes: Axes, x: pd.Series, part: pd.DataFrame, label: str) -> None:
+    """Lay an unseen marker over each point of a cell, which tells its value in the book."""
+    for place, row in zip(x, part.itertuples(), strict=True):
+        text = f"{label}, n = {row.n_train}: {row.mean:.3f} (95 % interval {row.low:.3f} to {row.high:.3f})"
+        gid = hover_id(row.source_task, str(row.n_train), f"{text}, {row.n_models} models")
+        axes.plot([place], [row.mean], marker="o", ms=9, alpha=0, ls="none", gid=gid)
+
+
 def learning_curve(
     scores: pd.DataFrame, band: ObserverBand | None, metric: str = "dice", *, labels: Mapping[str, str]
 ) -> Figure:
@@ -123,9 +132,10 @@ def learning_curve(
             axes.errorbar(
                 x, part["mean"], yerr=bars, color=colour, marker=marker, ms=5.5, lw=1.4, capsize=2.5, label=labels[task]
             )
+            _tell_values(axes, x, part, labels[task])
         _size_axis(axes, sorted(table["n_train"].unique()))
         axes.set_ylabel(METRIC_LABELS[metric])
-        axes.legend(loc="best")
+        figure.legend(loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 

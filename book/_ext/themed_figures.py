@@ -1,0 +1,67 @@
+"""Figures in both themes: an SVG gets a dark copy beside it, and its points tell their values."""
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+
+from l3muscle.theme import Point, dark_svg, hover_points, is_themed
+
+
+def _write(path: Path, text: str) -> None:
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def _overlay(view: str, points: list[Point]) -> nodes.raw:
+    """The points as one group that a keyboard reaches; `l3muscle.js` adds the arrow keys and the tooltip."""
+    circles = "".join(
+        f'<circle cx="{point.x:g}" cy="{point.y:g}" r="9" role="img" tabindex="{0 if first else -1}" '
+        f'data-series="{escape(point.series)}" data-step="{escape(point.step)}" aria-label="{escape(point.text)}">'
+        f"<title>{escape(point.text)}</title></circle>"
+        for point, first in zip(points, [True] + [False] * len(points), strict=False)
+    )
+    html = (
+        f'<svg class="l3-points" viewBox="{view}" role="group" '
+        f'aria-label="Values of the points; the arrow keys go from one to the next">{circles}</svg>'
+    )
+    return nodes.raw("", html, format="html")
+
+
+def pair_themes(app: Sphinx, doctree: nodes.document) -> None:
+    """Put a dark copy beside every figure that was drawn in the book's style; leave other pictures as they are."""
+    for image in list(doctree.findall(nodes.image)):
+        uri = image["uri"]
+        if "://" in uri or uri.startswith("data:"):
+            continue
+        source = Path(app.env.relfn2path(uri, app.env.docname)[1])
+        svg = source.read_text(encoding="utf-8") if source.suffix == ".svg" and source.is_file() else ""
+        if not is_themed(svg):
+            # Without the class the theme lays white under a picture on a dark page, and dims it.
+            image["classes"].append("dark-light")
+            continue
+        dark = source.with_suffix(".dark.svg")
+        _write(dark, dark_svg(svg))
+        copy = image.copy()
+        copy["uri"] = uri[: -len(".svg")] + ".dark.svg"
+        copy["ids"], copy["names"] = [], []
+        # Only the one that is shown is fetched.
+        copy["loading"] = image["loading"] = "lazy"
+        image["classes"].append("only-light")
+        copy["classes"] = [*image["classes"][:-1], "only-dark"]
+        # Apart from the caption: the theme hides what follows a hidden picture.
+        pair = nodes.container(classes=["l3-pair"])
+        image.parent.replace(image, pair)
+        pair += [image, copy]
+        view, points = hover_points(svg)
+        if points:
+            pair += _overlay(view, points)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register with Sphinx."""
+    # Before Sphinx collects the pictures that it has to copy.
+    app.connect("doctree-read", pair_themes, priority=100)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,214 @@
+"""A real browser visits every page of the built book: nothing broken, nothing unlabelled, nothing wider than a screen.
+
+Runs on the pages in `book/_build/html`, which `make book` leaves; skips aloud without them or without a Chromium.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+HTML = Path(__file__).resolve().parents[1] / "_build" / "html"
+# The theme's own pages have no content of ours.
+PAGES = sorted(
+    path.relative_to(HTML).as_posix()
+    for path in HTML.rglob("*.html")
+    if path.name not in ("genindex.html", "search.html", "py-modindex.html")
+    and not path.relative_to(HTML).parts[0].startswith("_")
+    and path != HTML / "index.html"
+)
+VIEWER = "book/executed/viewer.html"
+# The theme reports its own unset default mode as an error; nothing of ours.
+KNOWN = "Got invalid theme mode"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+if not PAGES:
+    pytest.skip("there is no built book: run `make book` first", allow_module_level=True)
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator["sync_api.Browser"]:
+    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("there is no Chromium: install it, or name it in CHROMIUM")
+    with sync_api.sync_playwright() as playwright:
+        # Chromium's sandbox is not to be had in a container or as root.
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a page of the book; what the browser complains of is gathered in `faults`."""
+    contexts = []
+
+    def open_page(page: str, *, width: int = 1440, theme: str = "light"):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.faults = []
+        tab.on("pageerror", lambda error: tab.faults.append(f"error: {error}"))
+        tab.on("requestfailed", lambda request: tab.faults.append(f"not loaded: {request.url}"))
+        tab.on(
+            "console",
+            lambda line: (
+                tab.faults.append(f"console: {line.text}") if line.type == "error" and KNOWN not in line.text else None
+            ),
+        )
+        tab.on(
+            "request",
+            lambda request: (
+                tab.faults.append(f"from elsewhere: {request.url}")
+                if urlsplit(request.url).scheme in ("http", "https")
+                else None
+            ),
+        )
+        path, _, anchor = page.partition("#")
+        tab.goto((HTML / path).as_uri() + (f"#{anchor}" if anchor else ""), wait_until="load")
+        return tab
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+BROKEN_IMAGES = """async () => {
+  const shown = [...document.images].filter((image) => image.offsetParent !== null);
+  for (const image of shown) image.loading = "eager";
+  await Promise.all(shown.map((image) => image.decode().catch(() => null)));
+  return shown.filter((image) => !image.naturalWidth || !image.alt.trim()).map((image) => image.src);
+}"""
+SERIOUS = ("serious", "critical")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("page", PAGES)
+def test_page_is_sound(visit, page: str, width: int, theme: str) -> None:
+    tab = visit(page, width=width, theme=theme)
+    assert tab.evaluate("document.documentElement.dataset.theme") == theme
+    assert tab.evaluate(BROKEN_IMAGES) == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+    assert tab.faults == []
+    # Axe would fetch the style sheets once more, which a page from a folder may not.
+    found = axe.Axe().run(tab, "article.bd-article", {"preload": False}).response["violations"]
+    serious = [f"{fault['id']}: {fault['nodes'][0]['html'][:200]}" for fault in found if fault["impact"] in SERIOUS]
+    assert serious == []
+
+
+def test_pages_are_light() -> None:
+    total = sum(path.stat().st_size for path in HTML.rglob("*") if path.is_file())
+    assert total <= 60e6, f"the site has {total / 1e6:.0f} MB"
+    heavy = {page: size for page in PAGES if (size := (HTML / page).stat().st_size) > 2e6}
+    assert heavy == {}
+
+
+class Links(HTMLParser):
+    """Targets that a page links to, and the anchors that it has."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.anchors |= {value for name in ("id", "name") if (value := values.get(name))}
+        if tag == "a" and values.get("href"):
+            self.links.append(values["href"])
+
+
+def test_internal_links_lead_somewhere() -> None:
+    pages = {page: Links((HTML / page).read_text(encoding="utf-8")) for page in [*PAGES, "index.html"]}
+    dead = []
+    for page, content in pages.items():
+        for link in content.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (HTML / page).parent / unquote(parts.path) if parts.path else HTML / page
+            anchors = pages.get(os.path.relpath(target, HTML))
+            lost = parts.fragment and anchors is not None and unquote(parts.fragment) not in anchors.anchors
+            if not target.exists() or lost:
+                dead.append(f"{page}: {link}")
+    assert dead == []
+
+
+READY = "document.getElementById('l3-viewer').dataset.ready"
+
+
+def picture(tab) -> str:
+    return tab.evaluate("document.getElementById('l3-canvas').toDataURL()")
+
+
+def wait_ready(tab, change: str = "true") -> None:
+    tab.wait_for_function(f"{READY} && {change}", timeout=10_000)
+
+
+def test_viewer_shows_what_is_chosen(visit) -> None:
+    tab = visit(VIEWER)
+    wait_ready(tab)
+    first, view = picture(tab), tab.evaluate(READY)
+    assert tab.inner_text("#l3-dice") and tab.inner_text("#l3-sma-expert")
+    tab.click("#l3-next")
+    wait_ready(tab, f"{READY} !== '{view}'")
+    second = picture(tab)
+    assert second != first
+    tab.uncheck("#l3-show-expert")
+    assert picture(tab) != second
+    tab.check("#l3-show-expert")
+    assert picture(tab) == second
+    tab.focus("#l3-window")
+    tab.keyboard.press("ArrowLeft")
+    assert picture(tab) != second
+    tab.click("#l3-reset")
+    assert picture(tab) == second
+    tab.focus("#l3-canvas")
+    tab.keyboard.press("ArrowLeft")
+    wait_ready(tab, f"{READY} === '{view}'")
+    assert picture(tab) == first
+    assert tab.faults == []
+
+
+def test_viewer_goes_to_the_extremes_and_back_to_a_link(visit) -> None:
+    tab = visit(VIEWER)
+    wait_ready(tab)
+    dice = {}
+    for rank in ("best", "median", "worst"):
+        tab.click(f"#l3-{rank}")
+        tab.wait_for_function(f"document.getElementById('l3-{rank}').getAttribute('aria-pressed') === 'true'")
+        dice[rank] = float(tab.inner_text("#l3-dice"))
+    assert dice["best"] >= dice["median"] >= dice["worst"]
+    link, about = tab.get_attribute("#l3-link", "href"), tab.inner_text("#l3-about")
+    again = visit(VIEWER + link)
+    wait_ready(again)
+    assert again.inner_text("#l3-about") == about
+    assert float(again.inner_text("#l3-dice")) == dice["worst"]
+
+
+def test_viewer_has_a_view_for_a_link_that_leads_nowhere(visit) -> None:
+    tab = visit(VIEWER + "#image=NOBODY&task=none&n=-1")
+    wait_ready(tab)
+    assert tab.inner_text("#l3-dice")
+    assert tab.faults == []
+
+
+def test_points_of_the_learning_curve_tell_their_values(visit) -> None:
+    tab = visit("book/index.html")
+    first = tab.locator(".l3-points circle").first
+    first.focus()
+    text = tab.inner_text("#l3-tip")
+    assert "n = " in text and "95 % interval" in text
+    tab.keyboard.press("ArrowRight")
+    other = tab.inner_text("#l3-tip")
+    assert other != text and other.split(",")[0] == text.split(",")[0]
+    tab.keyboard.press("Escape")
+    assert tab.locator("#l3-tip").is_hidden()

@@ -1,0 +1,50 @@
+"""The front page says what the run and the printed tables say, and what is missing."""
+
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from l3muscle import summary
+from l3muscle.study import StudyResults
+
+
+@pytest.fixture(scope="module")
+def results(finished) -> StudyResults:
+    return StudyResults(finished.store.root)
+
+
+def test_a_box_names_what_was_not_run(results: StudyResults) -> None:
+    assert summary.not_run_box(results, "This chapter") == ""
+    assert summary.not_run_box(results, "This chapter", tasks=["random"], sizes=[2, 4]) == ""
+    box = summary.not_run_box(results, "This chapter", tasks=["random", "jigsaw"], sizes=[2, 125])
+    assert "Not run in this profile" in box and "This chapter" in box
+    assert "random n = 125, jigsaw n = 2, jigsaw n = 125." in box and "random n = 2," not in box
+    assert "any source task n = 50" in summary.not_run_box(results, "This chapter", sizes=[50])
+
+
+def test_the_answer_stands_beside_the_papers() -> None:
+    sizes = (5, 10, 25)
+    table = pd.DataFrame(
+        {"source_task": ["random"] * 3 + ["jigsaw"] * 3, "n_train": sizes * 2, "verdict": ["worse", "", "better"] * 2}
+    )
+    table.loc[5, "verdict"] = "worse"
+    curve = table[["source_task", "n_train"]].assign(mean=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    labels = {"random": "random", "jigsaw": "jigsaw"}
+    answer = summary.answer_table(table, curve, labels).set_index("source task")
+    assert list(answer["this run"]) == ["n = 10", "at no size"]
+    # Table 1 of the paper underlines random initialisation and jigsaw as worse at 5 (and 10) slices only.
+    assert list(answer["paper"]) == ["n = 25", "n = 10"]
+    assert answer.loc["random", "Dice, n = 25"] == "0.300"
+
+
+def test_summary_shows_this_run(results: StudyResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = summary.write_summary(results, Path("executed")).read_text(encoding="utf-8")
+    assert "l3-strip" in text and "Not run" not in text
+    scores = results.scores()
+    mean = scores[(scores.source_task == "random") & (scores.n_train == 4)].dice.mean()
+    assert f"{mean:.3f}" in text
+    with zipfile.ZipFile(tmp_path / "executed" / "tables.zip") as archive:
+        assert {"front-answer.csv", "front-learning-curve.csv"} <= set(archive.namelist())
