@@ -39,6 +39,14 @@ class Shuffled:
         self.taken, self._queue = self._queue[:size], self._queue[size:]
         return self.taken
 
+    def position(self) -> list[int]:
+        """The places that come before the next shuffling."""
+        return list(self._queue)
+
+    def resume(self, position: list[int]) -> None:
+        """Go on from a `position`."""
+        self._queue = list(position)
+
 
 def sampling_grid(
     batch: int,

@@ -84,14 +84,40 @@ def boundary(mask: np.ndarray) -> np.ndarray:
     ndarray, (H, W) bool
     """
     mask = _mask(mask, "mask")
-    padded = np.pad(mask, 1)
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    box = _box(mask)
+    edge = np.zeros_like(mask)
+    edge[box] = _edge(mask[box])
+    return edge
+
+
+def _box(mask: np.ndarray) -> tuple[slice, slice]:
+    """The smallest box around a mask; empty for an empty mask."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not rows.size:
+        return slice(0, 0), slice(0, 0)
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def _edge(mask: np.ndarray) -> np.ndarray:
+    """`boundary` of a mask that nothing surrounds."""
+    inner = np.zeros_like(mask)
+    middle = inner[1:-1, 1:-1]
+    np.logical_and(mask[:-2, 1:-1], mask[2:, 1:-1], out=middle)
+    middle &= mask[1:-1, :-2]
+    middle &= mask[1:-1, 2:]
     return mask & ~inner
 
 
 def _boundary_points(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """Boundary pixels' centres in mm, (K, 2)."""
-    return np.argwhere(boundary(mask)) * spacing
+    # Ten times as fast as `argwhere`.
+    rows, columns = np.divmod(np.flatnonzero(boundary(mask)), mask.shape[1])
+    return np.stack([rows, columns], axis=1) * spacing
+
+
+def _tree(points: np.ndarray) -> cKDTree:
+    # Balance costs more than it saves where a tree is asked once.
+    return cKDTree(points, balanced_tree=False, compact_nodes=False)
 
 
 def _of_nearest(values: np.ndarray, tree: cKDTree, points: np.ndarray, distance: np.ndarray) -> np.ndarray:
@@ -142,12 +168,12 @@ def rms_dta(
     if not pred.any() or not ref.any():
         return float("nan")
     pred_points, ref_points = _boundary_points(pred, spacing), _boundary_points(ref, spacing)
-    ref_tree = cKDTree(ref_points)
+    ref_tree = _tree(ref_points)
     distance, _ = ref_tree.query(pred_points)
     if definition == "surface":
         squares = distance**2
     else:
-        back, _ = cKDTree(pred_points).query(ref_points)
+        back, _ = _tree(pred_points).query(ref_points)
         if definition == "symmetric":
             squares = np.concatenate([distance**2, back**2])
         else:
@@ -206,7 +232,16 @@ def remove_bone(
     hu, spacing = _hu(hu, mask.shape), _spacing(spacing)
     if not margin_mm >= 0:
         raise ValueError(f"margin_mm must not be negative, is {margin_mm}")
-    return mask & ~_bone_with_margin(hu, spacing, threshold_hu, margin_mm)
+    rows, columns = _box(mask)
+    # Bone beyond the mask's box by no more than the margin still reaches into it.
+    reach = (margin_mm / spacing + 1e-9).astype(int)
+    around = (
+        slice(max(rows.start - reach[0], 0), rows.stop + reach[0]),
+        slice(max(columns.start - reach[1], 0), columns.stop + reach[1]),
+    )
+    kept = mask.copy()
+    kept[around] &= ~_bone_with_margin(hu[around], spacing, threshold_hu, margin_mm)
+    return kept
 
 
 def muscle_area(mask: np.ndarray, spacing: tuple[float, float]) -> float:
@@ -285,7 +320,8 @@ class Reference:
         self._distance_mm = ndimage.distance_transform_edt(~boundary(mask), sampling=self.spacing)
         self._soft = ~_bone_with_margin(self.hu, self.spacing, BONE_THRESHOLD_HU, BONE_MARGIN_MM)
         self.smd_hu = muscle_density(self.mask & self._soft, self.hu)
-        self.sma_cm2 = muscle_area(self.mask, self.spacing)
+        self._pixels = np.count_nonzero(mask)
+        self.sma_cm2 = muscle_area(mask, self.spacing)
 
     def score(self, pred: np.ndarray) -> Score:
         """Measure a mask (H, W) bool against this reference.
@@ -294,11 +330,13 @@ class Reference:
         `"empty"`, so that it can be counted.
         """
         pred, _ = _pair(pred, self.mask)
-        distances = self._distance_mm[boundary(pred)]
+        box = _box(pred)
+        inside = pred[box]
+        distances = self._distance_mm[box][_edge(inside)]
         failure = "" if distances.size else "empty"
-        smd, sma = muscle_density(pred & self._soft, self.hu), muscle_area(pred, self.spacing)
+        smd, sma = muscle_density(inside & self._soft[box], self.hu[box]), muscle_area(inside, self.spacing)
         return Score(
-            dice=dice(pred, self.mask),
+            dice=float(2.0 * np.count_nonzero(inside & self.mask[box]) / (np.count_nonzero(inside) + self._pixels)),
             rms_dta_cm=float(np.sqrt(np.mean(distances**2)) / MM_PER_CM) if distances.size else float("nan"),
             smd_hu=smd,
             sma_cm2=sma,

@@ -51,7 +51,8 @@ class Segmenter:
         return restore_mask(logits, frame, hu.shape)
 
 
-def _digest(weights: dict[str, Tensor]) -> str:
+def tensor_digest(weights: dict[str, Tensor]) -> str:
+    """SHA-256 over names and bytes of named tensors, as hexadecimal digits."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())
@@ -85,7 +86,7 @@ def save_model(
         "network": network.model_dump_json(),
         "image": image.model_dump_json(),
         "about": json.dumps(about),
-        "sha256": _digest(weights),
+        "sha256": tensor_digest(weights),
     }
     draft = path.with_name(f".{path.name}.draft")
     try:
@@ -114,7 +115,7 @@ def load_model(path: Path) -> Segmenter:
         raise ModelFileError(f"{path} cannot be read as a model: {error}") from None
     if header.get("format") != FORMAT:
         raise ModelFileError(f"{path} is not a model of this package (its header lacks 'format: {FORMAT}')")
-    if _digest(weights) != header.get("sha256"):
+    if tensor_digest(weights) != header.get("sha256"):
         raise ModelFileError(f"{path} is damaged: its tensors do not match their checksum")
     try:
         settings = NetworkSettings.model_validate_json(header["network"])

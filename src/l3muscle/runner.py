@@ -200,7 +200,7 @@ def run_study(
         # Not on a worker, which need not reach the internet and has no terminal for a download's progress.
         for task in _sources_missing(study):
             if is_published(study.profile, task):
-                study.store.write("sources", study.source_key(task), train_source(study.profile, task, study.prepared))
+                study.store_source(task, train_source(study.profile, task, study.prepared))
     progress = Progress(len(study.jobs) - len(missing), 0, {}, len(missing), 0.0)
     if missing:
         with progress_bar(len(study.jobs), "experiments", unit="model", initial=progress.done_before) as bar:
@@ -218,7 +218,7 @@ def run_study(
 
 
 def _finish(study: Study, job: Job, artefact: Artefact, budget: _Budget, progress: Progress, bar: tqdm) -> None:
-    study.store.write("experiments", job.key, artefact)
+    study.store_experiment(job, artefact)
     budget.note(artefact.record["seconds"])
     progress.finished += 1
     progress.left -= 1
@@ -229,13 +229,14 @@ def _finish(study: Study, job: Job, artefact: Artefact, budget: _Budget, progres
 def _run_here(study: Study, missing: list[Job], budget: _Budget, progress: Progress, bar: tqdm) -> None:
     for source_task in _sources_missing(study):
         bar.set_postfix_str(f"source task {source_task}")
-        artefact = train_source(study.profile, source_task, study.prepared)
-        study.store.write("sources", study.source_key(source_task), artefact)
+        checkpoint = study.checkpoint(study.source_key(source_task))
+        study.store_source(source_task, train_source(study.profile, source_task, study.prepared, checkpoint=checkpoint))
     weights = {task: study.store.weights("sources", study.source_key(task)) for task in study.source_tasks()}
     for job in missing:
         if not budget.allows_another():
             break
-        artefact = run_experiment(job, study.prepared, weights.get(job.experiment.source_task))
+        source, checkpoint = weights.get(job.experiment.source_task), study.checkpoint(job.key)
+        artefact = run_experiment(job, study.prepared, source, checkpoint=checkpoint)
         _finish(study, job, artefact, budget, progress, bar)
 
 
@@ -244,7 +245,15 @@ def _run_on_workers(
 ) -> None:
     prepared = client.scatter(study.prepared, broadcast=True)
     learning: dict[Future, str] = {
-        client.submit(train_source, study.profile, task, prepared, retries=RETRIES, pure=False): task
+        client.submit(
+            train_source,
+            study.profile,
+            task,
+            prepared,
+            checkpoint=study.checkpoint(study.source_key(task)).resolve(),
+            retries=RETRIES,
+            pure=False,
+        ): task
         for task in _sources_missing(study)
     }
     weights: dict[str, Future | None] = {"random": None}
@@ -264,7 +273,10 @@ def _run_on_workers(
             if job.experiment.source_task not in weights:
                 continue
             source = weights[job.experiment.source_task]
-            future = client.submit(run_experiment, job, prepared, source, retries=RETRIES, pure=False)
+            checkpoint = study.checkpoint(job.key).resolve()
+            future = client.submit(
+                run_experiment, job, prepared, source, checkpoint=checkpoint, retries=RETRIES, pure=False
+            )
             running[future] = job
             completed.add(future)
             waiting.remove(job)
@@ -276,7 +288,7 @@ def _run_on_workers(
         if future in learning:
             task = learning.pop(future)
             artefact = future.result()
-            study.store.write("sources", study.source_key(task), artefact)
+            study.store_source(task, artefact)
             weights[task] = client.scatter(dict(artefact.weights["weights"]), broadcast=True)
         else:
             job = running.pop(future)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from l3muscle import augment, losses, metrics, models, preprocess, runtime, target_task, training
+from l3muscle.checkpoint import CheckpointFile
 from l3muscle.cohort import Cohort, anatomy, canvas, dicom, load_cohort, observers, phantom
 from l3muscle.cohort.splits import Splits, make_splits
 from l3muscle.errors import L3MuscleError
@@ -36,7 +37,7 @@ from l3muscle.source_tasks.procedural import ProceduralSegmentation
 from l3muscle.source_tasks.reconstruction import Reconstruction
 from l3muscle.store import Artefact, Store
 from l3muscle.target_task import MuscleSegmentation
-from l3muscle.training import CurvePoint, Fit, Loop, Task, fit
+from l3muscle.training import Fit, Loop, Task, fit
 
 # Editing one of these can change the phantom, or the outcome of an experiment: their code is part of the identity.
 PHANTOM_MODULES = (anatomy, canvas, dicom, observers, phantom)
@@ -196,7 +197,7 @@ def _build(profile: Profile, out_channels: int) -> models.FCN:
 
 
 def _curve_table(outcome: Fit) -> pd.DataFrame:
-    return pd.DataFrame([asdict(point) for point in outcome.curve])
+    return pd.DataFrame([asdict(point) for point in outcome.curve]).dropna(axis=1, how="all")
 
 
 def _record(profile: Profile, outcome: Fit, seconds: float, **more: Any) -> dict[str, Any]:
@@ -206,6 +207,7 @@ def _record(profile: Profile, outcome: Fit, seconds: float, **more: Any) -> dict
         "best_validation_loss": min(point.validation_loss for point in outcome.curve),
         "steps": outcome.curve[-1].step,
         "stopped": outcome.stopped,
+        "resumed_at": outcome.resumed_at,
         "seconds": round(seconds, 3),
         "threads": torch.get_num_threads(),
         "profile": profile.name,
@@ -234,7 +236,9 @@ def is_published(profile: Profile, source_task: str) -> bool:
     return source_task in NATURAL_TASKS and getattr(profile.sources, source_task) != "procedural"
 
 
-def train_source(profile: Profile, source_task: str, prepared: PreparedCohort) -> Artefact:
+def train_source(
+    profile: Profile, source_task: str, prepared: PreparedCohort, *, checkpoint: Path | None = None
+) -> Artefact:
     """Learn a source task, or load its published weights (Section 2.2).
 
     Parameters
@@ -244,6 +248,8 @@ def train_source(profile: Profile, source_task: str, prepared: PreparedCohort) -
         Any but `"random"`.
     prepared : PreparedCohort
         Reconstruction and jigsaw learn from all its patients but the test patients, without their outlines.
+    checkpoint : Path, optional
+        Where a long training keeps its state, and one that was interrupted finds it.
 
     Returns
     -------
@@ -271,12 +277,6 @@ def train_source(profile: Profile, source_task: str, prepared: PreparedCohort) -
     torch.manual_seed(seed)
     device = runtime.best_device()
     network, task = _network_and_task(profile, source_task, prepared, seed, device)
-    accuracies = []
-
-    def note(point: CurvePoint) -> None:
-        if hasattr(task, "accuracy"):
-            accuracies.append(task.accuracy(network, device))
-
     started = time.perf_counter()
     outcome = fit(
         network,
@@ -292,15 +292,14 @@ def train_source(profile: Profile, source_task: str, prepared: PreparedCohort) -
             min_improvement=profile.training.min_improvement,
         ),
         generator=torch.Generator().manual_seed(seed),
-        on_validation=note,
+        checkpoint=None if checkpoint is None else CheckpointFile(checkpoint),
     )
     seconds = time.perf_counter() - started
     network.load_state_dict(outcome.weights)
     curve, more, weights = _curve_table(outcome), {}, outcome.weights
-    if accuracies:
-        curve["validation_accuracy"] = accuracies
-        best = [point.step for point in outcome.curve].index(outcome.best_step)
-        more = {"validation_accuracy": accuracies[best], "chance": 1 / task.classes}
+    if "validation_accuracy" in curve:
+        best = curve.loc[curve["step"] == outcome.best_step, "validation_accuracy"].item()
+        more = {"validation_accuracy": best, "chance": 1 / task.classes}
     if source_task == "classification":
         weights = torchvision_names(weights)
     if source_task in COHORT_TASKS:
@@ -359,7 +358,13 @@ def predict_test(network: models.FCN, prepared: PreparedCohort, device: str) -> 
     return np.stack([restore_mask(out, frame, shape) for out, frame in zip(torch.cat(parts), frames, strict=True)])
 
 
-def run_experiment(job: Job, prepared: PreparedCohort, source_weights: dict[str, Tensor] | None) -> Artefact:
+def run_experiment(
+    job: Job,
+    prepared: PreparedCohort,
+    source_weights: dict[str, Tensor] | None,
+    *,
+    checkpoint: Path | None = None,
+) -> Artefact:
     """Fine-tune one model and score it on the test set (Section 2.3).
 
     Parameters
@@ -368,6 +373,8 @@ def run_experiment(job: Job, prepared: PreparedCohort, source_weights: dict[str,
     prepared : PreparedCohort
     source_weights : dict or None
         State dict of the source network; None for random initialisation.
+    checkpoint : Path, optional
+        As in `train_source`.
 
     Returns
     -------
@@ -407,6 +414,7 @@ def run_experiment(job: Job, prepared: PreparedCohort, source_weights: dict[str,
             min_improvement=settings.min_improvement,
         ),
         generator=torch.Generator().manual_seed(seed),
+        checkpoint=None if checkpoint is None else CheckpointFile(checkpoint),
     )
     network.load_state_dict(outcome.weights)
     predictions = predict_test(network, prepared, device)
@@ -574,6 +582,22 @@ class Study:
     def jobs(self) -> list[Job]:
         """Every experiment of the grid, in the order in which they are run."""
         return [self.job(experiment) for experiment in experiments(self.profile)]
+
+    def checkpoint(self, key: str) -> Path:
+        """Where a long training of this identity keeps its state."""
+        return self.folder / "checkpoints" / f"{key}.safetensors"
+
+    def store_source(self, source_task: str, artefact: Artefact) -> None:
+        """Keep a learned source task."""
+        self._keep("sources", self.source_key(source_task), artefact)
+
+    def store_experiment(self, job: Job, artefact: Artefact) -> None:
+        """Keep a finished experiment."""
+        self._keep("experiments", job.key, artefact)
+
+    def _keep(self, kind: str, key: str, artefact: Artefact) -> None:
+        self.store.write(kind, key, artefact)
+        CheckpointFile(self.checkpoint(key)).remove()
 
     def source_tasks(self) -> list[str]:
         """Source tasks that have to be learned or loaded before the experiments that use them."""

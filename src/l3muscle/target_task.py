@@ -59,6 +59,14 @@ class MuscleSegmentation:
         """Which images came last, by their place in the training set."""
         return f"training images {', '.join(map(str, self._order.taken))}"
 
+    def position(self) -> list[int]:
+        """Images that come before the next shuffling, by their place."""
+        return self._order.position()
+
+    def resume(self, position: list[int]) -> None:
+        """Go on from a `position`."""
+        self._order.resume(position)
+
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy plus soft Dice (Equation 3)."""
         return self._loss(output, target)

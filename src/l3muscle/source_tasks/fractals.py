@@ -214,6 +214,13 @@ class ProceduralClassification:
         """What came last."""
         return "generated fractals"
 
+    def position(self) -> list[int]:
+        """Nothing: every image is new."""
+        return []
+
+    def resume(self, position: list[int]) -> None:
+        """Go on from a `position`: the generator alone decides what comes."""
+
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy of logits (N, classes) with the classes (N,)."""
         return F.cross_entropy(output.float(), target)

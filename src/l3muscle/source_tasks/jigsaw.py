@@ -217,6 +217,14 @@ class Jigsaw:
         """Which slices came last."""
         return self.slices.describe_batch()
 
+    def position(self) -> list[int]:
+        """Images that come before the next shuffling, by their place."""
+        return self.slices.position()
+
+    def resume(self, position: list[int]) -> None:
+        """Go on from a `position`."""
+        self.slices.resume(position)
+
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy of logits (N, permutations) with the permutations (N,)."""
         return F.cross_entropy(output.float(), target)

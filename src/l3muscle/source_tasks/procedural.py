@@ -222,6 +222,13 @@ class ProceduralSegmentation:
         """What came last."""
         return "generated scenes"
 
+    def position(self) -> list[int]:
+        """Nothing: every image is new."""
+        return []
+
+    def resume(self, position: list[int]) -> None:
+        """Go on from a `position`: the generator alone decides what comes."""
+
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Mean cross-entropy over pixels; `output` (N, classes + 6, H, W), `target` (N, H, W)."""
         return F.cross_entropy(output.float(), target)

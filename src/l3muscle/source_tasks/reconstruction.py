@@ -53,6 +53,14 @@ class Reconstruction:
         """Which slices came last."""
         return self.slices.describe_batch()
 
+    def position(self) -> list[int]:
+        """Images that come before the next shuffling, by their place."""
+        return self.slices.position()
+
+    def resume(self, position: list[int]) -> None:
+        """Go on from a `position`."""
+        self.slices.resume(position)
+
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Mean squared error over images, channels and pixels; both (N, 3, H, W)."""
         return F.mse_loss(output.float(), target)

@@ -46,3 +46,11 @@ class UnlabelledImages:
     def describe_batch(self) -> str:
         """Which slices came last, by their place in the shuffled training part."""
         return f"slices {', '.join(map(str, self._order.taken))} of the source task's training part"
+
+    def position(self) -> list[int]:
+        """Images that come before the next shuffling, by their place."""
+        return self._order.position()
+
+    def resume(self, position: list[int]) -> None:
+        """Go on from a `position`."""
+        self._order.resume(position)
