@@ -1,17 +1,19 @@
 """What a run will cost on this machine, before it starts: time, memory and disk, from a short trial of its own work.
 
-Every part of the cost is a straight line: a fixed part, so much a training step, so much a validation. Three short
-trainings with the run's own network, images and settings give the three numbers, taken on as many processes at once as
-the run will have, because processes that share a memory bus slow each other down.
+Every part of the cost is a straight line: a fixed part, so much a training step, so much a validation. A short training
+with the run's own network, images and settings gives the three numbers, taken while as many processes are busy as the
+run will have, because processes that share a memory bus slow each other down. Where the run has finished experiments on
+this machine already, their records give them better.
 """
 
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -20,11 +22,14 @@ from l3muscle.cohort import Cohort, load_cohort
 from l3muscle.cohort.phantom import write_phantom
 from l3muscle.profile import Profile
 from l3muscle.runner import local_client
+from l3muscle.runtime import provenance
 from l3muscle.store import Artefact, Store
 from l3muscle.study import Job, PreparedCohort, Study, is_published, run_experiment, source_settings, train_source
 
 TRIAL_SECONDS = 0.8  # of training in one trial
 TRIAL_PATIENTS = 12  # drawn where the phantom is not there yet
+ENOUGH_RECORDS = 8  # finished experiments that make a trial of the target task needless
+_LINE = ("fixed", "step", "validation")
 
 
 @dataclass(frozen=True)
@@ -138,11 +143,18 @@ def _size(artefact: Artefact) -> tuple[int, int]:
     return sum(sizes.values()), weights
 
 
-def _measure(profile: Profile, source_task: str | None, job: Job, prepared: PreparedCohort) -> Cost:
-    """Time short trainings of one kind in this process; the first one only warms up."""
+def _cost_of(record: Mapping[str, Any], validations: int, wall: float, **sizes: int) -> Cost:
+    """The straight line through one training."""
+    fit, validating = record["fit_seconds"], record["validation_seconds"]
+    steps = record["steps"] - record["resumed_at"]
+    return Cost(wall - fit, (fit - validating) / steps, validating / validations, **sizes)
 
-    def timed(steps: int, validate_every: int) -> tuple[float, Artefact]:
-        short = _shortened(profile, source_task, steps, validate_every)
+
+def _measure(profile: Profile, source_task: str | None, job: Job, prepared: PreparedCohort) -> Cost:
+    """Time a short training of one kind in this process, after a shorter one that only warms up."""
+
+    def timed(steps: int) -> tuple[float, Artefact]:
+        short = _shortened(profile, source_task, steps, steps)
         started = time.perf_counter()
         if source_task is None:
             artefact = run_experiment(replace(job, profile=short, keep_weights=True), prepared, None)
@@ -150,17 +162,34 @@ def _measure(profile: Profile, source_task: str | None, job: Job, prepared: Prep
             artefact = train_source(short, source_task, prepared)
         return time.perf_counter() - started, artefact
 
-    timed(1, 1)
-    one, _ = timed(1, 1)
-    three, _ = timed(3, 3)
-    steps = max(2, min(round(TRIAL_SECONDS / max((three - one) / 2, 1e-4)), 200) // 2 * 2)
-    base, artefact = timed(steps, steps)
-    longer, _ = timed(2 * steps, 2 * steps)
-    twice, _ = timed(steps, steps // 2)
-    step = max(longer - base, 0.0) / steps
-    validation = max(twice - base, 0.0)
+    _, warm = timed(2)
+    step = (warm.record["fit_seconds"] - warm.record["validation_seconds"]) / 2
+    wall, artefact = timed(int(np.clip(TRIAL_SECONDS / max(step, 1e-4), 4, 200)))
     stored, weights = _size(artefact)
-    return Cost(max(base - steps * step - validation, 0.0), step, validation, stored, weights, _peak_memory())
+    return _cost_of(artefact.record, 1, wall, stored=stored, weights=weights, memory=_peak_memory())
+
+
+def _cost_from_records(study: Study) -> Cost | None:
+    """What the run's finished experiments cost on this machine; None where there are too few to go by."""
+    here = provenance()
+    costs = []
+    for job in study.jobs:
+        record = study.store.record("experiments", job.key)
+        if record is None or record["resumed_at"]:
+            continue
+        if all(record["provenance"][part] == here[part] for part in ("processor", "cores", "gpu")):
+            folder = study.store.folder("experiments", job.key)
+            sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+            weights = sizes.pop("weights.safetensors", 0)
+            validations = -(-record["steps"] // study.profile.training.validate_every)
+            stored = sum(sizes.values())
+            costs.append(
+                _cost_of(record, validations, record["seconds"], stored=stored, weights=weights, memory=_peak_memory())
+            )
+    if len(costs) < ENOUGH_RECORDS:
+        return None
+    median = {name: float(np.median([getattr(cost, name) for cost in costs])) for name in _LINE}
+    return replace(costs[0], **median, weights=max(cost.weights for cost in costs))
 
 
 def _stand_in(study: Study, workers: int) -> tuple[Cohort, float, float]:
@@ -170,7 +199,7 @@ def _stand_in(study: Study, workers: int) -> tuple[Cohort, float, float]:
     observed = max(1, round(few * settings.test_patients / settings.patients))
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "phantom"
-        started = time.perf_counter()
+        finished = [time.perf_counter()]
         write_phantom(
             folder,
             patients=few,
@@ -179,6 +208,7 @@ def _stand_in(study: Study, workers: int) -> tuple[Cohort, float, float]:
             setting=settings.setting,
             test_patients=observed,
             workers=workers,
+            progress=lambda done: finished.append(time.perf_counter()),
         )
         drawn = time.perf_counter()
         cohort = load_cohort(folder)
@@ -195,7 +225,8 @@ def _stand_in(study: Study, workers: int) -> tuple[Cohort, float, float]:
             patient_ids=names,
             observers={name: outlines[index % len(outlines)] for index, name in enumerate(names[first_test:])},
         ),
-        (drawn - started) / few * settings.patients,
+        # The first patients wait for the processes that draw them; the pace is that of the others.
+        finished[1] - finished[0] + (finished[-1] - finished[1]) / max(few - 1, 1) * (settings.patients - 1),
         (read - drawn) / few * settings.patients,
     )
 
@@ -232,20 +263,28 @@ def forecast(study: Study, *, workers: int = 1, say: Callable[[str], None] = pri
         return Forecast(0, 0, phantom_seconds, 0.0, 0.0, 0.0, workers, 0, 0, False)
     largest = max(missing, key=lambda job: job.experiment.n_train)
     costs: dict[str | None, Cost] = {}
-    say("trying a few steps of each training")
-    with local_client(workers) as client:
-        prepared = client.scatter(study.prepared, broadcast=True)
-        # A worker's first task pays for its imports.
-        client.gather([client.submit(_peak_memory, pure=False) for _ in range(workers)])
-        start_seconds = reading_seconds + time.perf_counter() - started
-        for task in (None, *learned):
-            # On every worker at once, as the run will have it.
-            trials = [client.submit(_measure, profile, task, largest, prepared, pure=False) for _ in range(workers)]
-            measured = client.gather(trials)
-            mean = {
-                name: float(np.mean([getattr(c, name) for c in measured])) for name in ("fixed", "step", "validation")
-            }
-            costs[task] = replace(measured[0], **mean, memory=max(c.memory for c in measured))
+    known = _cost_from_records(study)
+    if known is not None:
+        costs[None] = known
+    tried = [task for task in (None, *learned) if task not in costs]
+    say("trying a few steps of each training" if tried else "going by the experiments that are done")
+    if tried:
+        with local_client(workers) as client:
+            prepared = client.scatter(study.prepared, broadcast=True)
+            # A worker's first task pays for its imports.
+            client.gather([client.submit(_peak_memory, pure=False) for _ in range(workers)])
+            start_seconds = reading_seconds + time.perf_counter() - started
+            # The target task, of which there are most, on every worker; enough others to keep all of them busy.
+            kinds = [task for task in tried for _ in range(workers if task is None else 1)]
+            kinds += kinds[-1:] * (-len(kinds) % workers)
+            trials = [client.submit(_measure, profile, task, largest, prepared, pure=False) for task in kinds]
+            measured = list(zip(kinds, client.gather(trials), strict=True))
+        for task in tried:
+            own = [cost for kind, cost in measured if kind == task]
+            mean = {name: float(np.mean([getattr(cost, name) for cost in own])) for name in _LINE}
+            costs[task] = replace(own[0], **mean, memory=max(cost.memory for cost in own))
+    else:
+        start_seconds = time.perf_counter() - started
     target = costs[None]
     training = profile.training
     source_seconds = sum(

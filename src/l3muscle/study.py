@@ -209,6 +209,8 @@ def _record(profile: Profile, outcome: Fit, seconds: float, **more: Any) -> dict
         "stopped": outcome.stopped,
         "resumed_at": outcome.resumed_at,
         "seconds": round(seconds, 3),
+        "fit_seconds": round(outcome.seconds, 3),
+        "validation_seconds": round(outcome.validation_seconds, 3),
         "threads": torch.get_num_threads(),
         "profile": profile.name,
         "provenance": runtime.provenance(),
@@ -270,6 +272,7 @@ def train_source(
         }
         # safetensors takes no views into one storage.
         return Artefact(record=record, weights={"weights": {n: v.clone().contiguous() for n, v in weights.items()}})
+    started = time.perf_counter()
     runtime.keep_freed_memory()
     torch.set_num_threads(profile.threads_per_worker)
     settings = source_settings(profile, source_task)
@@ -277,7 +280,6 @@ def train_source(
     torch.manual_seed(seed)
     device = runtime.best_device()
     network, task = _network_and_task(profile, source_task, prepared, seed, device)
-    started = time.perf_counter()
     outcome = fit(
         network,
         task,
@@ -294,7 +296,6 @@ def train_source(
         generator=torch.Generator().manual_seed(seed),
         checkpoint=None if checkpoint is None else CheckpointFile(checkpoint),
     )
-    seconds = time.perf_counter() - started
     network.load_state_dict(outcome.weights)
     curve, more, weights = _curve_table(outcome), {}, outcome.weights
     if "validation_accuracy" in curve:
@@ -308,7 +309,7 @@ def train_source(
         record=_record(
             profile,
             outcome,
-            seconds,
+            time.perf_counter() - started,
             source_task=source_task,
             kind="cohort" if source_task in COHORT_TASKS else "procedural",
             transfer=_transfer_record(weights, profile),
@@ -384,6 +385,7 @@ def run_experiment(
     """
     if job.code != method_digest():
         raise StudyError("this worker has another version of l3muscle than the machine that runs the study")
+    started = time.perf_counter()
     runtime.keep_freed_memory()
     profile, experiment, settings = job.profile, job.experiment, job.profile.training
     torch.set_num_threads(profile.threads_per_worker)
@@ -399,7 +401,6 @@ def run_experiment(
         profile.augmentation,
     )
     rate = settings.learning_rate_random if source_weights is None else settings.learning_rate_fine_tune
-    started = time.perf_counter()
     outcome = fit(
         network,
         task,

@@ -1,6 +1,7 @@
 """The one training loop: every source task and every experiment of the target task goes through `fit`."""
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
@@ -89,6 +90,8 @@ class Fit:
         `"saturated"` (both losses), `"max_steps"`, or `"diverged at step ..."` with the batch named.
     resumed_at : int
         Step of the checkpoint that the training went on from; 0 without one.
+    seconds, validation_seconds : float
+        Wall time of the loop since it started or went on, and the validations' part of it.
     """
 
     weights: dict[str, Tensor]
@@ -96,6 +99,8 @@ class Fit:
     curve: tuple[CurvePoint, ...]
     stopped: str
     resumed_at: int = 0
+    seconds: float = 0.0
+    validation_seconds: float = 0.0
 
 
 def _learning_rate_factor(loop: Loop) -> Callable[[int], float]:
@@ -263,6 +268,7 @@ def fit(
     train_saturation, validation_saturation = progress.saturations
     accuracy = getattr(task, "accuracy", None)
     stopped = "max_steps"
+    started, validation_seconds = time.perf_counter(), 0.0
     # Kept on the device until the next validation: reading a loss at every step would make a GPU wait for the CPU.
     losses: list[Tensor] = []
     batches: list[str] = []
@@ -284,6 +290,7 @@ def fit(
                 if step % loop.validate_every and step != loop.max_steps:
                     continue
             values = torch.stack(losses).tolist()
+            steps_ended = time.perf_counter()
             first = step - len(values) + 1
             bad = next((place for place, value in enumerate(values) if not math.isfinite(value)), None)
             if bad is None:
@@ -306,6 +313,7 @@ def fit(
                 break
             losses.clear()
             batches.clear()
+            validation_seconds += time.perf_counter() - steps_ended
             progress.curve.append(point)
             if on_validation is not None:
                 on_validation(point)
@@ -329,4 +337,12 @@ def fit(
             "the GPU ran out of memory; lower the batch size (training.batch_size, or that of the source task) or "
             f"image.shape in the profile ({reason_of(error)})"
         ) from None
-    return Fit(progress.best_weights, progress.best_step, tuple(progress.curve), stopped, progress.resumed_at)
+    return Fit(
+        progress.best_weights,
+        progress.best_step,
+        tuple(progress.curve),
+        stopped,
+        progress.resumed_at,
+        time.perf_counter() - started,
+        validation_seconds,
+    )
