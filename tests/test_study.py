@@ -76,6 +76,30 @@ def test_a_second_run_does_nothing(copy):
     assert progress.complete and progress.finished == 0 and progress.done_before == 8
 
 
+def test_a_run_says_what_has_changed_since_the_last_one(copy, tiny):
+    assert copy.changes() == []
+    changed = tiny.model_copy(update={"image": tiny.image.model_copy(update={"level_hu": 45.0})})
+    other = Study(changed, runs=copy.folder.parent, cohort_folder=copy.cohort_folder)
+    settings, orphans = other.changes()
+    assert settings.endswith("since the last run: image")
+    assert orphans.startswith("8 finished experiments")
+
+
+def test_a_run_on_another_cohort_says_so(copy, finished):
+    kept = copy.cohort
+    copy.cohort = replace(kept, images=kept.images + 1)
+    assert copy.changes()[0].startswith("the cohort is not the one of the last run")
+
+
+@pytest.mark.parametrize(
+    ("plan", "reason"), [("{}", "another version"), ("[1]", "another version"), ("{", "cannot be read")]
+)
+def test_a_plan_of_another_version_is_refused(copy, plan, reason):
+    (copy.folder / "plan.json").write_text(plan, encoding="utf-8")
+    with pytest.raises(StudyError, match=reason):
+        open_results(copy.profile.name, copy.folder.parent)
+
+
 def test_a_lost_and_a_damaged_artefact_are_made_again_bit_for_bit(copy, finished):
     lost, damaged = copy.jobs[0], copy.jobs[3]
     shutil.rmtree(copy.store.folder("experiments", lost.key))

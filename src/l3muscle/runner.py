@@ -192,6 +192,8 @@ def run_study(
     RunnerError, StudyError, StoreError
     """
     budget = _Budget(time_budget)
+    for sentence in study.changes():
+        say(sentence)
     study.write_plan()
     missing = [job for job in study.jobs if study.store.record("experiments", job.key) is None]
     for damaged in study.store.set_aside:

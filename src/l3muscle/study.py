@@ -23,7 +23,7 @@ from l3muscle import augment, losses, metrics, models, preprocess, runtime, targ
 from l3muscle.checkpoint import CheckpointFile
 from l3muscle.cohort import Cohort, anatomy, canvas, dicom, load_cohort, observers, phantom
 from l3muscle.cohort.splits import Splits, make_splits
-from l3muscle.errors import L3MuscleError
+from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.metrics import Reference
 from l3muscle.model_file import save_model
 from l3muscle.models import build_fcn, build_trunk, transfer_weights
@@ -52,6 +52,7 @@ SOURCE_MODULES = {
 COHORT_TASKS = ("reconstruction", "jigsaw")  # learned from the cohort's own slices
 PREDICTION_BATCH = 16
 FAILURES = "failed.json"
+PLAN_FORMAT = 1  # of plan.json; a reader refuses any other
 EXAMPLES = 3  # kept of a source task, for a picture
 
 
@@ -604,16 +605,47 @@ class Study:
         """Source tasks that have to be learned or loaded before the experiments that use them."""
         return [task for task in self.profile.grid.source_tasks if task != "random"]
 
+    def changes(self) -> list[str]:
+        """What is no longer as it was when this run was last started, as sentences; empty where all is.
+
+        Nothing is ever mixed: what a change affects has another identity and is made again. But whoever changed
+        something unawares wants to know before it is.
+        """
+        try:
+            before = StudyResults(self.folder)
+        except StudyError:
+            return []
+        sentences = []
+        if before.plan["cohort"] != self.cohort.fingerprint:
+            sentences.append(
+                f"the cohort is not the one of the last run ({before.plan['patients']} patients then, "
+                f"{len(self.cohort)} now, or their images or outlines differ)"
+            )
+        was, now = before.plan["profile"], self.profile.model_dump(mode="json")
+        parts = [part for part in now if part not in ("name", "description") and was.get(part) != now[part]]
+        if parts:
+            sentences.append(f"settings have changed since the last run: {', '.join(parts)}")
+        if before.plan.get("code") != method_digest():
+            sentences.append("the method's code has changed since the last run")
+        planned = {job.key for job in self.jobs}
+        gone = [entry["key"] for entry in before.plan["experiments"] if entry["key"] not in planned]
+        orphans = sum(self.store.folder("experiments", key).is_dir() for key in gone)
+        if orphans:
+            sentences.append(f"{orphans} finished experiments belong to what was before; they are kept and not counted")
+        return sentences
+
     def write_plan(self) -> None:
         """Note which artefacts belong to this run, for readers that have no need of the cohort."""
         key = _key({"cohort": self.cohort.fingerprint, "code": _code_digest(metrics)})
         if self.store.record("observers", key) is None:
             self.store.write("observers", key, Artefact(record={}, tables={"scores": score_observers(self.cohort)}))
         plan = {
+            "format": PLAN_FORMAT,
             "profile": self.profile.model_dump(mode="json"),
             # Relative, so that a folder of runs can be moved with its cohorts.
             "cohort_folder": os.path.relpath(self.cohort_folder, self.folder),
             "usable_only": self.usable_only,
+            "code": method_digest(),
             "cohort": self.cohort.fingerprint,
             "patients": len(self.cohort),
             "phantom": self.is_phantom,
@@ -659,7 +691,7 @@ class StudyResults:
     Raises
     ------
     StudyError
-        If no study was started there.
+        If no study was started there, or by a version that wrote in another way.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -669,6 +701,14 @@ class StudyResults:
             raise StudyError(
                 f"no study has been started in {folder}; run `l3muscle study run --profile {folder.name}`"
             ) from None
+        except (OSError, ValueError) as error:
+            raise StudyError(f"{folder / 'plan.json'} cannot be read: {reason_of(error)}") from None
+        found = self.plan.get("format") if isinstance(self.plan, dict) else None
+        if found != PLAN_FORMAT:
+            raise StudyError(
+                f"{folder} was written by another version of L3 Muscle (its plan has format {found}, this version "
+                f"reads {PLAN_FORMAT}); move it away, or use the version that wrote it"
+            )
         self.folder = folder
         self.store = Store(folder)
         self.profile = Profile.model_validate(self.plan["profile"])
