@@ -47,4 +47,5 @@ def test_summary_shows_this_run(results: StudyResults, tmp_path: Path, monkeypat
     mean = scores[(scores.source_task == "random") & (scores.n_train == 4)].dice.mean()
     assert f"{mean:.3f}" in text
     with zipfile.ZipFile(tmp_path / "executed" / "tables.zip") as archive:
-        assert {"front-answer.csv", "front-learning-curve.csv"} <= set(archive.namelist())
+        assert {"shown/tab-front.csv", "learning-curve-dice.csv", "scores.csv"} <= set(archive.namelist())
+        assert len(pd.read_csv(archive.open("scores.csv"))) == len(scores)

@@ -27,7 +27,7 @@ def arguments(path: Path) -> list[Any]:
     return json.loads(f"[{text}]")
 
 
-def filled(polygons: list[list[int]], shape: tuple[int, int]) -> np.ndarray:
+def filled(polygons: list[list[Any]], shape: tuple[int, int]) -> np.ndarray:
     """Pixels whose centre lies inside an odd number of the polygons."""
     mask = np.zeros(shape, bool)
     for corners in viewer.unpack_outline(polygons):
@@ -44,6 +44,16 @@ def test_an_outline_comes_back_to_its_mask() -> None:
     part = viewer.pack_outline(mask[5:, 3:])
     assert viewer.pack_outline(np.pad(mask[5:, 3:], ((5, 0), (3, 0))), (5, 3)) == part
     assert viewer.pack_outline(np.zeros_like(mask)) == []
+
+
+def test_long_sides_and_pixels_that_touch_at_a_corner_come_back_too() -> None:
+    mask = np.zeros((90, 70), bool)
+    mask[10:80, 5:60] = True  # sides of more steps than one character tells
+    mask[2, 2] = mask[3, 3] = True
+    packed = viewer.pack_outline(mask)
+    assert len(packed) == 3
+    assert np.array_equal(filled(packed, mask.shape), mask)
+    assert not set("".join(steps for _, _, steps in packed)) & set('"\\')
 
 
 def test_grey_values_come_back_to_half_a_step() -> None:
@@ -75,36 +85,46 @@ def test_every_cell_has_its_extremes(written) -> None:
         for rank, value in (("best", own.dice.max()), ("worst", own.dice.min())):
             patient, model = cell[rank]
             place = [image["id"] for image in index["images"]].index(patient)
-            _, slice_ = arguments(folder / f"slice-{place}.js")
-            assert slice_["predictions"][f"{key}|{model}"]["dice"] == pytest.approx(value, abs=1e-4)
+            _, _, predictions = arguments(folder / f"slice-{place}-{task}.js")
+            assert predictions[f"{n}|{model}"]["dice"] == pytest.approx(value, abs=1e-4)
 
 
-def test_outlines_and_measures_are_those_of_the_run(written) -> None:
+def test_every_prediction_is_there_with_the_measures_of_the_run(written) -> None:
     results, folder = written
     [index] = arguments(folder / "index.js")
-    experiment = next(iter(results.records))
-    key = f"{experiment.source_task}|{experiment.n_train}"
-    cohort, cell = results.cohort(), index["cells"][key]
-    experiment = next(e for e in results.records if f"{e.source_task}|{e.n_train}" == key and (e.fold == 0))
-    assert cell["model"] == "0.0.0"
-    masks = results.predictions(experiment)
-    scores = results.scores().query(
-        "source_task == @experiment.source_task and n_train == @experiment.n_train and fold == 0"
-    )
+    cohort, boxes = results.cohort(), {}
     for number, patient in enumerate(results.splits().test_ids):
         _, content = arguments(folder / f"slice-{number}.js")
         width, height = index["images"][number]["size"]
         picture = Image.open(io.BytesIO(base64.b64decode(content["png"])))
         assert picture.size == (width, height)
-        hu, expert = cohort.images[cohort.index(patient)], cohort.masks[cohort.index(patient)]
-        box = viewer.body_box(hu)
-        shown = content["predictions"][f"{key}|0.0.0"]
-        assert np.array_equal(filled(shown["outline"], (height, width)), masks[number][box])
-        assert np.array_equal(filled(content["expert"]["outline"], (height, width)), expert[box])
+        expert = cohort.masks[cohort.index(patient)]
+        boxes[number] = viewer.body_box(cohort.images[cohort.index(patient)])
+        assert np.array_equal(filled(content["expert"]["outline"], (height, width)), expert[boxes[number]])
         assert len(content["observers"]) == len(cohort.observers[patient])
-        [row] = scores[scores.patient_id == patient].itertuples()
-        assert shown["dice"] == pytest.approx(row.dice, abs=1e-4)
-        assert shown["sma"] == pytest.approx(row.sma_cm2, abs=1e-2)
+    scores = results.scores()
+    for experiment in results.records:
+        masks, model = results.predictions(experiment), f"{experiment.fold}.{experiment.subset}.{experiment.repeat}"
+        cell = f"{experiment.source_task}|{experiment.n_train}"
+        assert model in index["cells"][cell]["models"]
+        assert index["files"][f"{cell}|{model}"] == results.keys[experiment]
+        own = scores.query(
+            "source_task == @experiment.source_task and n_train == @experiment.n_train and fold == @experiment.fold"
+        )
+        for number, row in enumerate(own.itertuples()):
+            place, task, predictions = arguments(folder / f"slice-{number}-{experiment.source_task}.js")
+            assert (place, task) == (number, experiment.source_task)
+            shown = predictions[f"{experiment.n_train}|{model}"]
+            width, height = index["images"][number]["size"]
+            assert np.array_equal(filled(shown["outline"], (height, width)), masks[number][boxes[number]])
+            assert shown["dice"] == pytest.approx(row.dice, abs=1e-4)
+            assert shown["sma"] == pytest.approx(row.sma_cm2, abs=1e-2)
+
+
+def test_a_link_leads_to_a_view_of_the_viewer() -> None:
+    assert viewer.view_link("jigsaw", 10) == (
+        '<a class="reference internal" href="viewer.html#task=jigsaw&amp;n=10">outlines</a>'
+    )
 
 
 def test_every_control_has_a_name() -> None:

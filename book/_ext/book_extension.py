@@ -1,5 +1,6 @@
-"""What Jupyter Book leaves open: MathJax without a CDN, no script that a page has no use for, the paper's numbers."""
+"""What Jupyter Book leaves open: MathJax without a CDN, no script without a use, numbers that come from a profile."""
 
+import json
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,8 +10,13 @@ from docutils import nodes
 from pybtex.plugin import register_plugin
 from pybtex.style.formatting.unsrt import Style
 from sphinx.application import Sphinx
+from sphinx.config import Config
 from sphinx.util.fileutil import copy_asset
 
+from l3muscle.profile import load_profile
+
+RUN_FILE = Path("book", "executed", "run.json")  # `l3muscle.summary.write_summary` writes it
+PROFILES = ("laptop", "paper")  # whose settings pages may name, as in {{ paper.training.batch_size }}
 # The package ships every ready-made bundle and speech in a dozen languages, 24 MB; the pages ask for this much.
 BUNDLE = "tex-chtml.js"
 LANGUAGES = ("base.json", "en.json")
@@ -56,6 +62,24 @@ def copy_viewer(app: Sphinx, exception: Exception | None) -> None:
     shutil.copytree(source, place)
 
 
+def offer_settings(app: Sphinx, config: Config) -> None:
+    """Let prose name the settings of the profiles, so that no page can tell others than those that are run."""
+    substitutions = {name: load_profile(name).model_dump(mode="json") for name in PROFILES}
+    config.myst_substitutions = {**config.myst_substitutions, **substitutions}
+
+
+def say_whose_images(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Say at the foot of every page whose images the numbers come from."""
+    try:
+        phantom = json.loads(Path(app.srcdir, RUN_FILE).read_text(encoding="utf-8"))["phantom"]
+    except (OSError, ValueError, KeyError):
+        phantom = True
+    whose = "The images are of a phantom, not of patients." if phantom else "The images are a cohort of its owner's."
+    context["theme_extra_footer"] = f'<p class="l3-footer">{whose} Not a medical device.</p>'
+
+
 def trim_scripts(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
@@ -81,6 +105,8 @@ def trim_scripts(
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     register_plugin("pybtex.style.formatting", "paper_order", PaperOrder)
+    app.connect("config-inited", offer_settings)
+    app.connect("html-page-context", say_whose_images)
     app.connect("html-page-context", trim_scripts, priority=900)
     app.connect("build-finished", copy_mathjax)
     app.connect("build-finished", copy_viewer)

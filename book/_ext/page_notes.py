@@ -1,5 +1,8 @@
 """Notes that pages get by themselves: where a table or figure comes from, what a term means, where a chapter runs."""
 
+import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -9,15 +12,39 @@ from sphinx.application import Sphinx
 STRIP = (
     "l3-strip"  # `l3muscle.summary.run_strip` and `l3muscle.archive.Archived.strip` open with where results come from
 )
+NOTHING = "not part of this run"
 CHAPTERS = "book/executed/"
+GLOSSARY = "book/glossary"
+# Not prose.
+WITHOUT_TERMS = ("book/api/", "book/references", "book/licence")
+# Terms that mean nothing else wherever they stand; the others are linked by hand.
+UNMISTAKABLE = re.compile(
+    r"\b(?:Dice|DSC|RMS-DTA|[Dd]istance-to-agreement|Dunnett's tests?|FCN-ResNet101|HU|L3|[Pp]hantoms?|"
+    r"[Pp]rocedural|[Ss]arcopenia|[Ss]ource tasks?|[Tt]arget task|[Tt]ransfer learning|SMA|SMD|"
+    r"[Mm]uscle area|[Mm]uscle density)\b(?!-)"
+)
 
 
 def _origin(strip: nodes.Element) -> str:
-    return next((words.astext().lower() for words in strip.findall(nodes.emphasis)), "")
+    words = next((words.astext() for words in strip.findall(nodes.emphasis)), "")
+    return words[:1].lower() + words[1:]
+
+
+def _is_empty(app: Sphinx, figure: nodes.figure) -> bool:
+    """Whether a figure is the panel that `l3muscle.figures.not_run` draws where this run has nothing to show."""
+    for image in figure.findall(nodes.image):
+        source = Path(app.srcdir, image["uri"].lstrip("/"))
+        if source.suffix == ".svg" and source.is_file():
+            # Matplotlib notes in a comment what it draws as outlines of letters.
+            return NOTHING in source.read_text(encoding="utf-8")
+    return False
 
 
 def label_origins(app: Sphinx, doctree: nodes.document) -> None:
-    """Write behind each caption what the nearest strip above it says: measured in this run, or from the archive."""
+    """Write behind each caption what the nearest strip above it says: measured in this run, or from the archive.
+
+    Where a figure says that this run has none, so does its label.
+    """
     origin = ""
     for node in doctree.findall():
         if isinstance(node, nodes.container) and STRIP in node["classes"]:
@@ -27,23 +54,69 @@ def label_origins(app: Sphinx, doctree: nodes.document) -> None:
             and isinstance(node, nodes.caption | nodes.title)
             and isinstance(node.parent, nodes.figure | nodes.table)
         ):
+            label = "not run" if isinstance(node.parent, nodes.figure) and _is_empty(app, node.parent) else origin
             node += nodes.Text(" ")
-            node += nodes.inline("", origin, classes=["l3-origin"])
+            node += nodes.inline("", label, classes=["l3-origin"])
 
 
 def explain_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Give a link into the glossary the definition, which `l3muscle.js` shows under the pointer and the focus."""
+    """Give a link into the glossary the definition, which `l3muscle.js` shows under the pointer and the focus.
+
+    Where a page uses a term that means nothing else and does not link it, its first mention becomes such a link.
+    """
     definitions = _definitions(app)
+    linked = set()
     for link in doctree.findall(nodes.reference):
         anchor = link.get("refid") or link.get("refuri", "").partition("#")[2]
         if anchor in definitions and isinstance(link.parent, nodes.TextElement):
             link["reftitle"] = definitions[anchor]
             link["classes"].append("l3-term")
+            linked.add(definitions[anchor])
+    if docname == GLOSSARY or docname.startswith(WITHOUT_TERMS):
+        return
+    page = app.builder.get_relative_uri(docname, GLOSSARY)
+    for text in list(doctree.findall(nodes.Text)):
+        if isinstance(text.parent, nodes.paragraph) and not _has_parent(text, nodes.sidebar):
+            text.parent.replace(text, _explained(text.astext(), definitions, linked, page))
+
+
+def _has_parent(node: nodes.Node, kind: type[nodes.Node]) -> bool:
+    while node.parent is not None:
+        node = node.parent
+        if isinstance(node, kind):
+            return True
+    return False
+
+
+def _explained(text: str, definitions: dict[str, str], linked: set[str], page: str) -> list[nodes.Node]:
+    """The text with the first mention of each term as a link; `linked` holds the definitions that the page has."""
+    out: list[nodes.Node] = []
+    end = 0
+    for match in UNMISTAKABLE.finditer(text):
+        anchor = next((name for name in _anchors(match[0]) if name in definitions), None)
+        if anchor is None or definitions[anchor] in linked:
+            continue
+        linked.add(definitions[anchor])
+        link = nodes.reference(
+            "", "", nodes.inline("", match[0]), internal=True, refuri=f"{page}#{anchor}", classes=["l3-term"]
+        )
+        link["reftitle"] = definitions[anchor]
+        out += [nodes.Text(text[end : match.start()]), link]
+        end = match.end()
+    return [*out, nodes.Text(text[end:])]
+
+
+def _anchors(mention: str) -> Iterator[str]:
+    """Anchors in the glossary that a mention may have: as it stands, in small letters, in the singular."""
+    for name in (mention, mention.lower()):
+        for form in (name, name.removesuffix("s")):
+            yield f"term-{nodes.make_id(form)}"
+            yield f"term-{form.replace(' ', '-')}"
 
 
 def _definitions(app: Sphinx) -> dict[str, str]:
     if not hasattr(app.env, "l3_definitions"):
-        glossary = app.env.get_doctree("book/glossary")
+        glossary = app.env.get_doctree(GLOSSARY)
         app.env.l3_definitions = {
             anchor: " ".join(item.next_node(nodes.definition).astext().split())
             for listing in glossary.findall(addnodes.glossary)

@@ -7,7 +7,10 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 
+from l3muscle.figures import TASK_STYLE
 from l3muscle.theme import Point, dark_svg, hover_points, is_themed
+
+VIEWER = "book/executed/viewer"
 
 
 def _write(path: Path, text: str) -> None:
@@ -15,18 +18,21 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def _overlay(view: str, points: list[Point]) -> nodes.raw:
-    """The points as one group that a keyboard reaches; `l3muscle.js` adds the arrow keys and the tooltip."""
+def _overlay(view: str, points: list[Point], viewer: str) -> nodes.raw:
+    """The points as one group that a keyboard reaches; `l3muscle.js` adds the arrow keys and the tooltip.
+
+    Where every point is a cell of source task and size, each also leads to its outlines in the `viewer`.
+    """
+    keys, leads, role = "Values of the points; the arrow keys go from one to the next", "", "img"
+    if viewer and all(point.series in TASK_STYLE and point.step.isdigit() for point in points):
+        keys, leads, role = f"{keys}, Enter shows the outlines", f' data-viewer="{viewer}"', "link"
     circles = "".join(
-        f'<circle cx="{point.x:g}" cy="{point.y:g}" r="9" role="img" tabindex="{0 if first else -1}" '
+        f'<circle cx="{point.x:g}" cy="{point.y:g}" r="9" role="{role}" tabindex="{0 if first else -1}" '
         f'data-series="{escape(point.series)}" data-step="{escape(point.step)}" aria-label="{escape(point.text)}">'
         f"<title>{escape(point.text)}</title></circle>"
         for point, first in zip(points, [True] + [False] * len(points), strict=False)
     )
-    html = (
-        f'<svg class="l3-points" viewBox="{view}" role="group" '
-        f'aria-label="Values of the points; the arrow keys go from one to the next">{circles}</svg>'
-    )
+    html = f'<svg class="l3-points" viewBox="{view}" role="group" aria-label="{keys}"{leads}>{circles}</svg>'
     return nodes.raw("", html, format="html")
 
 
@@ -57,7 +63,8 @@ def pair_themes(app: Sphinx, doctree: nodes.document) -> None:
         pair += [image, copy]
         view, points = hover_points(svg)
         if points:
-            pair += _overlay(view, points)
+            here = VIEWER in app.env.found_docs
+            pair += _overlay(view, points, app.builder.get_relative_uri(app.env.docname, VIEWER) if here else "")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

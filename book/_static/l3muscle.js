@@ -41,13 +41,28 @@
 
   const figure = (group) => {
     const points = [...group.querySelectorAll("circle")];
+    let touched = null;
     for (const point of points) {
       const title = point.querySelector("title");
       tell(point, title.textContent);
       title.remove();
     }
+    const look = (point) => {
+      const view = new URLSearchParams({ task: point.dataset.series, n: point.dataset.step });
+      location.assign(`${group.dataset.viewer}#${view}`);
+    };
+    if (group.dataset.viewer) {
+      group.addEventListener("click", (event) => {
+        // A finger asks for the value first, and follows it with a second touch.
+        const point = event.target.closest("circle");
+        if (!point) return;
+        if (event.pointerType !== "touch" || point === touched) look(point);
+        touched = point;
+      });
+    }
     group.addEventListener("keydown", (event) => {
       if (event.key === "Escape") hide();
+      if (event.key === "Enter" && group.dataset.viewer) look(event.target);
       const step = STEPS[event.key];
       const to = step && nearest(points, event.target, ...step);
       if (!step) return;

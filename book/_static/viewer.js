@@ -23,17 +23,23 @@ const l3viewer = (() => {
   };
   const cellKey = () => `${state.task}|${state.n}`;
   const cell = () => index.cells[cellKey()];
-  const model = () => state.model ?? cell()?.model;
+  const model = () => state.model ?? cell()?.models[0];
+  const prediction = (slice) => slice.predictions.get(state.task)?.[`${state.n}|${model()}`];
 
+  /* Polygons as `l3muscle.viewer.pack_outline` packs them: a start, and a character a step. */
   const path = (polygons) => {
     const line = new Path2D();
-    for (const polygon of polygons) {
-      let [x, y] = [0, 0];
-      for (let i = 0; i < polygon.length; i += 2) {
-        x += polygon[i];
-        y += polygon[i + 1];
-        // Pixel centres lie on even numbers of half pixels.
-        line[i ? "lineTo" : "moveTo"](x / 2 + 0.5, y / 2 + 0.5);
+    for (const [startX, startY, steps] of polygons) {
+      let [x, y] = [startX, startY];
+      // Pixel centres lie on even numbers of half pixels.
+      line.moveTo(x / 2 + 0.5, y / 2 + 0.5);
+      for (const character of steps) {
+        const code = index.alphabet.indexOf(character);
+        const [dx, dy] = index.units[Math.floor(code / index.longest)];
+        const length = (code % index.longest) + 1;
+        x += dx * length;
+        y += dy * length;
+        line.lineTo(x / 2 + 0.5, y / 2 + 0.5);
       }
       line.closePath();
     }
@@ -84,9 +90,9 @@ const l3viewer = (() => {
     const pen = canvas.getContext("2d");
     pen.imageSmoothingQuality = "high";
     pen.drawImage(slice.sheet, 0, 0, canvas.width, canvas.height);
-    const prediction = slice.predictions[`${cellKey()}|${model()}`];
+    const predicted = prediction(slice);
     const outlines = { observers: slice.observers, expert: [slice.expert.outline] };
-    if (prediction) outlines.prediction = [prediction.outline];
+    if (predicted) outlines.prediction = [predicted.outline];
     const place = new DOMMatrix([scale, 0, 0, scale * stretch, 0, 0]);
     for (const [name, look] of Object.entries(LINES)) {
       if (!outlines[name] || !element(`show-${name}`).checked) continue;
@@ -106,19 +112,27 @@ const l3viewer = (() => {
 
   const number = (value, digits) => (value === null || value === undefined ? "n/a" : value.toFixed(digits));
 
+  const called = (name) => {
+    const [fold, subset, repeat] = name.split(".").map((part) => Number(part) + 1);
+    return `fold ${fold}, training set ${subset}, repeat ${repeat}`;
+  };
+
   const report = () => {
     const { slice, about } = shown;
-    const prediction = slice.predictions[`${cellKey()}|${model()}`];
-    element("dice").textContent = number(prediction?.dice, 3);
-    element("rms").textContent = number(prediction?.rms, 2);
-    element("sma").textContent = number(prediction?.sma, 1);
-    element("smd").textContent = number(prediction?.smd, 1);
+    const predicted = prediction(slice);
+    element("dice").textContent = number(predicted?.dice, 3);
+    element("rms").textContent = number(predicted?.rms, 2);
+    element("sma").textContent = number(predicted?.sma, 1);
+    element("smd").textContent = number(predicted?.smd, 1);
     element("sma-expert").textContent = number(slice.expert.sma, 1);
     element("smd-expert").textContent = number(slice.expert.smd, 1);
-    const [fold, subset, repeat] = (model() ?? "").split(".").map((part) => Number(part) + 1);
-    const what = prediction
-      ? `${index.tasks[state.task]}, n = ${state.n}; model of fold ${fold}, training set ${subset}, repeat ${repeat}`
+    const what = predicted
+      ? `${index.tasks[state.task]}, n = ${state.n}; model of ${called(model())}`
       : `${index.tasks[state.task]}, n = ${state.n}: not run in this profile`;
+    const files = index.files[`${cellKey()}|${model()}`];
+    element("source").textContent = predicted
+      ? `Measures and mask of this prediction: runs/${index.profile}/experiments/${files}`
+      : "";
     const rank = RANKS.filter((name) => cell()?.[name][0] === about.id && cell()[name][1] === model());
     const place = rank.length ? ` (${rank.join(" and ")} of its cell)` : "";
     element("about").textContent = `${about.id}: ${what}${place}.`;
@@ -128,7 +142,7 @@ const l3viewer = (() => {
 
   const hash = () => {
     const parts = new URLSearchParams({ image: index.images[state.image].id, task: state.task, n: state.n });
-    if (state.model && state.model !== cell()?.model) parts.set("model", state.model);
+    if (state.model && state.model !== cell()?.models[0]) parts.set("model", state.model);
     return `#${parts}`;
   };
 
@@ -136,11 +150,22 @@ const l3viewer = (() => {
     element("image").value = state.image;
     element("task").value = state.task;
     element("n").value = state.n;
+    const models = cell()?.models ?? [];
+    const select = element("model");
+    if ([...select.options].map((option) => option.value).join() !== models.join()) {
+      select.replaceChildren(...models.map((name) => new Option(called(name), name)));
+    }
+    select.disabled = !models.length;
+    if (models.length) select.value = model();
     for (const name of RANKS) element(name).disabled = !cell();
     element("link").href = hash();
     const slice = slices.get(state.image);
     if (!slice) {
       load(`slice-${state.image}.js`);
+      return;
+    }
+    if (cell() && !slice.predictions.has(state.task)) {
+      load(`slice-${state.image}-${state.task}.js`);
       return;
     }
     const asked = state.image;
@@ -154,6 +179,7 @@ const l3viewer = (() => {
 
   const go = (change) => {
     Object.assign(state, change);
+    if (!cell()?.models.includes(state.model)) state.model = null;
     history.replaceState(null, "", hash());
     refresh();
   };
@@ -167,13 +193,12 @@ const l3viewer = (() => {
     state.task = tasks.includes(asked.get("task")) ? asked.get("task") : tasks.at(-1);
     state.n = index.sizes.includes(n) ? n : index.sizes.at(-1);
     state.model = asked.get("model");
-    const known = RANKS.some((name) => cell()?.[name][1] === state.model && cell()[name][0] === asked.get("image"));
-    if (!known) state.model = null;
+    if (!cell()?.models.includes(state.model)) state.model = null;
   };
 
   const steps = (by, list, now) => (list.indexOf(now) + by + list.length) % list.length;
-  const otherImage = (by) => go({ image: (state.image + by + index.images.length) % index.images.length, model: null });
-  const otherSize = (by) => go({ n: index.sizes[steps(by, index.sizes, state.n)], model: null });
+  const otherImage = (by) => go({ image: (state.image + by + index.images.length) % index.images.length });
+  const otherSize = (by) => go({ n: index.sizes[steps(by, index.sizes, state.n)] });
   const extreme = (rank) => {
     const [id, name] = cell()[rank];
     go({ image: index.images.findIndex((each) => each.id === id), model: name });
@@ -211,9 +236,10 @@ const l3viewer = (() => {
     fill(element("image"), index.images.map((each, place) => [place, each.id]));
     fill(element("task"), Object.entries(index.tasks));
     fill(element("n"), index.sizes.map((n) => [n, n]));
-    element("image").addEventListener("change", (event) => go({ image: Number(event.target.value), model: null }));
-    element("task").addEventListener("change", (event) => go({ task: event.target.value, model: null }));
-    element("n").addEventListener("change", (event) => go({ n: Number(event.target.value), model: null }));
+    element("image").addEventListener("change", (event) => go({ image: Number(event.target.value) }));
+    element("task").addEventListener("change", (event) => go({ task: event.target.value }));
+    element("n").addEventListener("change", (event) => go({ n: Number(event.target.value) }));
+    element("model").addEventListener("change", (event) => go({ model: event.target.value }));
     element("previous").addEventListener("click", () => otherImage(-1));
     element("next").addEventListener("click", () => otherImage(1));
     for (const rank of RANKS) element(rank).addEventListener("click", () => extreme(rank));
@@ -251,7 +277,11 @@ const l3viewer = (() => {
       refresh();
     },
     slice(number, content) {
-      slices.set(number, content);
+      slices.set(number, { ...content, predictions: new Map() });
+      if (number === state.image) refresh();
+    },
+    predictions(number, task, content) {
+      slices.get(number).predictions.set(task, content);
       if (number === state.image) refresh();
     },
   };

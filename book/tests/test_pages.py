@@ -3,8 +3,16 @@
 Runs on the pages in `book/_build/html`, which `make book` leaves; skips aloud without them or without a Chromium.
 """
 
+import csv
+import io
+import json
 import os
+import re
 import shutil
+import statistics
+import time
+import zipfile
+from collections import defaultdict
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,6 +30,9 @@ PAGES = sorted(
     and path != HTML / "index.html"
 )
 VIEWER = "book/executed/viewer.html"
+FRONT = "book/index.html"
+EXECUTED = HTML.parents[1] / "executed"
+ORIGIN = re.compile(r"measured in this run|from the archive: .+, \d{4}-\d\d-\d\d|not run")
 # The theme reports its own unset default mode as an error; nothing of ours.
 KNOWN = "Got invalid theme mode"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -88,19 +99,30 @@ BROKEN_IMAGES = """async () => {
 SERIOUS = ("serious", "critical")
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1440, 390])
+LOOKS = [(1440, "light"), (1440, "dark"), (390, "dark"), (390, "light")]
+# Captions of figures and of numbered tables, each with the text of its label.
+CAPTIONS = """() => [...document.querySelectorAll("article figcaption, article table > caption")]
+  .filter((caption) => caption.querySelector(".caption-number"))
+  .map((caption) => [caption.textContent.trim(), caption.querySelector(".l3-origin")?.textContent ?? ""])"""
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_page_is_sound(visit, page: str, width: int, theme: str) -> None:
-    tab = visit(page, width=width, theme=theme)
-    assert tab.evaluate("document.documentElement.dataset.theme") == theme
-    assert tab.evaluate(BROKEN_IMAGES) == []
-    assert tab.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+def test_page_is_sound(visit, page: str) -> None:
+    """On a desk and on a phone, light and dark: nothing broken, nothing too wide, nothing that axe minds."""
+    tab = visit(page)
+    for width, theme in LOOKS:
+        tab.set_viewport_size({"width": width, "height": 900})
+        tab.emulate_media(color_scheme=theme)
+        tab.wait_for_function(f"document.documentElement.dataset.theme === '{theme}'", timeout=5_000)
+        assert tab.evaluate(BROKEN_IMAGES) == [], (width, theme)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+        # Axe would fetch the style sheets once more, which a page from a folder may not.
+        found = axe.Axe().run(tab, "article.bd-article", {"preload": False}).response["violations"]
+        serious = [f"{fault['id']}: {fault['nodes'][0]['html'][:200]}" for fault in found if fault["impact"] in SERIOUS]
+        assert serious == [], (width, theme)
     assert tab.faults == []
-    # Axe would fetch the style sheets once more, which a page from a folder may not.
-    found = axe.Axe().run(tab, "article.bd-article", {"preload": False}).response["violations"]
-    serious = [f"{fault['id']}: {fault['nodes'][0]['html'][:200]}" for fault in found if fault["impact"] in SERIOUS]
-    assert serious == []
+    unlabelled = [caption for caption, label in tab.evaluate(CAPTIONS) if not ORIGIN.fullmatch(label)]
+    assert unlabelled == [], "captions that do not say where their numbers come from"
 
 
 def test_pages_are_light() -> None:
@@ -136,10 +158,59 @@ def test_internal_links_lead_somewhere() -> None:
                 continue
             target = (HTML / page).parent / unquote(parts.path) if parts.path else HTML / page
             anchors = pages.get(os.path.relpath(target, HTML))
+            if "=" in parts.fragment and target == HTML / VIEWER:
+                continue  # a view of the viewer, which shows another where it has none
             lost = parts.fragment and anchors is not None and unquote(parts.fragment) not in anchors.anchors
             if not target.exists() or lost:
                 dead.append(f"{page}: {link}")
     assert dead == []
+
+
+STRIP = re.compile(r"results ([0-9a-f]{10})")
+
+
+def test_every_chapter_shows_the_same_results() -> None:
+    """A page that was executed on another run, or left over from one, shows other digits."""
+    about = json.loads((EXECUTED / "run.json").read_text(encoding="utf-8"))
+    shown = {page: STRIP.findall((HTML / page).read_text(encoding="utf-8")) for page in PAGES}
+    chapters = {page: digits for page, digits in shown.items() if digits}
+    assert FRONT in chapters and VIEWER in chapters
+    assert {digits for found in chapters.values() for digits in found} == {about["results"]}
+
+
+def downloaded(name: str) -> list[dict[str, str]]:
+    """A table out of the archive that the front page offers."""
+    front = Links((HTML / FRONT).read_text(encoding="utf-8"))
+    [link] = {link for link in front.links if link.endswith("tables.zip")}
+    with zipfile.ZipFile((HTML / FRONT).parent / unquote(link)) as archive:
+        return list(csv.DictReader(io.StringIO(archive.read(name).decode())))
+
+
+def test_points_of_the_front_page_are_means_of_the_scores() -> None:
+    dice = defaultdict(list)
+    for row in downloaded("scores.csv"):
+        dice[row["source_task"], row["n_train"]].append(float(row["dice"]))
+    page = (HTML / FRONT).read_text(encoding="utf-8")
+    shown = re.findall(r'data-series="(\w+)" data-step="(\d+)" aria-label="[^"]*?: (\d\.\d{3}) \(', page)
+    assert {(task, n) for task, n, _ in shown} == set(dice)
+    for task, n, value in shown:
+        assert value == f"{statistics.fmean(dice[task, n]):.3f}"
+
+
+def test_tables_of_the_chapters_are_in_the_download() -> None:
+    front = Links((HTML / FRONT).read_text(encoding="utf-8"))
+    [link] = {link for link in front.links if link.endswith("tables.zip")}
+    with zipfile.ZipFile((HTML / FRONT).parent / unquote(link)) as archive:
+        names = {Path(name).stem for name in archive.namelist() if name.startswith("shown/")}
+    on_pages = {
+        anchor
+        for page in PAGES
+        if page == FRONT or page.startswith("book/executed/")
+        for anchor in Links((HTML / page).read_text(encoding="utf-8")).anchors
+        if anchor.startswith("tab-")
+        and f'<table class="table" id="{anchor}"' in (HTML / page).read_text(encoding="utf-8")
+    }
+    assert on_pages <= names
 
 
 READY = "document.getElementById('l3-viewer').dataset.ready"
@@ -194,6 +265,63 @@ def test_viewer_goes_to_the_extremes_and_back_to_a_link(visit) -> None:
     assert float(again.inner_text("#l3-dice")) == dice["worst"]
 
 
+def test_viewer_works_by_keyboard_alone(visit) -> None:
+    tab = visit(VIEWER, width=390)
+    wait_ready(tab)
+    before, view = picture(tab), tab.evaluate(READY)
+    tab.focus("#l3-image")
+    tab.keyboard.press("ArrowDown")
+    wait_ready(tab, f"{READY} !== '{view}'")
+    assert picture(tab) != before
+    reached = ["l3-image"]
+    for _ in range(30):
+        tab.keyboard.press("Tab")
+        reached.append(tab.evaluate("document.activeElement.id"))
+    controls = tab.evaluate(
+        "[...document.querySelectorAll('#l3-viewer :is(select, button, input, a, canvas)')]"
+        ".filter((each) => !each.disabled).map((each) => each.id)"
+    )
+    assert set(controls) <= set(reached), "a control that Tab does not reach"
+    tab.focus("#l3-canvas")
+    now, size = tab.evaluate(READY), tab.input_value("#l3-n")
+    tab.keyboard.press("ArrowUp")
+    wait_ready(tab, f"{READY} !== '{now}'")
+    assert tab.input_value("#l3-n") != size
+    tab.focus("#l3-show-expert")
+    outlined = picture(tab)
+    tab.keyboard.press("Space")
+    assert picture(tab) != outlined
+
+
+def test_viewer_shows_any_model(visit) -> None:
+    tab = visit(VIEWER)
+    wait_ready(tab)
+    models = tab.evaluate("[...document.getElementById('l3-model').options].map((option) => option.value)")
+    for name in models[-1:]:
+        tab.select_option("#l3-model", name)
+        wait_ready(tab, f"document.getElementById('l3-model').value === '{name}'")
+        files = tab.inner_text("#l3-source").rpartition("/")[2]
+        assert files in {Path(row["files"]).name for row in downloaded("experiments.csv") if row["state"] == "done"}
+    scores = {
+        (row["source_task"], row["n_train"], row["fold"], row["subset"], row["repeat"], row["patient_id"]): row["dice"]
+        for row in downloaded("scores.csv")
+    }
+    choice = [tab.input_value(f"#l3-{name}") for name in ("task", "n", "model")]
+    patient = tab.evaluate("document.getElementById('l3-image').selectedOptions[0].text")
+    dice = float(scores[(*choice[:2], *choice[2].split("."), patient)])
+    assert tab.inner_text("#l3-dice") == f"{dice:.3f}"
+
+
+def test_viewer_is_light_and_quick(visit) -> None:
+    files = HTML / "_static" / "viewer"
+    first = [files / "index.js", *sorted(files.glob("slice-0*.js"))]
+    assert sum(path.stat().st_size for path in first) <= 2e6
+    started = time.monotonic()
+    wait_ready(visit(VIEWER))
+    # Two seconds are what a reader should wait; a busy machine that tests is given more.
+    assert time.monotonic() - started <= 6
+
+
 def test_viewer_has_a_view_for_a_link_that_leads_nowhere(visit) -> None:
     tab = visit(VIEWER + "#image=NOBODY&task=none&n=-1")
     wait_ready(tab)
@@ -210,5 +338,27 @@ def test_points_of_the_learning_curve_tell_their_values(visit) -> None:
     tab.keyboard.press("ArrowRight")
     other = tab.inner_text("#l3-tip")
     assert other != text and other.split(",")[0] == text.split(",")[0]
+    tab.keyboard.press("Escape")
+    assert tab.locator("#l3-tip").is_hidden()
+
+
+def test_a_point_of_the_learning_curve_leads_to_its_outlines(visit) -> None:
+    tab = visit(FRONT)
+    first = tab.locator(".l3-points circle").first
+    task, n = first.get_attribute("data-series"), first.get_attribute("data-step")
+    first.focus()
+    tab.keyboard.press("Enter")
+    tab.wait_for_url("**/viewer.html*")
+    wait_ready(tab)
+    assert (tab.input_value("#l3-task"), tab.input_value("#l3-n")) == (task, n)
+    assert tab.faults == []
+
+
+def test_a_term_shows_its_definition(visit) -> None:
+    tab = visit("book/method.html")
+    term = tab.locator("a.l3-term").first
+    term.focus()
+    definition = tab.inner_text("#l3-tip")
+    assert len(definition) > 20 and tab.locator("#l3-tip").is_visible()
     tab.keyboard.press("Escape")
     assert tab.locator("#l3-tip").is_hidden()

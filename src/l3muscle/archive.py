@@ -39,7 +39,7 @@ class Archived:
     def strip(self) -> str:
         """Where the numbers come from, as a strip for the top of a page."""
         where = origin(self.about["provenance"])
-        line = f"*From the archive* — {self.name}, measured on {self.about['measured']} · {where}"
+        line = f"*From the archive: {self.name}, {self.about['measured']}* — {where}"
         return f"```{{div}} l3-strip\n{line}\n```\n"
 
 

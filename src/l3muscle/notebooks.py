@@ -127,8 +127,11 @@ def execute_notebooks(
         Naming the notebook and the error of the cell that failed.
     """
     EXECUTED.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for template in check_notebooks():
+    paths, templates = [], check_notebooks()
+    for path in EXECUTED.glob("*.ipynb"):
+        if path.name not in {template.name for template in templates}:
+            path.unlink()  # of a chapter that is no more: nothing may be taken from it
+    for template in templates:
         name, executed = template.stem, EXECUTED / template.name
         parameters = {"profile": profile, "runs": str(runs)}
         paths.append(executed)

@@ -1,11 +1,13 @@
 """What the front page says of a run: in one strip, one figure and one small table."""
 
-import zipfile
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from l3muscle.downloads import run_tables, write_tables
 from l3muscle.figures import learning_curve
 from l3muscle.notebooks import EXECUTED
 from l3muscle.runtime import origin
@@ -21,6 +23,8 @@ from l3muscle.study import StudyResults
 from l3muscle.tables import numbered_table
 
 PICTURE_DPI = 150
+NOT_RUN, NEVER = "not run", "at no size"
+RUN_FILE = "run.json"  # what the pages' notes and footers have to know of the run
 
 
 def source_labels(results: StudyResults) -> dict[str, str]:
@@ -29,17 +33,46 @@ def source_labels(results: StudyResults) -> dict[str, str]:
     return {task: f"{task} (procedural)" if kind == "procedural" else task for task, kind in kinds.items()}
 
 
+def results_id(results: StudyResults) -> str:
+    """Ten hexadecimal digits that name what a run has finished: any other set of results has others.
+
+    They are taken from the keys of the finished experiments, in which settings, cohort, splits and code are hashed, and
+    from the checksums of their files.
+    """
+    files = {key: results.records[experiment]["sha256"] for experiment, key in results.keys.items()}
+    text = json.dumps([files, results.plan["observers"]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
 def run_strip(results: StudyResults) -> str:
     """What a run is, as a strip for the top of a page: profile, cohort, experiments, duration, machine, commit."""
     records = list(results.records.values())
     cohort = f"{'phantom' if results.plan['phantom'] else 'own cohort'}, {results.plan['patients']} patients"
     minutes = sum(record["seconds"] for record in records) / 60
+    origins = list(dict.fromkeys(origin(record["provenance"]) for record in records)) or ["nothing run yet"]
+    more = f" and {len(origins) - 1} more" if len(origins) > 1 else ""
     line = (
         f"*Measured in this run* — profile **{results.profile.name}** · {cohort} · "
         f"{len(records)} of {results.planned()} experiments · {minutes:.1f} min of one worker · "
-        f"{origin(records[0]['provenance'])}"
+        f"{origins[0]}{more} · results {results_id(results)}"
     )
     return f"```{{div}} l3-strip\n{line}\n```\n"
+
+
+def cohort_notice(results: StudyResults) -> str:
+    """A box that says whose images the numbers come from."""
+    if results.plan["phantom"]:
+        text = (
+            "Everything measured here is measured on a **phantom**: procedural images of the abdomen, drawn by a "
+            "program, with simulated observers. Numbers of this run stand beside the paper's so that the two can be "
+            "compared as *studies*; they say nothing about patients."
+        )
+    else:
+        text = (
+            f"This run was made on a **cohort of its owner's**, {results.plan['patients']} patients, and not on the "
+            "phantom of the published edition. What other pages say of a phantom does not hold for its numbers."
+        )
+    return f"```{{important}}\n{text}\n```\n"
 
 
 def not_run_box(results: StudyResults, what: str, *, tasks: Sequence[str] = (), sizes: Sequence[int] = ()) -> str:
@@ -78,12 +111,14 @@ def not_run_box(results: StudyResults, what: str, *, tasks: Sequence[str] = (), 
 
 def _level_from(worse: dict[int, bool]) -> str:
     """The size from which on no size is worse than the observers."""
+    if not worse:
+        return NOT_RUN
     level = None
     for n in sorted(worse, reverse=True):
         if worse[n]:
             break
         level = n
-    return "at no size" if level is None else f"n = {level}"
+    return NEVER if level is None else f"n = {level}"
 
 
 def answer_table(table: pd.DataFrame, curve: pd.DataFrame, labels: dict[str, str]) -> pd.DataFrame:
@@ -106,37 +141,40 @@ def answer_table(table: pd.DataFrame, curve: pd.DataFrame, labels: dict[str, str
     printed = printed[(printed["metric"] == METRICS["dice"]) & (printed["versus"] == "")]
     sizes = sorted(curve["n_train"].unique())
     rows = []
-    for task in dict.fromkeys(table["source_task"]):
+    for task, label in labels.items():
         paper = printed[printed["source_task"] == REPORTED_NAMES[task]]
         ours = table[table["source_task"] == task]
         means = curve[curve["source_task"] == task].set_index("n_train")["mean"]
         row = {
-            "source task": labels[task],
+            "source task": label,
             "paper": _level_from(dict(zip(paper["n_train"], paper["marked"] == "worse", strict=True))),
             "this run": _level_from(dict(zip(ours["n_train"], ours["verdict"] == "worse", strict=True))),
         }
         for n in dict.fromkeys((sizes[0], sizes[-1])):
-            row[f"Dice, n = {n}"] = f"{means[n]:.3f}" if n in means else "not run"
+            row[f"Dice, n = {n}"] = f"{means[n]:.3f}" if n in means else NOT_RUN
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def write_tables_zip(folder: Path) -> Path | None:
-    """Pack every CSV under `folder / "data"` into `folder / "tables.zip"`, the same bytes for the same tables."""
-    tables = sorted((folder / "data").rglob("*.csv"))
-    if not tables:
-        return None
-    path = folder / "tables.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for table in tables:
-            entry = zipfile.ZipInfo(table.relative_to(folder / "data").as_posix())
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, table.read_bytes())
-    return path
+def answer_sentence(answer: pd.DataFrame) -> str:
+    """The answer in one sentence, from `answer_table`."""
+    groups = {level: list(part["source task"]) for level, part in answer.groupby("this run", sort=False)}
+    missing, never = groups.pop(NOT_RUN, []), groups.pop(NEVER, [])
+    parts = [
+        f"from {level} on after {_listing(tasks)}"
+        for level, tasks in sorted(groups.items(), key=lambda group: int(group[0].rpartition(" ")[2]))
+    ]
+    parts += [f"{NEVER} after {_listing(never)}"] if never else []
+    tail = f" Not run: {_listing(missing)}." if missing else ""
+    return f"**In this run** the outlines are not worse than the observers' {'; '.join(parts)}.{tail}"
+
+
+def _listing(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
-    """Write `summary.md` and its picture, which the front page includes.
+    """Write what the front page includes: `summary.md` with its picture, `notice.md`, `run.json`, the tables.
 
     Returns
     -------
@@ -150,13 +188,14 @@ def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
     figure = learning_curve(scores, band, "dice", labels=labels)
     figure.savefig(folder / "summary.svg", metadata={"Date": None})
     figure.savefig(folder / "summary.png", dpi=PICTURE_DPI)
-    curve = learning_curve_table(scores, "dice")
-    answer = answer_table(dunnett_table(scores, observers, "dice"), curve, labels)
-    data = folder / "data"
-    data.mkdir(exist_ok=True)
-    curve.to_csv(data / "front-learning-curve.csv", index=False, float_format="%.6g")
-    answer.to_csv(data / "front-answer.csv", index=False)
-    write_tables_zip(folder)
+    curve, tests = learning_curve_table(scores, "dice"), dunnett_table(scores, observers, "dice")
+    answer = answer_table(tests, curve, labels)
+    write_tables(
+        folder,
+        shown={"tab-front": answer},
+        behind={"learning-curve-dice": curve, "dunnett-dice": tests, **run_tables(results)},
+        about=run_strip(results).splitlines()[1].replace("*", ""),
+    )
     front_table = numbered_table(
         answer.to_dict("records"),
         caption="The size from which on a source task is not worse than the observers (Dice, p < 0.001), by the "
@@ -169,18 +208,23 @@ def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
     text = f"""\
 {run_strip(results)}
 {missing}
+{answer_sentence(answer)} The paper's answer, on patients, stands beside it in {{numref}}`tab-front`.
+
 ```{{figure}} /{folder.as_posix()}/summary.svg
 :name: fig-front
 :alt: Mean Dice against training-set size for each source task, with the observers' mean as a band.
 
 Mean Dice of the predicted outlines on the held-out test slices, with 95 % intervals, against the number of annotated
-slices that each model was fine-tuned on. The observers' mean is {band.mean:.3f}. Values appear under the pointer, and
-with the arrow keys.
+slices that each model was fine-tuned on. The observers' mean is {band.mean:.3f}. Values appear under the pointer and
+with the arrow keys; a click or Enter shows the outlines behind a point.
 ```
 
 {front_table}
-Every table of this book: {{download}}`tables.zip </{folder.as_posix()}/tables.zip>`.
+Every table of this book, and every score behind it: {{download}}`tables.zip </{folder.as_posix()}/tables.zip>`.
 """
+    (folder / "notice.md").write_text(cohort_notice(results), encoding="utf-8")
+    about = {"profile": results.profile.name, "phantom": results.plan["phantom"], "results": results_id(results)}
+    (folder / RUN_FILE).write_text(json.dumps(about), encoding="utf-8")
     path = folder / "summary.md"
     path.write_text(text, encoding="utf-8")
     return path

@@ -1,14 +1,15 @@
 """The slice viewer of the book: every test slice with its outlines, as files that a page reads without a kernel.
 
 A page opened from a folder may load scripts but no other data, so each file is a script that hands over one object. A
-slice's grey values travel as an 8-bit PNG, cropped to the body; outlines as polygons on half pixels.
+slice's grey values travel as an 8-bit PNG, cropped to the body; outlines as polygons on half pixels, one character for
+each step, so that 560 models have room. A page fetches the predictions of one slice and one source task at a time.
 """
 
 import base64
 import io
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from scipy import ndimage
-from skimage.measure import find_contours
 
 from l3muscle.metrics import Reference
 from l3muscle.notebooks import EXECUTED
@@ -55,7 +55,63 @@ def grey_png(hu: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def pack_outline(mask: np.ndarray, origin: tuple[int, int] = (0, 0)) -> list[list[int]]:
+# Where the sides of a 2 x 2 block of pixels are crossed, by which of its pixels are inside (1 upper left, 2 upper
+# right, 4 lower right, 8 lower left): from side to side, with the inside always on one hand. Pixels that meet at a
+# corner only are not connected.
+_TOP, _RIGHT, _BOTTOM, _LEFT = range(4)
+_CROSSINGS = {
+    1: [(_TOP, _LEFT)],
+    2: [(_RIGHT, _TOP)],
+    3: [(_RIGHT, _LEFT)],
+    4: [(_BOTTOM, _RIGHT)],
+    5: [(_TOP, _LEFT), (_BOTTOM, _RIGHT)],
+    6: [(_BOTTOM, _TOP)],
+    7: [(_BOTTOM, _LEFT)],
+    8: [(_LEFT, _BOTTOM)],
+    9: [(_TOP, _BOTTOM)],
+    10: [(_RIGHT, _TOP), (_LEFT, _BOTTOM)],
+    11: [(_RIGHT, _BOTTOM)],
+    12: [(_LEFT, _RIGHT)],
+    13: [(_TOP, _RIGHT)],
+    14: [(_LEFT, _TOP)],
+}
+_SIDES = np.array([[0, 1], [1, 2], [2, 1], [1, 0]])  # middle of a side in half pixels from the block's first pixel
+# Steps along an outline: eight directions, in half pixels (row, column), each of 1 to 11 units; a character for each.
+_UNITS = np.array([[0, 2], [1, 1], [2, 0], [1, -1], [0, -2], [-1, -1], [-2, 0], [-1, 1]])
+_DIRECTION = np.zeros((5, 5), dtype=int)
+_DIRECTION[tuple((_UNITS + 2).T)] = np.arange(len(_UNITS))
+_LONGEST = 11
+_ALPHABET = "".join(chr(code) for code in range(33, 127) if chr(code) not in '"\\')[: len(_UNITS) * _LONGEST]
+
+
+def _trace(mask: np.ndarray) -> list[np.ndarray]:
+    """Outlines of a padded mask: (N, 2) places in half pixels, row and column, one a crossing of a pixel's side."""
+    inside = mask.astype(np.uint8)
+    blocks = inside[:-1, :-1] + 2 * inside[:-1, 1:] + 4 * inside[1:, 1:] + 8 * inside[1:, :-1]
+    crossed = np.flatnonzero((blocks > 0) & (blocks < 15))
+    kinds = blocks.ravel()[crossed]
+    width = 2 * mask.shape[1]
+    row, column = np.divmod(crossed, blocks.shape[1])
+    corners = 2 * (row * width + column)
+    following: dict[int, int] = {}
+    for kind, crossings in _CROSSINGS.items():
+        own = corners[kinds == kind]
+        for start, end in crossings:
+            following.update(
+                zip((own + _SIDES[start] @ [width, 1]).tolist(), (own + _SIDES[end] @ [width, 1]).tolist(), strict=True)
+            )
+    outlines = []
+    while following:
+        place = next(iter(following))
+        outline = []
+        while place in following:
+            outline.append(place)
+            place = following.pop(place)
+        outlines.append(np.stack(np.divmod(np.array(outline), width), axis=1))
+    return outlines
+
+
+def pack_outline(mask: np.ndarray, origin: tuple[int, int] = (0, 0)) -> list[list[int | str]]:
     """Outline of a mask as polygons.
 
     Parameters
@@ -66,30 +122,41 @@ def pack_outline(mask: np.ndarray, origin: tuple[int, int] = (0, 0)) -> list[lis
 
     Returns
     -------
-    list of list of int
-        One list a polygon: x, y of its first corner, then steps dx, dy from corner to corner, in half pixels; pixel
-        centres lie on even numbers. The polygon closes by itself.
+    list of list
+        For each polygon x and y of its first point, in half pixels (pixel centres lie on even numbers), and the steps
+        from point to point as text: the n-th character of the alphabet is a step of n % 11 + 1 units in direction
+        n // 11. The polygon closes by itself.
     """
-    polygons = []
     if not mask.any():
-        return polygons
+        return []
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     top, left = rows[0], columns[0]
-    part = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1).astype(np.float32)
-    shift = np.array([top - 1, left - 1])
-    for contour in find_contours(part, 0.5):
-        steps = np.diff(contour, axis=0)
-        turns = (steps != np.roll(steps, 1, axis=0)).any(axis=1)
-        corners = contour[:-1][turns]
-        half = np.rint(2 * (corners + shift - origin)).astype(int)[:, ::-1]
-        steps = np.diff(half, axis=0, prepend=0)
-        polygons.append(steps.ravel().tolist())
+    part = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1)
+    shift = 2 * (np.array([top - 1, left - 1]) - origin)
+    polygons = []
+    for outline in _trace(part):
+        moves = np.diff(outline, axis=0)
+        directions = _DIRECTION[moves[:, 0] + 2, moves[:, 1] + 2]
+        turns = np.flatnonzero(np.diff(directions)) + 1
+        runs = np.diff(np.concatenate([[0], turns, [len(directions)]]))
+        steps = []
+        for direction, run in zip(directions[np.concatenate([[0], turns])].tolist(), runs.tolist(), strict=True):
+            whole, rest = divmod(run, _LONGEST)
+            first = direction * _LONGEST
+            steps.append(_ALPHABET[first + _LONGEST - 1] * whole + (_ALPHABET[first + rest - 1] if rest else ""))
+        row, column = (outline[0] + shift).tolist()
+        polygons.append([column, row, "".join(steps)])
     return polygons
 
 
-def unpack_outline(polygons: Sequence[Sequence[int]]) -> list[np.ndarray]:
+def unpack_outline(polygons: Sequence[Sequence[int | str]]) -> list[np.ndarray]:
     """Corners of packed polygons: for each an (N, 2) array of row and column in pixels."""
-    return [np.cumsum(np.reshape(polygon, (-1, 2)), axis=0)[:, ::-1] / 2 for polygon in polygons]
+    corners = []
+    for column, row, steps in polygons:
+        directions, units = np.divmod([_ALPHABET.index(character) for character in steps], _LONGEST)
+        moves = _UNITS[directions] * (units + 1)[:, None]
+        corners.append(np.cumsum(np.vstack([[row, column], moves]), axis=0) / 2)
+    return corners
 
 
 def _number(value: float, digits: int) -> float | None:
@@ -121,39 +188,32 @@ def _ranked(cell: pd.DataFrame) -> dict[str, Any]:
     return {rank: ordered.loc[place] for rank, place in zip(RANKS, places, strict=True)}
 
 
-def _chosen(scores: pd.DataFrame) -> tuple[dict[str, Any], set[tuple[Experiment, str]]]:
-    """What the viewer offers of each cell: one model on every image, and the extremes of all of them.
-
-    Returns
-    -------
-    (dict, set)
-        Entries for the index, and the predictions (experiment, patient) that have to be written.
-    """
-    cells, wanted = {}, set()
+def _cells(scores: pd.DataFrame) -> dict[str, Any]:
+    """What the index says of each cell: its models, and where its extremes are."""
+    cells = {}
     for (task, n_train), cell in scores.groupby(["source_task", "n_train"], sort=False):
-        shown = _experiment(cell.sort_values(["fold", "subset", "repeat"]).iloc[0])
-        entry: dict[str, Any] = {"model": _name(shown)}
-        wanted |= {(shown, patient) for patient in cell["patient_id"].unique()}
+        models = cell.drop_duplicates(["fold", "subset", "repeat"]).sort_values(["fold", "subset", "repeat"])
+        entry: dict[str, Any] = {"models": [_name(_experiment(row)) for _, row in models.iterrows()]}
         for rank, row in _ranked(cell).items():
             entry[rank] = [row["patient_id"], _name(_experiment(row))]
-            wanted.add((_experiment(row), row["patient_id"]))
         cells[f"{task}|{n_train}"] = entry
-    return cells, wanted
+    return cells
 
 
-def _predictions(results: StudyResults, wanted: Iterable[tuple[Experiment, str]]) -> dict[str, dict[str, Any]]:
-    """Wanted masks by patient and by `task|n|model`; each experiment's file is read once."""
-    place = {patient: k for k, patient in enumerate(results.splits().test_ids)}
-    by_experiment: dict[Experiment, list[str]] = {}
-    for experiment, patient in wanted:
-        by_experiment.setdefault(experiment, []).append(patient)
-    masks: dict[str, dict[str, Any]] = {}
-    for experiment, patients in sorted(by_experiment.items(), key=lambda item: str(item[0])):
-        stack = results.predictions(experiment)
-        key = f"{experiment.source_task}|{experiment.n_train}|{_name(experiment)}"
-        for patient in sorted(patients):
-            masks.setdefault(patient, {})[key] = stack[place[patient]]
-    return masks
+def _write_predictions(results: StudyResults, folder: Path, corners: Sequence[tuple[int, int]]) -> None:
+    """Write `slice-<number>-<source task>.js`: outline and measures of every model's prediction for one image."""
+    for task in results.profile.grid.source_tasks:
+        images: list[dict[str, Any]] = [{} for _ in corners]
+        for experiment in (one for one in results.records if one.source_task == task):
+            table = results.store.table("experiments", results.keys[experiment], "scores").itertuples()
+            for image, corner, mask, row in zip(images, corners, results.predictions(experiment), table, strict=True):
+                image[f"{experiment.n_train}|{_name(experiment)}"] = {
+                    **_measures(row),
+                    "outline": pack_outline(mask, corner),
+                }
+        for number, image in enumerate(images):
+            if image:
+                _write(folder / f"slice-{number}-{task}.js", "predictions", number, task, image)
 
 
 def _write(path: Path, function: str, *values: Any) -> None:
@@ -173,7 +233,8 @@ def write_viewer(results: StudyResults, folder: Path | None = None) -> Path:
     Returns
     -------
     Path
-        The folder: `index.js` with what there is to choose, and `slice-<number>.js` for each test image.
+        The folder: `index.js` with what there is to choose, `slice-<number>.js` for each test image with its expert
+        and observers, and `slice-<number>-<source task>.js` with every model's prediction.
 
     Raises
     ------
@@ -184,15 +245,9 @@ def write_viewer(results: StudyResults, folder: Path | None = None) -> Path:
         top = Path() if EXECUTED.parent.is_dir() else Path("..")
         folder = top / EXECUTED / "viewer"
     scores, cohort, settings = results.scores(), results.cohort(), results.profile.image
-    cells, wanted = _chosen(scores)
-    masks = _predictions(results, wanted)
-    rows = {
-        (row.patient_id, f"{row.source_task}|{row.n_train}|{row.fold}.{row.subset}.{row.repeat}"): _measures(row)
-        for row in scores.itertuples()
-    }
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    images = []
+    images, corners = [], []
     for number, patient in enumerate(results.splits().test_ids):
         place = cohort.index(patient)
         hu, spacing, expert = cohort.images[place], cohort.spacing[place], cohort.masks[place]
@@ -207,14 +262,12 @@ def write_viewer(results: StudyResults, folder: Path | None = None) -> Path:
                 "outline": pack_outline(expert, corner),
             },
             "observers": [pack_outline(mask, corner) for mask in cohort.observers.get(patient, {}).values()],
-            "predictions": {
-                key: {**rows[patient, key], "outline": pack_outline(mask, corner)}
-                for key, mask in masks.get(patient, {}).items()
-            },
         }
+        corners.append(corner)
         _write(folder / f"slice-{number}.js", "slice", number, content)
         height, width = hu[box].shape
         images.append({"id": patient, "size": [width, height], "spacing": [float(spacing[1]), float(spacing[0])]})
+    _write_predictions(results, folder, corners)
     index = {
         "profile": results.profile.name,
         "window": settings.window_hu,
@@ -223,10 +276,23 @@ def write_viewer(results: StudyResults, folder: Path | None = None) -> Path:
         "tasks": {task: label for task, label in source_labels(results).items() if task in set(scores["source_task"])},
         "sizes": [int(n) for n in sorted(scores["n_train"].unique())],
         "images": images,
-        "cells": cells,
+        "cells": _cells(scores),
+        "units": _UNITS[:, ::-1].tolist(),
+        "longest": _LONGEST,
+        "alphabet": _ALPHABET,
+        "files": {
+            f"{experiment.source_task}|{experiment.n_train}|{_name(experiment)}": key
+            for experiment, key in results.keys.items()
+        },
     }
     _write(folder / "index.js", "index", index)
     return folder
+
+
+def view_link(source_task: str, n_train: int, text: str = "outlines") -> str:
+    """A link, as HTML, from another chapter to the viewer's view of a cell."""
+    view = f"viewer.html#task={source_task}&amp;n={n_train}"
+    return f'<a class="reference internal" href="{view}">{text}</a>'
 
 
 VIEWER_HTML = """\
@@ -236,6 +302,7 @@ VIEWER_HTML = """\
 <div><label for="l3-image">Test image</label><select id="l3-image" disabled></select></div>
 <div><label for="l3-task">Source task</label><select id="l3-task" disabled></select></div>
 <div><label for="l3-n">Training slices n</label><select id="l3-n" disabled></select></div>
+<div><label for="l3-model">Model</label><select id="l3-model" disabled></select></div>
 <div role="group" aria-label="Image">
 <button type="button" id="l3-previous">Previous</button>
 <button type="button" id="l3-next">Next</button></div>
@@ -270,6 +337,7 @@ VIEWER_HTML = """\
 </div>
 <p class="l3-viewer-about"><span id="l3-about" role="status">Loading …</span>
 <a id="l3-link" href="#">Link to this view</a></p>
+<p class="l3-viewer-about" id="l3-source"></p>
 <p class="l3-viewer-about" id="l3-keys">Keys on the image: ← → other image, ↑ ↓ other n; drag to change window and
 level.</p>
 </div>
