@@ -39,7 +39,7 @@ test: $(READY)
 	@$(BIN)/python -m pytest -q
 
 pages: $(READY)
-	@$(BIN)/python -m pytest -q -rs book/tests
+	@$(BIN)/python -m pytest -q -rs -n 2 book/tests
 
 lab: $(READY)
 	@$(BIN)/jupyter lab notebooks

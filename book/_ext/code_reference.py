@@ -107,8 +107,9 @@ def read_markdown(app: Sphinx, what: str, name: str, obj: Any, options: Any, lin
 
 
 def skip_borrowed(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """Leave out what pydantic adds to every class of settings."""
-    return True if name in ("model_config", "model_post_init", "model_fields", "model_computed_fields") else None
+    """Leave out what pydantic adds to every class of settings, and what a named tuple says of its fields."""
+    added = ("model_config", "model_post_init", "model_fields", "model_computed_fields")
+    return True if name in added or str(obj.__doc__).startswith("Alias for field number") else None
 
 
 def look_up_exactly(app: Sphinx, doctree: nodes.document) -> None:

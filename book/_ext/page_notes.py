@@ -76,7 +76,7 @@ def explain_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         return
     page = app.builder.get_relative_uri(docname, GLOSSARY)
     for text in list(doctree.findall(nodes.Text)):
-        if isinstance(text.parent, nodes.paragraph) and not _has_parent(text, nodes.sidebar):
+        if isinstance(text.parent, nodes.paragraph) and not _has_parent(text, nodes.table):
             text.parent.replace(text, _explained(text.astext(), definitions, linked, page))
 
 

@@ -36,8 +36,33 @@ def _overlay(view: str, points: list[Point], viewer: str) -> nodes.raw:
     return nodes.raw("", html, format="html")
 
 
+def _pair(app: Sphinx, image: nodes.image, source: Path, svg: str) -> nodes.container:
+    """The drawing and its dark copy, one of which is shown, under its points."""
+    dark = source.with_suffix(".dark.svg")
+    _write(dark, dark_svg(svg))
+    folder = image["uri"].rpartition("/")[0]
+    light_copy, dark_copy = image.copy(), image.copy()
+    for copy, path, shown in ((light_copy, source, "only-light"), (dark_copy, dark, "only-dark")):
+        copy["uri"] = f"{folder}/{path.name}" if folder else path.name
+        copy["ids"], copy["names"] = [], []
+        copy["classes"] = [*image["classes"], shown]
+        # Only the one that is shown is fetched.
+        copy["loading"] = "lazy"
+    # Apart from the caption: the theme hides what follows a hidden picture.
+    pair = nodes.container(classes=["l3-pair"])
+    pair += [light_copy, dark_copy]
+    view, points = hover_points(svg)
+    if points:
+        here = VIEWER in app.env.found_docs
+        pair += _overlay(view, points, app.builder.get_relative_uri(app.env.docname, VIEWER) if here else "")
+    return pair
+
+
 def pair_themes(app: Sphinx, doctree: nodes.document) -> None:
-    """Put a dark copy beside every figure that was drawn in the book's style; leave other pictures as they are."""
+    """Put a dark copy beside every figure that was drawn in the book's style; leave other pictures as they are.
+
+    A drawing `<name>.narrow.svg` beside `<name>.svg` takes its place on narrow screens.
+    """
     for image in list(doctree.findall(nodes.image)):
         uri = image["uri"]
         if "://" in uri or uri.startswith("data:"):
@@ -48,23 +73,13 @@ def pair_themes(app: Sphinx, doctree: nodes.document) -> None:
             # Without the class the theme lays white under a picture on a dark page, and dims it.
             image["classes"].append("dark-light")
             continue
-        dark = source.with_suffix(".dark.svg")
-        _write(dark, dark_svg(svg))
-        copy = image.copy()
-        copy["uri"] = uri[: -len(".svg")] + ".dark.svg"
-        copy["ids"], copy["names"] = [], []
-        # Only the one that is shown is fetched.
-        copy["loading"] = image["loading"] = "lazy"
-        image["classes"].append("only-light")
-        copy["classes"] = [*image["classes"][:-1], "only-dark"]
-        # Apart from the caption: the theme hides what follows a hidden picture.
-        pair = nodes.container(classes=["l3-pair"])
-        image.parent.replace(image, pair)
-        pair += [image, copy]
-        view, points = hover_points(svg)
-        if points:
-            here = VIEWER in app.env.found_docs
-            pair += _overlay(view, points, app.builder.get_relative_uri(app.env.docname, VIEWER) if here else "")
+        pairs = [_pair(app, image, source, svg)]
+        narrow = source.with_suffix(".narrow.svg")
+        if narrow.is_file():
+            pairs[0]["classes"].append("l3-wide")
+            pairs.append(_pair(app, image, narrow, narrow.read_text(encoding="utf-8")))
+            pairs[1]["classes"].append("l3-narrow")
+        image.parent.replace(image, pairs)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a run was, and its numbers followed back: from the mean on a page to the scores, and from those to the masks."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,6 @@ import pandas as pd
 
 from l3muscle.downloads import experiments_table
 from l3muscle.metrics import Reference
-from l3muscle.runtime import origin
 from l3muscle.statistics import learning_curve_table
 from l3muscle.study import Experiment, StudyResults
 from l3muscle.summary import results_id
@@ -36,15 +36,29 @@ def run_rows(results: StudyResults) -> list[dict[str, str]]:
 
 
 def machine_rows(results: StudyResults) -> list[dict[str, str]]:
-    """Every machine and version that made experiments of a run, with how many it made."""
-    counts: Counter[tuple[str, ...]] = Counter()
+    """Every machine and version that made experiments of a run: one row a property, one column a machine."""
+    counts: Counter[str] = Counter()
     for record in results.records.values():
-        about = record["provenance"]
-        versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-        counts[origin(about), about["system"], f"Python {about['python']}, {versions}"] += 1
+        counts[json.dumps(record["provenance"], sort_keys=True)] += 1
+    columns = []
+    for text, count in counts.most_common():
+        about = json.loads(text)
+        changed = " with uncommitted changes" if about["uncommitted_changes"] else ""
+        columns.append(
+            {
+                "experiments": str(count),
+                "commit": f"`{(about['commit'] or 'unknown')[:10]}`{changed}",
+                "processor": f"{about['processor']}, {about['cores']} cores",
+                "GPU": about["gpu"] or "none",
+                "system": about["system"],
+                "Python": about["python"],
+                **about["versions"],
+            }
+        )
+    names = list(dict.fromkeys(name for column in columns for name in column))
     return [
-        {"machine and commit": where, "system": system, "versions": versions, "experiments": str(count)}
-        for (where, system, versions), count in counts.most_common()
+        {"what": name, **{f"machine {place}": column.get(name, "") for place, column in enumerate(columns, 1)}}
+        for name in names
     ]
 
 

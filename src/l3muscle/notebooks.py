@@ -159,8 +159,11 @@ def execute_notebooks(
         finally:
             draft.unlink(missing_ok=True)
         for cell in notebook.cells:
-            if "injected-parameters" in cell.metadata.get("tags", []):
-                cell.metadata["tags"].append("hide-input")
+            tags = cell.metadata.get("tags", [])
+            if "injected-parameters" in tags:
+                tags.append("hide-input")
+            elif "parameters" in tags:
+                tags.append("remove-cell")  # what it holds does not count any more
         notebook.metadata["l3muscle"] = {"inputs": fingerprint}
         # Papermill notes where and when it ran: neither belongs on a page.
         notebook.metadata.pop("papermill", None)

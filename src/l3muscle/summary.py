@@ -23,6 +23,7 @@ from l3muscle.study import StudyResults
 from l3muscle.tables import numbered_table
 
 PICTURE_DPI = 150
+NARROW_IN = (4.2, 5.2)
 NOT_RUN, NEVER = "not run", "at no size"
 RUN_FILE = "run.json"  # what the pages' notes and footers have to know of the run
 
@@ -188,6 +189,10 @@ def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
     figure = learning_curve(scores, band, "dice", labels=labels)
     figure.savefig(folder / "summary.svg", metadata={"Date": None})
     figure.savefig(folder / "summary.png", dpi=PICTURE_DPI)
+    # On a phone, at a size at which its letters can be read.
+    figure.set_size_inches(NARROW_IN)
+    figure.legends[0].set_ncols(1)
+    figure.savefig(folder / "summary.narrow.svg", metadata={"Date": None})
     curve, tests = learning_curve_table(scores, "dice"), dunnett_table(scores, observers, "dice")
     answer = answer_table(tests, curve, labels)
     write_tables(
