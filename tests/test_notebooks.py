@@ -69,6 +69,20 @@ def test_executed_once_and_again_only_when_something_changed(project, finished, 
     assert nbformat.read(path, as_version=4).cells[-1].outputs[0].text == "smokesmoke\n"
 
 
+def test_a_chapter_that_is_no_more_leaves_nothing(project, finished, runs):
+    notebooks.EXECUTED.mkdir(parents=True)
+    left_over = notebooks.EXECUTED / "gone.ipynb"
+    left_over.write_text("{}")
+    [path] = execute_notebooks(open_results("smoke", runs), profile="smoke", runs=runs, say=quiet)
+    assert path.is_file() and not left_over.exists()
+
+
+def test_parameters_that_do_not_count_are_not_shown(project, finished, runs):
+    [path] = execute_notebooks(open_results("smoke", runs), profile="smoke", runs=runs, say=quiet)
+    given, injected, _ = (cell.metadata.get("tags", []) for cell in nbformat.read(path, as_version=4).cells)
+    assert "remove-cell" in given and "remove-cell" not in injected
+
+
 def test_a_cell_that_fails_is_named_and_nothing_is_left(project, finished, runs):
     change(project, code="1 / 0")
     with pytest.raises(NotebookError, match="one failed in cell 3: ZeroDivisionError"):

@@ -1,11 +1,18 @@
-"""The launch menu leads to this chapter's notebook, and nowhere as long as the project has no address."""
+"""Launch menu, labels of origin and terms: each leads where it says, and says what is so."""
 
+import io
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+from docutils import nodes
+from docutils.utils import new_document
+
+from l3muscle.figures import not_run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book" / "_ext"))
 
-from page_notes import launch_links  # noqa: E402
+from page_notes import NOTHING, STRIP, _explained, label_origins, launch_links  # noqa: E402
 
 
 def test_without_an_address_only_the_local_way_is_offered() -> None:
@@ -22,3 +29,38 @@ def test_with_an_address_the_chapter_itself_is_opened() -> None:
 
 def test_a_page_without_a_notebook_opens_none() -> None:
     assert len(launch_links("https://github.com/someone/l3", "book/method", "rerun.html")) == 1
+
+
+def test_a_figure_without_results_is_labelled_so(tmp_path: Path) -> None:
+    document = new_document("page")
+    app = SimpleNamespace(srcdir=tmp_path)
+    strip = nodes.container("", nodes.paragraph("", "", nodes.emphasis("", "Measured in this run")), classes=[STRIP])
+    document += strip
+    for name, content in (("drawn", "<svg/>"), ("empty", "<svg><!-- jigsaw: not part of this run --></svg>")):
+        (tmp_path / f"{name}.svg").write_text(content)
+        document += nodes.figure("", nodes.image(uri=f"{name}.svg"), nodes.caption("", name))
+    table = nodes.table("", nodes.title("", "numbers"))
+    document += table
+    label_origins(app, document)
+    labels = [node.astext() for node in document.findall(nodes.inline)]
+    assert labels == ["measured in this run", "not run", "measured in this run"]
+
+
+def test_the_panel_of_what_was_not_run_is_known_by_its_words() -> None:
+    stream = io.StringIO()
+    not_run("jigsaw").savefig(stream, format="svg")
+    assert NOTHING in stream.getvalue()
+
+
+def test_the_first_mention_of_a_term_is_explained_once() -> None:
+    definitions = {"term-Dice": "Overlap.", "term-source-task": "Learned before.", "term-phantom": "Drawn."}
+    linked = {"Drawn."}
+    text = "Dice of source tasks on phantoms; a Dice again, and a phantom-like body."
+    out = _explained(text, definitions, linked, "glossary.html")
+    links = [node for node in out if isinstance(node, nodes.reference)]
+    assert [(link.astext(), link["refuri"]) for link in links] == [
+        ("Dice", "glossary.html#term-Dice"),
+        ("source tasks", "glossary.html#term-source-task"),
+    ]
+    assert [link["reftitle"] for link in links] == ["Overlap.", "Learned before."]
+    assert "".join(node.astext() for node in out) == text

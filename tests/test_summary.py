@@ -39,6 +39,28 @@ def test_the_answer_stands_beside_the_papers() -> None:
     assert answer.loc["random", "Dice, n = 25"] == "0.300"
 
 
+def test_a_source_task_without_results_is_not_run() -> None:
+    table = pd.DataFrame({"source_task": ["random"] * 2, "n_train": [5, 10], "verdict": ["worse", ""]})
+    curve = table[["source_task", "n_train"]].assign(mean=[0.1, 0.2])
+    answer = summary.answer_table(table, curve, {"random": "random", "jigsaw": "jigsaw"}).set_index("source task")
+    assert list(answer.loc["jigsaw", ["this run", "Dice, n = 5"]]) == ["not run", "not run"]
+    sentence = summary.answer_sentence(answer.reset_index())
+    assert "from n = 10 on after random" in sentence and "Not run: jigsaw." in sentence
+
+
+def test_the_answer_in_words_groups_what_is_alike() -> None:
+    answer = pd.DataFrame(
+        {
+            "source task": ["random", "classification", "segmentation", "jigsaw"],
+            "this run": ["at no size", "n = 25", "n = 5", "n = 25"],
+        }
+    )
+    assert summary.answer_sentence(answer) == (
+        "**In this run** the outlines are not worse than the observers' from n = 5 on after segmentation; "
+        "from n = 25 on after classification and jigsaw; at no size after random."
+    )
+
+
 def test_summary_shows_this_run(results: StudyResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = summary.write_summary(results, Path("executed")).read_text(encoding="utf-8")
