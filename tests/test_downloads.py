@@ -42,11 +42,19 @@ def test_the_archive_is_the_same_for_the_same_tables_and_holds_nothing_old(noteb
     (folder / "data" / "shown").mkdir(parents=True)
     (folder / "data" / "shown" / "tab-old.csv").write_text("left over\n")
     table = pd.DataFrame({"a": [1 / 3]})
+    (folder / "values").mkdir()
+    (folder / "values" / "fig-one.csv").write_text("x\n1\n")
     arguments = {"shown": {"tab-two": table}, "behind": {"numbers": table}, "about": "measured by a test"}
     first = write_tables(folder, **arguments).read_bytes()
     assert write_tables(folder, **arguments).read_bytes() == first
     with zipfile.ZipFile(folder / "tables.zip") as archive:
-        assert archive.namelist() == ["README.txt", "numbers.csv", "shown/tab-one.csv", "shown/tab-two.csv"]
+        assert archive.namelist() == [
+            "README.txt",
+            "numbers.csv",
+            "shown/tab-one.csv",
+            "shown/tab-two.csv",
+            "values/fig-one.csv",
+        ]
         assert archive.read("README.txt").decode().startswith("measured by a test\n")
         assert list(csv.reader(archive.read("shown/tab-one.csv").decode().splitlines()))[1] == ["random", "<0.001"]
         assert archive.read("numbers.csv").decode() == "a\n0.333333333\n"

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from l3muscle.augment import augment_images
-from l3muscle.figures import OUTLINE_COLOURS, PAGE_WIDTH_IN, style
+from l3muscle.figures import INK, OUTLINE_COLOURS, PAGE_WIDTH_IN, PAPER
 from l3muscle.profile import AugmentationSettings
 
 PARTS = ("flip", "rotation", "scale", "elastic")
@@ -53,22 +53,20 @@ def augmentation_parts(image: np.ndarray, mask: np.ndarray, settings: Augmentati
     drawn = [layers, *(_warp(layers, settings, seed, part) for part in PARTS), _warp(layers, settings, seed, *PARTS)]
     height, width = image.shape
     columns = 3
-    with style():
-        figure = Figure(
-            figsize=(PAGE_WIDTH_IN, 4 * PAGE_WIDTH_IN / columns * height / width + 0.6), layout="constrained"
-        )
-        panels = figure.subplots(4, columns)
-        for place, (name, warped) in enumerate(zip(names, drawn, strict=True)):
-            row, column = 2 * (place // columns), place % columns
-            slice_, outline, lattice = warped[0].numpy()
-            upper, lower = panels[row, column], panels[row + 1, column]
-            upper.imshow(slice_, cmap="gray", vmin=0, vmax=1)
-            upper.contour(outline, [0.5], colors=OUTLINE_COLOURS[0], linewidths=0.9)
-            upper.set_title(name, fontsize=9, loc="left")
-            lower.imshow(outline, cmap="gray", vmin=0, vmax=1)
-            lower.imshow(np.ma.masked_less(lattice, 0.25), cmap="cool", vmin=0, vmax=1, alpha=0.8)
-            for axes in (upper, lower):
-                axes.set_axis_off()
+    size = (PAGE_WIDTH_IN, 4 * PAGE_WIDTH_IN / columns * height / width + 0.6)
+    figure = Figure(figsize=size, layout="constrained", facecolor=PAPER)
+    panels = figure.subplots(4, columns)
+    for place, (name, warped) in enumerate(zip(names, drawn, strict=True)):
+        row, column = 2 * (place // columns), place % columns
+        slice_, outline, lattice = warped[0].numpy()
+        upper, lower = panels[row, column], panels[row + 1, column]
+        upper.imshow(slice_, cmap="gray", vmin=0, vmax=1)
+        upper.contour(outline, [0.5], colors=OUTLINE_COLOURS[0], linewidths=0.9)
+        upper.set_title(name, fontsize=9, loc="left", color=INK)
+        lower.imshow(outline, cmap="gray", vmin=0, vmax=1)
+        lower.imshow(np.ma.masked_less(lattice, 0.25), cmap="cool", vmin=0, vmax=1, alpha=0.8)
+        for axes in (upper, lower):
+            axes.set_axis_off()
     return figure
 
 

@@ -85,7 +85,8 @@ def write_tables(
     Parameters
     ----------
     folder : Path
-        Holds the executed notebooks, whose numbered tables are written as a reader sees them, by name.
+        Holds the executed notebooks, whose numbered tables are written as a reader sees them, by name. What chapters
+        have put into `values/`, the numbers behind single figures, goes into the archive too.
     shown : mapping of str to DataFrame
         Further tables that are written as they are shown.
     behind : mapping of str to DataFrame
@@ -116,8 +117,10 @@ def write_tables(
     )
     path = folder / "tables.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(file for file in data.rglob("*") if file.is_file()):
-            entry = zipfile.ZipInfo(file.relative_to(data).as_posix())
+        files = {file.relative_to(data).as_posix(): file for file in data.rglob("*") if file.is_file()}
+        files |= {f"values/{file.name}": file for file in (folder / "values").glob("*.csv")}
+        for name, file in sorted(files.items()):
+            entry = zipfile.ZipInfo(name)
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, file.read_bytes())
     return path
