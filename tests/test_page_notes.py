@@ -46,6 +46,17 @@ def test_a_figure_without_results_is_labelled_so(tmp_path: Path) -> None:
     assert labels == ["measured in this run", "not run", "measured in this run"]
 
 
+def test_a_picture_drawn_here_is_not_from_the_archive(tmp_path: Path) -> None:
+    document = new_document("page")
+    words = nodes.emphasis("", "From the archive: carry-over, 2026-01-31")
+    document += nodes.container("", nodes.paragraph("", "", words), classes=[STRIP])
+    document += nodes.figure("", nodes.image(uri="a.png", classes=["l3-drawn-here"]), nodes.caption("", "drawn"))
+    document += nodes.figure("", nodes.image(uri="b.png"), nodes.caption("", "kept"))
+    label_origins(SimpleNamespace(srcdir=tmp_path), document)
+    labels = [node.astext() for node in document.findall(nodes.inline)]
+    assert labels == ["measured in this run", "from the archive: carry-over, 2026-01-31"]
+
+
 def test_the_panel_of_what_was_not_run_is_known_by_its_words() -> None:
     stream = io.StringIO()
     not_run("jigsaw").savefig(stream, format="svg")

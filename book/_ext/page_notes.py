@@ -13,6 +13,7 @@ STRIP = (
     "l3-strip"  # `l3muscle.summary.run_strip` and `l3muscle.archive.Archived.strip` open with where results come from
 )
 NOTHING = "not part of this run"
+DRAWN_HERE = "l3-drawn-here"
 CHAPTERS = "book/executed/"
 GLOSSARY = "book/glossary"
 # Not prose.
@@ -40,10 +41,15 @@ def _is_empty(app: Sphinx, figure: nodes.figure) -> bool:
     return False
 
 
+def _is_drawn_here(figure: nodes.Node) -> bool:
+    return any(DRAWN_HERE in image["classes"] for image in figure.findall(nodes.image))
+
+
 def label_origins(app: Sphinx, doctree: nodes.document) -> None:
     """Write behind each caption what the nearest strip above it says: measured in this run, or from the archive.
 
-    Where a figure says that this run has none, so does its label.
+    Where a figure says that this run has none, so does its label. Below the strip of an archived result, a picture of
+    the class `l3-drawn-here` is of this run all the same.
     """
     origin = ""
     for node in doctree.findall():
@@ -54,7 +60,11 @@ def label_origins(app: Sphinx, doctree: nodes.document) -> None:
             and isinstance(node, nodes.caption | nodes.title)
             and isinstance(node.parent, nodes.figure | nodes.table)
         ):
-            label = "not run" if isinstance(node.parent, nodes.figure) and _is_empty(app, node.parent) else origin
+            label = origin
+            if isinstance(node.parent, nodes.figure) and _is_empty(app, node.parent):
+                label = "not run"
+            elif _is_drawn_here(node.parent):
+                label = "measured in this run"
             node += nodes.Text(" ")
             node += nodes.inline("", label, classes=["l3-origin"])
 

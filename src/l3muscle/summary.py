@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from l3muscle.downloads import run_tables, write_tables
 from l3muscle.figures import learning_curve
@@ -23,7 +24,7 @@ from l3muscle.study import StudyResults
 from l3muscle.tables import numbered_table
 
 PICTURE_DPI = 150
-NARROW_IN = (4.2, 5.2)
+NARROW_IN = (4.2, 5.4)
 NOT_RUN, NEVER = "not run", "at no size"
 RUN_FILE = "run.json"  # what the pages' notes and footers have to know of the run
 
@@ -174,6 +175,15 @@ def _listing(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def _make_narrow(figure: Figure) -> None:
+    figure.set_size_inches(NARROW_IN)
+    [axes], [legend] = figure.axes, figure.legends
+    handles, texts = axes.get_legend_handles_labels()
+    legend.remove()
+    figure.legend(handles, texts, loc="outside lower center", ncols=1, fontsize=9)
+    axes.tick_params(axis="x", labelsize=7.5)
+
+
 def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
     """Write what the front page includes: `summary.md` with its picture, `notice.md`, `run.json`, the tables.
 
@@ -190,8 +200,7 @@ def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
     figure.savefig(folder / "summary.svg", metadata={"Date": None})
     figure.savefig(folder / "summary.png", dpi=PICTURE_DPI)
     # On a phone, at a size at which its letters can be read.
-    figure.set_size_inches(NARROW_IN)
-    figure.legends[0].set_ncols(1)
+    _make_narrow(figure)
     figure.savefig(folder / "summary.narrow.svg", metadata={"Date": None})
     curve, tests = learning_curve_table(scores, "dice"), dunnett_table(scores, observers, "dice")
     answer = answer_table(tests, curve, labels)
