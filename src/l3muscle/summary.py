@@ -166,9 +166,12 @@ def answer_sentence(answer: pd.DataFrame) -> str:
         f"from {level} on after {_listing(tasks)}"
         for level, tasks in sorted(groups.items(), key=lambda group: int(group[0].rpartition(" ")[2]))
     ]
-    parts += [f"{NEVER} after {_listing(never)}"] if never else []
+    clauses = [f"the outlines are not worse than the observers' {'; '.join(parts)}"] if parts else []
+    if never:
+        worse = "they are still worse" if parts else "the outlines are still worse than the observers'"
+        clauses.append(f"after {_listing(never)} {worse} at the largest size")
     tail = f" Not run: {_listing(missing)}." if missing else ""
-    return f"**In this run** the outlines are not worse than the observers' {'; '.join(parts)}.{tail}"
+    return f"**In this run** {'; '.join(clauses)}.{tail}"
 
 
 def _listing(names: Sequence[str]) -> str:
