@@ -16,7 +16,7 @@ from l3muscle.cohort import Patient, check_slices, dicom
 from l3muscle.cohort.phantom import phantom_slice
 from l3muscle.errors import L3MuscleError
 from l3muscle.model_file import load_model
-from l3muscle.own import estimate
+from l3muscle.own import estimate, finetune
 from l3muscle.own.checks import check_cohort, check_outline
 from l3muscle.own.finetune import choose_start, curve_sizes, make_folds
 from l3muscle.own.train import check_own, open_own, require_enough, train_own
@@ -179,7 +179,8 @@ def test_a_second_training_is_the_same_and_not_made_again(own, tiny):
     pd.testing.assert_frame_equal(again.scores, model.scores)
 
 
-def test_outcome_does_not_depend_on_the_number_of_workers(own, tiny, tmp_path):
+def test_outcome_does_not_depend_on_the_number_of_workers(own, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetune, "WORTH_A_POOL_S", 0)
     model, _, slices = own
     other = train_own(slices, tmp_path, tiny, start_from="random", folds=3, kind="phantom", workers=2, say=quiet)
     assert other.path.read_bytes()[-1000:] == model.path.read_bytes()[-1000:]

@@ -393,12 +393,12 @@ def _save_overlay(path: Path, hu: np.ndarray, mask: np.ndarray) -> None:
 
 
 def _order(rows: Iterable[Mapping[str, object]]) -> list[int]:
-    """Places of the rows, flagged ones first, those with most reasons and least agreement on top."""
+    """Places of the rows: flagged ones first, by the number of reasons, and then by how little the members agree."""
 
     def key(entry: tuple[int, Mapping[str, object]]) -> tuple:
         place, row = entry
         agreement = row["agreement"]
         count = str(row["reasons"]).count(";") + 1 if row["look_first"] else 0
-        return (-count, 1.0 if np.isnan(agreement) else agreement) if count else (0, 0.0), place
+        return -count, 1.0 if np.isnan(agreement) else agreement, place
 
     return [place for place, _ in sorted(enumerate(rows), key=key)]

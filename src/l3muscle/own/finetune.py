@@ -33,6 +33,7 @@ from l3muscle.training import Loop, fit
 BEST = "best"
 DEFAULT_SOURCE = "segmentation"
 LEARNED_ANYWHERE = ("classification", "segmentation")  # need no slices of a cohort
+WORTH_A_POOL_S = 20.0  # of training; processes take some seconds to start
 LEAST_TRAINING = 4  # slices, of the learning curve's smallest set
 
 
@@ -345,14 +346,16 @@ def _train_all(
         if on_model is not None:
             on_model(done, len(jobs))
 
-    if workers == 1 or runtime.best_device() != "cpu":
-        trained = []
-        for job in jobs:
+    trained = [_train(jobs[0], shared)]
+    tell()
+    brief = trained[0].seconds * (len(jobs) - 1) < WORTH_A_POOL_S
+    if workers == 1 or brief or runtime.best_device() != "cpu":
+        for job in jobs[1:]:
             trained.append(_train(job, shared))
             tell()
         return trained
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-        futures: list[Future[_Trained]] = [pool.submit(_train, job, shared) for job in jobs]
+        futures: list[Future[_Trained]] = [pool.submit(_train, job, shared) for job in jobs[1:]]
         try:
             for future in as_completed(futures):
                 future.result()
@@ -360,7 +363,7 @@ def _train_all(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-        return [future.result() for future in futures]
+        return trained + [future.result() for future in futures]
 
 
 def _score(
