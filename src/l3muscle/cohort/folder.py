@@ -381,9 +381,7 @@ def _planes_of_case(found: _Found, patient_id: str, files: list[_Beside], unlabe
         return [_nifti_patient(patient_id, image, drawings, None)]
     planes = [image.in_order_of_file(image.plane_at(expert.grid(place))) for place in expert.annotated]
     patients = [_nifti_patient(patient_id, image, drawings, plane) for plane in planes]
-    return [
-        replace(patient, name=f"{patient.name}[{plane}]") for patient, plane in zip(patients, planes, strict=True)
-    ]
+    return [replace(patient, name=f"{patient.name}[{plane}]") for patient, plane in zip(patients, planes, strict=True)]
 
 
 def _match_names(found: _Found) -> dict[tuple[Path, str], list[_Beside]]:

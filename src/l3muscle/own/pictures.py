@@ -23,7 +23,7 @@ def curve_figure(model: OwnModel) -> Figure:
         axes.set_xticks(curve["n_train"])
         axes.set_xlabel("training slices")
         axes.set_ylabel("mean Dice of held-out slices")
-        axes.legend(loc="lower right")
+        figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     return figure
 
 
