@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -53,6 +55,26 @@ class MaskFormat(StrEnum):
 def say(line: str) -> None:
     """Print one line at once, also into a pipe."""
     print(line, flush=True)
+
+
+@contextmanager
+def _counter(description: str, *, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that appears with the first report of how many are done, of how many."""
+    from l3muscle.runner import progress_bar
+
+    bar = None
+
+    def show(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = progress_bar(total, description, unit=unit)
+        bar.update(done - bar.n)
+
+    try:
+        yield show
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def _version(wanted: bool) -> None:
@@ -229,28 +251,111 @@ def book(
 
 
 @app.command()
+def train(
+    folder: Annotated[Path, typer.Argument(help="Folder of slices (DICOM, NIfTI), ten or more of them outlined.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model, its card, held-out scores and pictures.")],
+    profile: ProfileOption = "laptop",
+    start_from: Annotated[
+        str, typer.Option(help="best (by the finished run), a source task, or a model file (.safetensors).")
+    ] = "best",
+    runs: RunsOption = Path("runs"),
+    folds: Annotated[int, typer.Option(min=2, help="Folds, and networks of the ensemble.")] = 5,
+    short_curve: Annotated[
+        bool, typer.Option("--short-curve", help="One smaller training set instead of two.")
+    ] = False,
+    usable_only: Annotated[
+        bool, typer.Option("--usable-only", help="Go on with the sound slices where some are refused.")
+    ] = False,
+    check_only: Annotated[bool, typer.Option("--check-only", help="Only check the outlines.")] = False,
+    licence: Annotated[str, typer.Option(help="Licence of the model, for its card.")] = "",
+    workers: WorkersOption = 2,
+) -> None:
+    """Train a segmenter on a few outlined slices of your own, and estimate how good it is."""
+    from l3muscle.cohort.phantom import people_of
+    from l3muscle.own.train import check_own, require_enough, train_own
+    from l3muscle.profile import load_profile
+
+    settings = load_profile(profile)
+    report, findings = check_own(folder)
+    for line in findings:
+        say(line)
+    patients = len({patient.patient_id for patient in report.usable})
+    say(
+        f"{len(report.usable)} outlined slices of {patients} patients usable, {len(report.refused)} refusals, "
+        f"{len(report.unlabelled)} slices without an outline"
+    )
+    slices = require_enough(report, usable_only=usable_only)
+    if check_only:
+        return
+    with _counter("train", unit="model") as show:
+        model = train_own(
+            slices,
+            out,
+            settings,
+            start_from=start_from,
+            runs=runs,
+            folds=folds,
+            full_curve=not short_curve,
+            licence=licence,
+            kind="phantom" if people_of(folder) else "own",
+            workers=workers,
+            say=say,
+            on_model=show,
+        )
+    for line in model.lines():
+        say(line)
+    say(
+        f"model, card, held-out scores and pictures in {out}; "
+        f"next: l3muscle segment SLICES --model {model.path} --out ..."
+    )
+
+
+@app.command()
 def segment(
-    slices: Annotated[list[Path], typer.Argument(help="DICOM files, or folders of them.")],
+    slices: Annotated[list[Path], typer.Argument(help="DICOM files, NIfTI images, or folders of them.")],
     model: Annotated[Path, typer.Option(help="Model file (.safetensors).")],
-    out: Annotated[Path, typer.Option(help="Folder for masks, overlays and measures.csv.")],
+    out: Annotated[Path, typer.Option(help="Folder for masks, overlays, contact sheets and measures.csv.")],
     format: Annotated[list[MaskFormat], typer.Option(help="Mask format; may be given several times.")] = [  # noqa: B006
         MaskFormat.seg
     ],
+    heights: Annotated[
+        Path | None, typer.Option(help="Table (CSV) of height_m by patient_id or slice, for the muscle index.")
+    ] = None,
+    overlays: Annotated[bool, typer.Option(help="Write a picture of each slice beside the contact sheets.")] = True,
 ) -> None:
-    """Outline muscle in CT slices and measure its area and density."""
+    """Outline muscle in CT slices, measure its area and density, and say which outlines to look at first."""
     from l3muscle.model_file import load_model
-    from l3muscle.runner import progress_bar
-    from l3muscle.segment import segment_slices
+    from l3muscle.segment import read_heights, segment_slices
 
     segmenter = load_model(model)
-    with progress_bar(0, "segment", unit="slice") as bar:
-        measures = segment_slices(
-            slices, segmenter, out, formats=[f.value for f in format], on_slice=lambda name: bar.update()
+    known = read_heights(heights) if heights else {}
+    with _counter("segment", unit="slice") as show:
+        outcome = segment_slices(
+            slices,
+            segmenter,
+            out,
+            formats=[f.value for f in format],
+            heights=known,
+            overlays=overlays,
+            on_slice=show,
         )
-    say(measures.to_string(index=False, float_format=lambda value: f"{value:.1f}"))
-    say(f"{len(measures)} slices: masks, overlays and measures.csv in {out}")
+    measures = outcome.measures
+    numbers = measures.drop(columns="reasons").dropna(axis=1, how="all")
+    say(numbers.to_string(index=False, float_format=lambda value: f"{value:.2f}"))
+    for row in measures[measures["look_first"]].itertuples():
+        say(f"look first: {row.slice}: {row.reasons}")
+    if outcome.masks:
+        say(f"{outcome.masks} outline files in the folders were passed over")
+    say(
+        f"{len(measures)} slices, {int(measures['look_first'].sum())} to look at first: "
+        f"masks, overlays, contact sheets and measures.csv in {out}"
+    )
     if segmenter.about.get("cohort") == "phantom":
         say("This model has seen only phantoms: look at every overlay before you believe a number.")
+    if outcome.refused:
+        for reason in outcome.refused:
+            say(f"refused: {reason}")
+        raise L3MuscleError(f"{len(outcome.refused)} files were refused; the slices among the others are done")
 
 
 def main() -> None:

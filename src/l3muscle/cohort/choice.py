@@ -73,8 +73,14 @@ class Choice:
     observers: tuple[Row, ...]
 
 
-def read_choices(folder: Path) -> tuple[list[Choice], list[str]]:
+def read_choices(folder: Path, *, several: bool = False) -> tuple[list[Choice], list[str]]:
     """Read a folder's `cohort.csv`.
+
+    Parameters
+    ----------
+    folder : Path
+    several : bool
+        Whether a patient may have rows of several slices. An observer's row then belongs to all of the patient's.
 
     Returns
     -------
@@ -91,7 +97,7 @@ def read_choices(folder: Path) -> tuple[list[Choice], list[str]]:
         If the table as a whole cannot be read, or has columns that it should not have.
     """
     refused: list[str] = []
-    patients: dict[str, Row] = {}
+    patients: dict[tuple[str, int], Row] = {}
     observers: dict[str, dict[str, Row]] = {}
     slices: dict[tuple, Row] = {}
     for line, cells in _table(folder / FILE_NAME):
@@ -99,10 +105,12 @@ def read_choices(folder: Path) -> tuple[list[Choice], list[str]]:
             row = _row(folder, line, cells)
             if row.observer is None:
                 _selects_one(row)
-                _first(row, patients, row.patient_id, "the same patient as")
+                # Where several are allowed, each row is a case of its own.
+                case = (row.patient_id, row.line if several else 0)
+                _first(row, patients, case, "the same patient as")
                 key = (row.file, row.sop_instance_uid, row.series_instance_uid, row.instance_number, row.position_mm)
                 _first(row, slices, (*key, row.slice), "the same slice as")
-                patients[row.patient_id] = slices[(*key, row.slice)] = row
+                patients[case] = slices[(*key, row.slice)] = row
             else:
                 if row.mask is None:
                     raise CohortError(f"{row.where}: an observer's row needs a mask")
@@ -111,13 +119,13 @@ def read_choices(folder: Path) -> tuple[list[Choice], list[str]]:
                 drawn[row.observer] = row
         except CohortError as error:
             refused.append(str(error))
-    for patient_id in observers.keys() - patients.keys():
+    for patient_id in observers.keys() - {patient_id for patient_id, _ in patients}:
         refused += [
             f"{row.where}: an observer's outline of a patient without a sound row of their own"
             for row in observers[patient_id].values()
         ]
     choices = [
-        Choice(row, tuple(observers.get(patient_id, {}).values())) for patient_id, row in sorted(patients.items())
+        Choice(row, tuple(observers.get(patient_id, {}).values())) for (patient_id, _), row in sorted(patients.items())
     ]
     return choices, refused
 

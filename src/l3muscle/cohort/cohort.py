@@ -99,11 +99,12 @@ def _kind(refusal: str) -> str:
 
 @dataclass
 class CohortReport:
-    """What of a folder can be used, and what cannot and why."""
+    """What of a folder can be used, and what cannot and why; by name, what `check_slices` found without an outline."""
 
     folder: Path
     usable: list[Patient] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    unlabelled: list[str] = field(default_factory=list)
 
     def lines(self) -> Iterator[str]:
         """The report as text, a line each: every refusal, how often each reason occurs, and the sum of it all."""

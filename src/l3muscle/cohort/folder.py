@@ -14,7 +14,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -267,6 +267,27 @@ def check_folder(folder: Path) -> CohortReport:
     CohortError
         Only if there is no such folder, or it holds no file.
     """
+    report = _check(folder, several=False)
+    report.refuse_odd_sizes()
+    return report
+
+
+def check_slices(folder: Path) -> CohortReport:
+    """Look at a folder as `check_folder` does, for a training that takes slices one by one.
+
+    A patient may have several outlined slices, each of them an entry of `usable` with the same `patient_id`, and slices
+    may differ in size. Slices and images without an outline wait to be outlined: they are in `unlabelled` and not
+    refused.
+
+    Raises
+    ------
+    CohortError
+        As `check_folder`.
+    """
+    return _check(folder, several=True)
+
+
+def _check(folder: Path, *, several: bool) -> CohortReport:
     if not folder.is_dir():
         raise CohortError(f"there is no folder {folder}")
     if is_saros(folder):
@@ -279,11 +300,13 @@ def check_folder(folder: Path) -> CohortReport:
         raise CohortError(f"no files in {folder}") from None
     found.scan(files)
     if (found.root / choice.FILE_NAME).is_file():
-        _use_chosen(found, report)
+        _use_chosen(found, report, several=several)
+    elif several:
+        _use_slices(found, report)
     else:
         _use_all(found, report)
-    report.refuse_odd_sizes()
     report.refused = [found.without_secrets(reason) for reason in report.refused]
+    report.unlabelled = [found.without_secrets(name) for name in report.unlabelled]
     for patient in report.usable:
         patient.name = found.without_secrets(patient.name)
     return report
@@ -315,6 +338,52 @@ def _use_all(found: _Found, report: CohortReport) -> None:
             report.refused.append(str(error))
 
 
+def _use_slices(found: _Found, report: CohortReport) -> None:
+    """Every outlined slice on its own, however many of a patient there are."""
+    cases = _match_names(found)
+    report.refused += found.refused.values()
+    scans: dict[str, list[CTHeader]] = defaultdict(list)
+    for ct in sorted(found.slices.values(), key=lambda ct: (ct.patient_id, ct.location_mm)):
+        scans[ct.patient_id].append(ct)
+        try:
+            sources = found.outlines.get(ct.sop_instance_uid, [])
+            drawn = {by: mask for by, mask in _merged(sources, ct).items() if mask.any()}
+            if not drawn:
+                report.unlabelled.append(ct.name)
+            elif not ct.patient_id:
+                raise CohortError(f"{ct.name}: PatientID is missing, so patients cannot be told apart")
+            else:
+                report.usable.append(_dicom_patient(ct.patient_id, ct, drawn))
+        except L3MuscleError as error:
+            report.refused.append(str(error))
+    for patient_id, slices in scans.items():
+        try:
+            _check_person(found, patient_id, slices)
+        except CohortError as error:
+            report.refused.append(str(error))
+            report.usable = [patient for patient in report.usable if patient.patient_id != patient_id]
+    for (parent, stem), files in sorted(cases.items()):
+        patient_id = parent.name if stem.lower() == IMAGE else stem
+        try:
+            report.usable += _planes_of_case(found, patient_id, files, report.unlabelled)
+        except L3MuscleError as error:
+            report.refused.append(str(error))
+
+
+def _planes_of_case(found: _Found, patient_id: str, files: list[_Beside], unlabelled: list[str]) -> list[Patient]:
+    """Every plane of a NIfTI image that its mask annotates."""
+    image, drawings = _case(found, files)
+    expert = drawings.get(EXPERT)
+    if expert is None:
+        unlabelled.append(image.name)
+        return []
+    if not isinstance(expert, Volume) or len(expert.annotated) < 2:
+        return [_nifti_patient(patient_id, image, drawings, None)]
+    planes = [image.in_order_of_file(image.plane_at(expert.grid(place))) for place in expert.annotated]
+    patients = [_nifti_patient(patient_id, image, drawings, plane) for plane in planes]
+    return [replace(patient, name=f"{patient.name}[{plane}]") for patient, plane in zip(patients, planes, strict=True)]
+
+
 def _match_names(found: _Found) -> dict[tuple[Path, str], list[_Beside]]:
     """Give NIfTI and PNG masks to the DICOM slices they lie beside; returns the other files by folder and case."""
     slices: dict[tuple[Path, str], list[CTHeader]] = defaultdict(list)
@@ -344,7 +413,8 @@ def _reader(file: _Beside, name: str) -> Callable[[CTHeader], Masks]:
     return lambda ct: {file.drawn_by or EXPERT: next(iter(read_masks(file.path, ct, name).values()))}
 
 
-def _from_case(found: _Found, patient_id: str, files: list[_Beside]) -> Patient:
+def _case(found: _Found, files: list[_Beside]) -> tuple[Volume, dict[str, Volume | tuple[Path, str]]]:
+    """The image among files of one name, and the drawings on it by who drew them."""
     images = [file for file in files if not file.drawn_by]
     drawings: dict[str, Volume | tuple[Path, str]] = {}
     if len(images) > 1:
@@ -354,14 +424,18 @@ def _from_case(found: _Found, patient_id: str, files: list[_Beside]) -> Patient:
             raise CohortError(f"{found.name_of(file.path)}: a second outline by {file.drawn_by!r}")
         if file.drawn_by:
             drawings[file.drawn_by] = _drawing(file.path, found.name_of(file.path))
-    name = found.name_of(images[0].path)
+    return Volume(images[0].path, found.name_of(images[0].path)), drawings
+
+
+def _from_case(found: _Found, patient_id: str, files: list[_Beside]) -> Patient:
+    image, drawings = _case(found, files)
     if EXPERT not in drawings:
-        raise CohortError(f"{name}: no mask lies beside it")
-    return _nifti_patient(patient_id, Volume(images[0].path, name), drawings, None)
+        raise CohortError(f"{image.name}: no mask lies beside it")
+    return _nifti_patient(patient_id, image, drawings, None)
 
 
-def _from_scan(found: _Found, patient_id: str, slices: list[CTHeader]) -> Patient:
-    """A patient from the one slice that is outlined; others of a whole series may lie beside it."""
+def _check_person(found: _Found, patient_id: str, slices: list[CTHeader]) -> None:
+    """Refuse slices of one patient ID whose names, birth dates or sexes differ."""
     for what, hashes in zip(
         ("names", "birth dates", "sexes"),
         zip(*(found.people[ct.sop_instance_uid] for ct in slices), strict=True),
@@ -372,6 +446,11 @@ def _from_scan(found: _Found, patient_id: str, slices: list[CTHeader]) -> Patien
                 f"patient {patient_id!r} has {len(slices)} slices under different {what} (such as {slices[0].name}): "
                 "two patients under one ID"
             )
+
+
+def _from_scan(found: _Found, patient_id: str, slices: list[CTHeader]) -> Patient:
+    """A patient from the one slice that is outlined; others of a whole series may lie beside it."""
+    _check_person(found, patient_id, slices)
     outlined = [ct for ct in slices if found.outlines.get(ct.sop_instance_uid)]
     if not outlined:
         more = f" (nor to {len(slices) - 1} more of this patient)" if len(slices) > 1 else ""
@@ -394,9 +473,9 @@ def _is_marked(found: _Found, ct: CTHeader) -> bool:
     return any(mask.any() for source in found.outlines[ct.sop_instance_uid] for mask in source.read(ct).values())
 
 
-def _use_chosen(found: _Found, report: CohortReport) -> None:
+def _use_chosen(found: _Found, report: CohortReport, *, several: bool) -> None:
     try:
-        choices, refused = choice.read_choices(found.root)
+        choices, refused = choice.read_choices(found.root, several=several)
     except CohortError as error:
         report.refused.append(str(error))
         return

@@ -1,0 +1,61 @@
+"""Figures and tables of a training on one's own scans."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from l3muscle.figures import FAINT, PAGE_WIDTH_IN, TASK_STYLE, style
+from l3muscle.own.train import OwnModel
+
+
+def curve_figure(model: OwnModel) -> Figure:
+    """Held-out Dice against the number of training slices, with the forecast for twice as many."""
+    curve = model.curve()
+    measured, ahead = (curve[curve["kind"] == kind] for kind in ("measured", "forecast"))
+    colour = TASK_STYLE["segmentation"][0]
+    with style():
+        figure = Figure(figsize=(PAGE_WIDTH_IN, 3.0), layout="constrained")
+        axes = figure.subplots()
+        _bars(axes, measured, color=colour, marker="o", label="held-out slices")
+        if len(ahead):
+            _bars(axes, ahead, color="#d55e00", marker="D", mfc="none", label="forecast, if the curve goes on")
+            joined = pd.concat([measured.tail(1), ahead])
+            axes.plot(joined["n_train"], joined["mean"], color=FAINT, lw=1, ls=(0, (2, 2)))
+        axes.set_xticks(curve["n_train"])
+        axes.set_xlabel("training slices")
+        axes.set_ylabel("mean Dice of held-out slices")
+        figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    return figure
+
+
+def _bars(axes, part: pd.DataFrame, **look) -> None:
+    bars = [part["mean"] - part["low"], part["high"] - part["mean"]]
+    axes.errorbar(part["n_train"], part["mean"], yerr=bars, capsize=3, lw=1.4, ms=6, **look)
+
+
+def error_rows(model: OwnModel) -> list[dict[str, str]]:
+    """Rows of the table of held-out errors."""
+    return [
+        {
+            "measure": row.measure,
+            "mean": f"{row.mean:.3f}",
+            "95 % interval": f"{row.low:.3f} to {row.high:.3f}",
+            "between patients (SD)": f"{row.sd:.3f}",
+            "worst slice": f"{row.worst:.3f}",
+        }
+        for row in model.errors().itertuples()
+    ]
+
+
+def measure_rows(measures: pd.DataFrame, count: int) -> list[dict[str, str]]:
+    """Rows of the table of what was measured, from the top."""
+    return [
+        {
+            "slice": row.slice,
+            "SMA, cm²": f"{row.sma_cm2:.1f}",
+            "SMD, HU": f"{row.smd_hu:.1f}",
+            "SMA in range": f"{row.sma_range_cm2:.1f}",
+            "agreement": f"{row.agreement:.2f}",
+            "why to look first": row.reasons or "-",
+        }
+        for row in measures.head(count).itertuples()
+    ]

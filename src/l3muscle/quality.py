@@ -1,0 +1,242 @@
+"""Whether an outline drawn by a network deserves trust: agreement of an ensemble, and likeness to the training slices.
+
+Both are calibrated on the training slices alone. The bounds are few and coarse on purpose: what is measured here sorts
+slices for a person's eyes, and takes no decision.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy import ndimage, stats
+
+MUSCLE_RANGE_HU = (-29, 150)  # of muscle, as most studies of body composition cut it (Mourtzakis et al. 2008)
+COARSE_MM = 3.0  # pixels that the description is taken from; finer ones add nothing but time
+BODY_HU = -250
+AIR_HU = -400  # lung and bowel gas below, every tissue above
+FAT_HU = (-190, -30)
+BONE_HU = 175
+FALSE_ALARMS = 0.02  # share of slices like those of the training that any of the bounds may wrongly flag
+MIN_MUSCLE_SHARE = 0.5  # of an outline within the muscle range; experts' outlines have 0.9 and more
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One number that describes a slice or its outline.
+
+    Attributes
+    ----------
+    words : str
+        What it is, as a sentence about a slice calls it.
+    floor : float
+        Least standard deviation assumed between slices: ten slices can be alike by chance.
+    as_root : bool
+        Whether bounds are set on the square root, as for shares near nought, which vary lopsidedly.
+    unit : str
+    """
+
+    words: str
+    floor: float
+    as_root: bool = False
+    unit: str = ""
+
+
+FEATURES = {
+    "body_area_cm2": Feature("body area", 120.0, unit="cm²"),
+    "body_width_mm": Feature("body width", 30.0, unit="mm"),
+    "body_depth_mm": Feature("body depth", 25.0, unit="mm"),
+    "air_share": Feature("air inside the body", 0.05, as_root=True),
+    "fat_share": Feature("fat in the body", 0.06, as_root=True),
+    "bone_share": Feature("bone or contrast medium in the body", 0.03, as_root=True),
+    "soft_hu": Feature("median of soft tissue", 6.0, unit="HU"),
+    "fat_hu": Feature("median of fat", 6.0, unit="HU"),
+    "muscle_area_share": Feature("outlined share of the body", 0.03),
+    "muscle_range_share": Feature("part of the outline within -29 to 150 HU", 0.03),
+    "outline_depth": Feature("height of the outline's middle in the body", 0.04),
+}
+
+
+def muscle_range(hu: np.ndarray) -> np.ndarray:
+    """Pixels within -29 to 150 HU, ends included."""
+    return (hu >= MUSCLE_RANGE_HU[0]) & (hu <= MUSCLE_RANGE_HU[1])
+
+
+def describe(hu: np.ndarray, mask: np.ndarray, spacing: tuple[float, float]) -> dict[str, float]:
+    """Describe a slice and its outline by the numbers of `FEATURES`.
+
+    Parameters
+    ----------
+    hu : ndarray, (H, W)
+    mask : ndarray, (H, W) bool
+    spacing : (float, float)
+        Row and column spacing, mm.
+
+    Returns
+    -------
+    dict of str to float
+        NaN where a number does not exist: all of them without a body, some without an outline.
+    """
+    steps = [max(1, round(COARSE_MM / float(pixel))) for pixel in spacing]
+    hu, mask = hu[:: steps[0], :: steps[1]], mask[:: steps[0], :: steps[1]]
+    rows_mm, columns_mm = (float(pixel) * step for pixel, step in zip(spacing, steps, strict=True))
+    nothing = dict.fromkeys(FEATURES, float("nan"))
+    labels, count = ndimage.label(ndimage.binary_opening(hu > BODY_HU))
+    if not count:
+        return nothing
+    body = ndimage.binary_fill_holes(labels == np.bincount(labels.ravel())[1:].argmax() + 1)
+    inside = hu[body]
+    area = inside.size
+    rows, columns = ndimage.find_objects(body.astype(np.uint8))[0]
+    soft = inside[(inside >= MUSCLE_RANGE_HU[0]) & (inside <= MUSCLE_RANGE_HU[1])]
+    fat = inside[(inside >= FAT_HU[0]) & (inside < FAT_HU[1])]
+    drawn = np.count_nonzero(mask)
+    return nothing | {
+        "body_area_cm2": area * rows_mm * columns_mm / 100,
+        "body_width_mm": (columns.stop - columns.start) * columns_mm,
+        "body_depth_mm": (rows.stop - rows.start) * rows_mm,
+        "air_share": float(np.mean(inside < AIR_HU)),
+        "fat_share": fat.size / area,
+        "bone_share": float(np.mean(inside > BONE_HU)),
+        "soft_hu": float(np.median(soft)) if soft.size else float("nan"),
+        "fat_hu": float(np.median(fat)) if fat.size else float("nan"),
+        "muscle_area_share": drawn / area,
+        "muscle_range_share": float(muscle_range(hu[mask]).mean()) if drawn else float("nan"),
+        "outline_depth": float((np.nonzero(mask)[0].mean() - rows.start) / (rows.stop - rows.start))
+        if drawn
+        else float("nan"),
+    }
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the training slices say of slices to come.
+
+    Attributes
+    ----------
+    slices : int
+        How many were described.
+    agreement : float or None
+        Mean Dice between members below which a slice is flagged; None for a model of one member.
+    bounds : dict of str to (float, float)
+        For each feature, between which values it is expected.
+    """
+
+    slices: int
+    agreement: float | None
+    bounds: dict[str, tuple[float, float]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Calibration":
+        """From `as_dict`.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If it is not that.
+        """
+        bounds = {name: (float(low), float(high)) for name, (low, high) in content["bounds"].items()}
+        if unknown := bounds.keys() - FEATURES.keys():
+            raise ValueError(f"unknown feature {min(unknown)}")
+        agreement = content["agreement"]
+        return cls(int(content["slices"]), None if agreement is None else float(agreement), bounds)
+
+
+def calibrate(descriptions: Sequence[Mapping[str, float]], agreements: Sequence[float]) -> Calibration:
+    """Set the bounds.
+
+    A feature's bounds are a prediction interval for one more slice (Student's, two-sided), wide enough that all
+    features together flag `FALSE_ALARMS` of the slices like those of the training. The least agreement is the lowest
+    that held-out slices had: of N of them, one more falls below it in one of N + 1 cases.
+
+    Parameters
+    ----------
+    descriptions : sequence of dict
+        From `describe`, of at least three slices.
+    agreements : sequence of float
+        Of slices that the members compared had not seen; may be empty.
+    """
+    count = len(descriptions)
+    reach = stats.t.isf(FALSE_ALARMS / len(FEATURES) / 2, count - 1) * np.sqrt(1 + 1 / count)
+    bounds = {}
+    for name, feature in FEATURES.items():
+        values = np.array([description[name] for description in descriptions])
+        values = values[np.isfinite(values)]
+        if len(values) < 3:
+            continue
+        scale = np.sqrt(values) if feature.as_root else values
+        width = reach * max(scale.std(ddof=1), feature.floor)
+        low, high = scale.mean() - width, scale.mean() + width
+        bounds[name] = (float(max(low, 0) ** 2), float(high**2)) if feature.as_root else (float(low), float(high))
+    return Calibration(count, min(agreements) if len(agreements) else None, bounds)
+
+
+def pairwise_dice(masks: np.ndarray) -> float:
+    """Mean Dice over all pairs of masks (K, H, W) bool; 1 for a single one, and for a pair of empty ones."""
+    flat = masks.reshape(len(masks), -1).astype(np.float32)
+    both = flat @ flat.T
+    sizes = np.diag(both)
+    total = sizes[:, None] + sizes[None]
+    dice = np.where(total > 0, 2 * both / np.maximum(total, 1), 1.0)
+    return float(dice[np.triu_indices(len(masks), 1)].mean()) if len(masks) > 1 else 1.0
+
+
+def _written(value: float, feature: Feature) -> str:
+    if feature.unit:
+        return f"{value:.0f} {feature.unit}"
+    return f"{value:.0%}"
+
+
+def reasons_to_look(
+    hu: np.ndarray,
+    mask: np.ndarray,
+    spacing: tuple[float, float],
+    agreement: float | None = None,
+    calibration: Calibration | None = None,
+) -> list[str]:
+    """Why a person should look at an outline before others, in words; empty where nothing speaks against it.
+
+    Parameters
+    ----------
+    hu : ndarray, (H, W)
+    mask : ndarray, (H, W) bool
+        The outline.
+    spacing : (float, float)
+        Row and column spacing, mm.
+    agreement : float, optional
+        Mean Dice between the members of an ensemble.
+    calibration : Calibration, optional
+        Without it only what holds of any slice is asked.
+    """
+    found = describe(hu, mask, spacing)
+    if np.isnan(found["body_area_cm2"]):
+        return ["no body in the slice"]
+    reasons = []
+    if hu.min() > AIR_HU:
+        reasons.append(f"no air around the body (lowest value {hu.min():.0f}): are these Hounsfield units, or MR?")
+    if found["fat_share"] == 0:
+        reasons.append("nothing in the body has the density of fat: are these Hounsfield units?")
+    if not mask.any():
+        reasons.append("no muscle found")
+    elif found["muscle_range_share"] < MIN_MUSCLE_SHARE:
+        reasons.append(f"only {found['muscle_range_share']:.0%} of the outline is within -29 to 150 HU")
+    if calibration is None:
+        return reasons
+    if agreement is not None and calibration.agreement is not None and agreement < calibration.agreement:
+        reasons.append(
+            f"the models disagree: mean Dice between them {agreement:.2f}, "
+            f"on held-out slices never below {calibration.agreement:.2f}"
+        )
+    for name, (low, high) in calibration.bounds.items():
+        feature, value = FEATURES[name], found[name]
+        if np.isfinite(value) and not low <= value <= high:
+            where, bound = ("below", low) if value < low else ("above", high)
+            reasons.append(
+                f"{feature.words} is {_written(value, feature)}, {where} the {_written(bound, feature)} "
+                "that training slices lead to expect"
+            )
+    return reasons
