@@ -6,9 +6,12 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from scipy import ndimage
 
 from l3muscle.figures.look import OUTLINE_COLOURS, PAGE_WIDTH_IN, new_figure, style
-from l3muscle.metrics import boundary
+from l3muscle.metrics import boundary, remove_bone
+from l3muscle.predictions import ErrorMap
 
 
 def _box_around(masks: Sequence[np.ndarray], margin: int) -> tuple[slice, slice]:
@@ -41,7 +44,7 @@ def outlines(
     Parameters
     ----------
     slices : sequence of (title, hu (H, W), spacing in mm, masks by name)
-        A name keeps its colour throughout the figure.
+        A name keeps its colour throughout the figure; the first name's line is bolder.
     columns : int
     window_hu, level_hu : float
 
@@ -61,7 +64,8 @@ def outlines(
             box = _box_around(list(masks.values()), 28)
             _show_slice(axes, hu[box], spacing, window_hu, level_hu)
             for name, mask in masks.items():
-                axes.contour(mask[box].astype(float), [0.5], colors=[colours[name]], linewidths=0.9)
+                width = 1.5 if name == names[0] else 0.9
+                axes.contour(mask[box].astype(float), [0.5], colors=[colours[name]], linewidths=width)
             axes.set_title(title, fontsize=9, loc="left")
         handles = [matplotlib.lines.Line2D([], [], color=colours[name], lw=2, label=name) for name in names]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(names), 6), fontsize=9)
@@ -173,3 +177,86 @@ def puzzles(examples: Mapping[str, np.ndarray], *, gap: int = 2) -> Figure:
 def image_grid(rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> Figure:
     """Rows of grey images in [0, 1], all of one shape and as many in each row, with a name beside each row."""
     return _rows_of_images(rows, [""] * len(rows[0][1]))
+
+
+def bone_removal(
+    hu: np.ndarray, mask: np.ndarray, spacing: tuple[float, float], *, window_hu: float = 400, level_hu: float = 50
+) -> Figure:
+    """What bone removal takes out of a muscle mask: the whole muscle, and enlarged where it takes most.
+
+    Parameters
+    ----------
+    hu : ndarray, (H, W)
+    mask : ndarray, (H, W) bool
+        Not empty.
+    spacing : (float, float)
+        Row and column spacing, mm.
+    window_hu, level_hu : float
+    """
+    kept = remove_bone(mask, hu, spacing)
+    dense = mask & ~remove_bone(mask, hu, spacing, margin_mm=0.0)
+    margin = mask & ~kept & ~dense
+    layers = {
+        "kept": (kept, OUTLINE_COLOURS[1], 0.35),
+        "denser than 175 HU": (dense, OUTLINE_COLOURS[5], 0.9),
+        "within 2 mm of bone": (margin, OUTLINE_COLOURS[3], 0.8),
+    }
+    whole = _box_around([mask], 12)
+    removed = ndimage.uniform_filter((dense | margin).astype(float), 15)
+    row, column = np.unravel_index(removed.argmax() if removed.any() else mask.argmax(), mask.shape)
+    half = [round(22 / side) for side in spacing]
+    near = tuple(slice(max(at - reach, 0), at + reach) for at, reach in zip((row, column), half, strict=True))
+    with style():
+        figure, [panels] = new_figure(3.5, columns=2, width_ratios=[1.5, 1])
+        for axes, box, title in zip(panels, (whole, near), ("the mask", "where most is removed"), strict=True):
+            _show_slice(axes, hu[box], spacing, window_hu, level_hu)
+            for layer, colour, alpha in layers.values():
+                shade = np.zeros((*layer[box].shape, 4))
+                shade[layer[box]] = matplotlib.colors.to_rgba(colour, alpha)
+                axes.imshow(shade, aspect=spacing[0] / spacing[1], interpolation="nearest")
+            axes.set_title(title, fontsize=9, loc="left")
+        handles = [Patch(facecolor=colour, label=name) for name, (_, colour, _) in layers.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+def error_maps(maps: Mapping[str, ErrorMap]) -> Figure:
+    """Where on the slice outlines err: how often muscle is missed, and how often something else is taken for it.
+
+    Parameters
+    ----------
+    maps : mapping of str to ErrorMap
+        By whose outlines they are.
+
+    Returns
+    -------
+    Figure
+        One column an entry, one row a kind of error; the grey slice is the mean of the aligned test images.
+    """
+    rows = {"missed": "muscle, missed", "added": "not muscle, taken in"}
+    most = max((getattr(one, kind).max() for one in maps.values() for kind in rows), default=0) or 1.0
+    heat = matplotlib.colormaps["inferno"]
+    with style():
+        height, width = next(iter(maps.values())).hu.shape
+        figure, panels = new_figure(2 * PAGE_WIDTH_IN / len(maps) * height / width + 1.2, rows=2, columns=len(maps))
+        for line, (kind, name) in zip(panels, rows.items(), strict=True):
+            for axes, (title, one) in zip(line, maps.items(), strict=True):
+                share = getattr(one, kind)
+                axes.imshow(one.hu, cmap="gray", vmin=-150, vmax=250)
+                shade = heat(share / most)
+                # Rare errors let the slice shine through.
+                shade[..., 3] = np.clip(share / most * 4, 0, 0.95)
+                axes.imshow(shade)
+                axes.contour(one.muscle, [0.5], colors=["#ffffff"], linewidths=0.6)
+                axes.set_xticks([])
+                axes.set_yticks([])
+                axes.grid(False)
+                axes.spines[:].set_visible(False)
+                if kind == "missed":
+                    axes.set_title(f"{title}\n{one.outlines} outlines", fontsize=9, loc="left")
+            line[0].set_ylabel(name, fontsize=9)
+        scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 100 * most), heat)
+        bar = figure.colorbar(scale, ax=panels, location="bottom", shrink=0.5, aspect=40)
+        bar.set_label("share of outlines that err there (%)", fontsize=9)
+        bar.outline.set_visible(False)
+    return figure

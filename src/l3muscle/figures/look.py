@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
@@ -21,6 +22,7 @@ TASK_STYLE = {
     "jigsaw": ("#009e73", "^"),
     "reconstruction": ("#cc79a7", "v"),
 }
+VERMILION = "#d55e00"
 OUTLINE_COLOURS = ("#ffb000", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
 METRIC_LABELS = {
     "dice": "Dice similarity coefficient",
@@ -71,6 +73,15 @@ def size_axis(axes: Axes, sizes: Sequence[int]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(min(sizes) / 1.22, max(sizes) * 1.22)
     axes.set_xlabel("training-set size n (annotated slices)")
+
+
+def plain_log(axis: Axis) -> None:
+    """Plain decimals at 1, 2 and 5 of each decade of a logarithmic axis, instead of powers of ten."""
+    low, high = axis.get_view_interval()
+    decades = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    ticks = [value for value in (10.0 ** decades[:, None] * [1, 2, 5]).ravel() if low <= value <= high]
+    axis.set_ticks(ticks, [f"{value:g}" for value in ticks])
+    axis.set_minor_locator(NullLocator())
 
 
 def not_run(what: str) -> Figure:
