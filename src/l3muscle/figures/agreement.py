@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from l3muscle.figures.look import FAINT, INK, PAPER, TASK_STYLE, VERMILION, new_figure, plain_log, style
 from l3muscle.metrics import boundary, rms_dta
-from l3muscle.statistics import REPORTED_NAMES
+from l3muscle.statistics.printed import ALPHA
 
 OBSERVER_PANELS = {
     "dice": "Dice",
@@ -169,36 +169,29 @@ def distance_readings(readings: pd.DataFrame) -> Figure:
 def _p_short(p_value: float) -> str:
     if np.isnan(p_value):
         return "–"
-    return "<.001" if p_value < 0.001 else f"{p_value:.3f}".removeprefix("0")
+    return "<.001" if p_value < ALPHA else f"{p_value:.3f}".removeprefix("0")
 
 
-def _printed_p(text: str) -> float:
-    """A printed p-value as a number: stars stand for less than 0.001."""
-    if text.startswith(("*", "<")):
-        return 0.0
-    return float(text) if text else np.nan
-
-
-def p_value_matrices(ours: Mapping[int, pd.DataFrame], printed: pd.DataFrame, *, labels: Mapping[str, str]) -> Figure:
+def p_value_matrices(pairs: pd.DataFrame, printed: pd.DataFrame, *, labels: Mapping[str, str]) -> Figure:
     """Tests between source tasks at every size: the paper below the diagonal, this run above it (Appendix C).
 
     Parameters
     ----------
-    ours : mapping of int to DataFrame
-        By training-set size: square tables of p-values, from `mann_whitney_table`.
+    pairs : DataFrame
+        From `mann_whitney_pairs`.
     printed : DataFrame
-        From `reported_p_values`, of the Appendix: source_task, versus, n_train, p_value_as_printed.
+        From `printed_pairs`.
     labels : mapping of str to str
+        The source tasks that are shown.
 
     Returns
     -------
     Figure
     """
-    sizes = sorted(set(ours) | set(printed["n_train"]))
+    sizes = sorted(set(pairs["n_train"]) | set(printed["n_train"]))
     tasks = [task for task in TASK_STYLE if task in labels]
-    paper = {
-        (row.n_train, row.source_task, row.versus): _printed_p(row.p_value_as_printed) for row in printed.itertuples()
-    }
+    ours = {(row.n_train, frozenset((row.first, row.second))): row.p_value for row in pairs.itertuples()}
+    paper = {(row.n_train, row.first, row.second): 0.0 if row.below else row.number for row in printed.itertuples()}
     columns = min(2, len(sizes))
     rows = -(-len(sizes) // columns)
     with style():
@@ -211,12 +204,10 @@ def p_value_matrices(ours: Mapping[int, pd.DataFrame], printed: pd.DataFrame, *,
                     if i == j:
                         continue
                     if i > j:
-                        p = paper.get((n, REPORTED_NAMES[first], REPORTED_NAMES[second]), np.nan)
+                        p = paper.get((n, first, second), np.nan)
                     else:
-                        table = ours.get(n)
-                        known = table is not None and first in table.index and second in table.columns
-                        p = float(table.loc[first, second]) if known else np.nan
-                    found = p < 0.001
+                        p = ours.get((n, frozenset((first, second))), np.nan)
+                    found = p < ALPHA
                     axes.add_patch(Rectangle((j, i), 1, 1, facecolor=BLUE if found else PAPER, edgecolor=FAINT, lw=0.5))
                     axes.text(
                         j + 0.5,

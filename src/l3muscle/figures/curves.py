@@ -23,6 +23,7 @@ from l3muscle.figures.look import (
 from l3muscle.statistics import ObserverBand, learning_curve_table
 from l3muscle.theme import hover_id
 
+LEAVE_OUT_EMPTY = ("rms_dta_cm", "smd_difference_hu")  # an empty prediction has neither
 DIFFERENCES = ("smd_difference_hu", "sma_difference_cm2")
 FLATTENING = 2.5  # a cell that makes the axis this many times as long as the others need is left off it
 
@@ -100,7 +101,7 @@ def learning_curve(
     Returns
     -------
     Figure
-        Points are means over all predictions of a cell, bars their 95 % intervals. A point is open where failed
+        Points are means over all predictions of a cell, bars their 95 % intervals. A point is open where empty
         predictions are missing from its mean. A cell far from all others is named at the edge instead of shown.
     """
     table = learning_curve_table(scores, metric)
@@ -128,7 +129,7 @@ def learning_curve(
             axes.errorbar(
                 x, part["mean"], yerr=bars, color=colour, marker=marker, ms=5.5, lw=1.4, capsize=2.5, label=labels[task]
             )
-            open_points = (part["failures"] > 0) & (metric != "dice")
+            open_points = (part["empty"] > 0) & part["mean"].notna() & (metric in LEAVE_OUT_EMPTY)
             if open_points.any():
                 incomplete = True
                 axes.plot(
@@ -143,7 +144,7 @@ def learning_curve(
                 )
             _tell_values(axes, x, part, labels[task])
         if incomplete:
-            axes.plot([], [], marker="o", ls="none", color=FAINT, mfc=PAPER, label="open: failed predictions left out")
+            axes.plot([], [], marker="o", ls="none", color=FAINT, mfc=PAPER, label="open: empty predictions left out")
         size_axis(axes, sorted(table["n_train"].unique()))
         axes.set_ylabel(METRIC_LABELS[metric])
         if len(off):
