@@ -58,7 +58,7 @@ def data_link(data: pd.DataFrame, name: str) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.csv"
     data.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
-    return f"```{{div}} l3-data\n{{download}}`⤓ CSV </{(VALUES / path.name).as_posix()}>`\n```\n"
+    return f"```{{div}} l3-data\n{{download}}`CSV </{(VALUES / path.name).as_posix()}>`\n```\n"
 
 
 def linked_values(text: str) -> set[str]:
