@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 
 from l3muscle import figures
-from l3muscle.statistics import ObserverBand, learning_curve_table
+from l3muscle.predictions import ErrorMap
+from l3muscle.statistics import ObserverBand, learning_curve_table, mann_whitney_pairs
+from l3muscle.statistics.printed import printed_pairs
 
 LABELS = {"random": "random", "segmentation": "segmentation (procedural)"}
 
@@ -112,3 +114,100 @@ def test_accuracy_is_shown_against_chance():
 def test_what_was_not_run_says_so():
     [axes] = figures.not_run("jigsaw").axes
     assert axes.texts[0].get_text() == "jigsaw: not part of this run"
+
+
+def test_a_cell_far_from_all_others_is_named_at_the_edge(scores):
+    scores.loc[(scores.source_task == "random") & (scores.n_train == 5), "dice"] -= 9
+    [axes] = figures.learning_curve(scores, None, "dice", labels=LABELS).axes
+    low, _ = axes.get_ylim()
+    assert low > 0
+    [text] = [text.get_text() for text in axes.texts]
+    assert text.startswith("random, n = 5: −8.")
+    drawn = [container for container in axes.containers if hasattr(container, "has_yerr")]
+    assert len(drawn[0].lines[0].get_xdata()) == 3
+
+
+def test_nothing_is_off_the_axis_where_cells_are_alike(scores):
+    assert not list(figures.learning_curve(scores, None, "dice", labels=LABELS).axes[0].texts)
+
+
+def test_cells_with_empty_predictions_are_open(scores):
+    scores["rms_dta_cm"] = 1 - scores["dice"]
+    empty = (scores.source_task == "random") & (scores.n_train == 5) & (scores.patient_id == "P0")
+    scores.loc[empty, ["rms_dta_cm", "failure"]] = np.nan, "empty"
+    figure = figures.learning_curve(scores, None, "rms_dta_cm", labels=LABELS)
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "open: empty predictions left out" in texts
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("metric", ["dice", "rms_dta_cm", "smd_difference_hu", "sma_difference_cm2"])
+def test_curves_of_one_value_and_of_none_are_drawn_without_a_warning(scores, metric):
+    few = scores[(scores.patient_id == "P0") & (scores.fold == 0)].copy()
+    few[metric] = 0.5
+    few.loc[few.n_train == 10, metric] = np.nan
+    figure = figures.learning_curve(few, ObserverBand(0.9, 0.01), metric, labels=LABELS)
+    assert figure.axes[0].get_ylabel() == figures.METRIC_LABELS[metric]
+    assert len(figures.learning_curve(few[few.n_train == 5], None, metric, labels=LABELS).axes) == 1
+
+
+def test_matrices_show_the_paper_below_and_the_run_above(scores):
+    scores["rms_dta_cm"] = 1 - scores["dice"]
+    pairs = mann_whitney_pairs(scores)
+    figure = figures.p_value_matrices(pairs, printed_pairs(), labels=LABELS)
+    by_title = {axes.get_title(loc="left"): [t.get_text() for t in axes.texts] for axes in figure.axes if axes.texts}
+    # Row by row without the diagonal: above it random against segmentation of this run, below it as printed.
+    above, below = by_title["n = 5"]
+    p = pairs.loc[pairs.n_train == 5, "p_value"].item()
+    assert above == f"{p:.3f}".removeprefix("0") and below == "<.001"
+    assert by_title["n = 100"][0] == "–"
+
+
+def test_observers_stand_image_by_image():
+    rng = np.random.default_rng(0)
+    names = ["dice", "rms_dta_cm", "smd_difference_hu", "sma_difference_cm2"]
+    observers = pd.DataFrame(rng.normal(size=(10, 4)), columns=names)
+    observers["observer"] = [f"observer {k % 5}" for k in range(10)]
+    observers["patient_id"] = ["A"] * 5 + ["B"] * 5
+    figure = figures.observer_agreement(observers)
+    assert len(figure.axes) == 4
+    order = observers.groupby("patient_id")["rms_dta_cm"].mean()[
+        observers.groupby("patient_id")["dice"].mean().sort_values().index
+    ]
+    means = next(line for line in figure.axes[1].lines if line.get_marker() == "_")
+    np.testing.assert_allclose(means.get_ydata(), order)
+
+
+def test_readings_are_drawn_with_their_values():
+    mask = np.zeros((20, 30), bool)
+    mask[5:15, 5:20] = True
+    shifted = np.roll(mask, 2, axis=1)
+    titles = [axes.get_title(loc="left") for axes in figures.distance_definitions(shifted, mask, (1, 1)).axes]
+    assert [title.splitlines()[0] for title in titles] == [
+        "surface (used here)",
+        "symmetric",
+        "Equation 4 as printed",
+    ]
+    table = pd.DataFrame({"surface": [0.1, 0.4, np.nan], "symmetric": [0.2, 0.5, np.nan], "equation4": [0.2, 0.8, 1]})
+    [axes] = figures.distance_readings(table).axes
+    assert len(axes.lines[0].get_xdata()) == 2
+    assert figures.distance_readings(table.iloc[2:]).axes[0].get_xscale() == "linear"
+
+
+def test_bone_removal_and_error_maps_are_drawn():
+    hu, mask = np.full((60, 80), 40.0), np.zeros((60, 80), bool)
+    mask[20:40, 20:60] = True
+    hu[30, 40] = 900
+    labels = [text.get_text() for text in figures.bone_removal(hu, mask, (1, 1)).legends[0].get_texts()]
+    assert labels == ["kept", "denser than 175 HU", "within 2 mm of bone"]
+    flat = np.zeros((30, 40))
+    none, some = (ErrorMap(flat, mask[15:45, 15:55] * 1.0, flat + share, flat, 3, 0, 0) for share in (0, 0.25))
+    assert len(figures.error_maps({"observers": none, "models": some}).axes) == 5
+    assert figures.error_maps({"observers": none}).axes[0].get_title(loc="left") == "observers\n3 outlines"
+
+
+def test_epochs_are_drawn_on_a_logarithmic_axis():
+    curve = pd.DataFrame({"step": [1, 2], "epoch": [3, 30], "train_loss": [2.0, 1.0], "validation_loss": [2.0, 1.5]})
+    curve = curve.assign(source_task="random", n_train=5, fold=0, subset=0, repeat=0)
+    axes = figures.training_curves(curve, labels=LABELS, against="epoch").axes[0]
+    assert axes.get_xscale() == "log" and axes.lines[0].get_xdata().tolist() == [3, 30]

@@ -9,6 +9,7 @@ import pytest
 from l3muscle import notebooks
 from l3muscle.notebooks import NotebookError, chapters, check_notebooks, check_parameters, execute_notebooks
 from l3muscle.study import open_results
+from l3muscle.tables import VALUES
 
 TOP = Path(__file__).resolve().parents[1]
 TEMPLATES = sorted((TOP / "notebooks").glob("*.ipynb"))
@@ -26,6 +27,17 @@ def project(tmp_path, monkeypatch) -> Path:
     nbformat.write(notebook, tmp_path / "notebooks" / "one.ipynb")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def offered(project) -> Path:
+    """The same, where the chapter offers a table of values."""
+    change(
+        project,
+        code="from l3muscle.tables import *\nfrom IPython.display import Markdown\n"
+        "Markdown(data_link(pd.DataFrame({'a': [1]}), 'tab-one'))",
+    )
+    return project / VALUES
 
 
 def change(project: Path, **changes) -> None:
@@ -81,6 +93,36 @@ def test_parameters_that_do_not_count_are_not_shown(project, finished, runs):
     [path] = execute_notebooks(open_results("smoke", runs), profile="smoke", runs=runs, say=quiet)
     given, injected, _ = (cell.metadata.get("tags", []) for cell in nbformat.read(path, as_version=4).cells)
     assert "remove-cell" in given and "remove-cell" not in injected
+
+
+def test_values_are_written_again_when_lost_and_removed_when_no_chapter_shows_them(offered, finished, runs):
+    results, said = open_results("smoke", runs), []
+    execute_notebooks(results, profile="smoke", runs=runs, say=said.append)
+    (offered / "tab-old.csv").write_text("a\n1\n")
+    execute_notebooks(results, profile="smoke", runs=runs, say=said.append)
+    assert said == ["one: executing", "one: up to date"]
+    assert [path.name for path in offered.iterdir()] == ["tab-one.csv"]
+    (offered / "tab-one.csv").unlink()
+    execute_notebooks(results, profile="smoke", runs=runs, say=said.append)
+    assert said[-1] == "one: executing" and (offered / "tab-one.csv").is_file()
+
+
+def test_an_archived_result_that_changes_is_shown(project, finished, runs):
+    said = []
+    for content in ("a", "b"):
+        path = project / "results" / "one" / "scores.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        execute_notebooks(open_results("smoke", runs), profile="smoke", runs=runs, say=said.append)
+    assert said == ["one: executing", "one: executing"]
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_every_figure_has_a_caption_a_name_and_alternative_text(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if "figures." in cell.source.replace("from l3muscle import figures", "") and cell.cell_type == "code":
+            figure = cell.metadata["mystnb"]["figure"]
+            assert figure["caption"] and figure["name"].startswith("fig-") and cell.metadata["mystnb"]["image"]["alt"]
 
 
 def test_a_cell_that_fails_is_named_and_nothing_is_left(project, finished, runs):

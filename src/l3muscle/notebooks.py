@@ -15,8 +15,10 @@ import yaml
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from papermill.exceptions import PapermillExecutionError
 
+from l3muscle.archive import ARCHIVE
 from l3muscle.errors import L3MuscleError
 from l3muscle.study import StudyResults
+from l3muscle.tables import VALUES, linked_values
 
 TEMPLATES = Path("notebooks")
 EXECUTED = Path("book/executed")
@@ -84,12 +86,14 @@ def check_notebooks() -> list[Path]:
 
 
 def _fingerprint(template: Path, parameters: dict[str, Any], results: StudyResults) -> str:
-    """Hash of all that an executed notebook shows: its cells, its parameters, the package and the results."""
+    """Hash of all that an executed notebook shows: its cells, its parameters, the package, results and archive."""
     digest = hashlib.sha256(template.read_bytes())
     digest.update(json.dumps(parameters, sort_keys=True).encode())
     package = Path(__file__).parent
     for path in sorted(p for p in package.rglob("*") if p.suffix in (".py", ".csv")):
         digest.update(path.read_bytes())
+    for path in sorted(p for p in ARCHIVE.rglob("*") if p.is_file()):
+        digest.update(path.relative_to(ARCHIVE).as_posix().encode() + path.read_bytes())
     digest.update(json.dumps(results.plan, sort_keys=True).encode())
     digest.update(json.dumps(sorted(results.keys.values())).encode())
     return digest.hexdigest()
@@ -97,9 +101,25 @@ def _fingerprint(template: Path, parameters: dict[str, Any], results: StudyResul
 
 def _is_current(executed: Path, fingerprint: str) -> bool:
     try:
-        return nbformat.read(executed, as_version=4).metadata.get("l3muscle", {}).get("inputs") == fingerprint
+        notebook = nbformat.read(executed, as_version=4)
     except (OSError, ValueError):
         return False
+    same = notebook.metadata.get("l3muscle", {}).get("inputs") == fingerprint
+    return same and all((VALUES / name).is_file() for name in _values_of(notebook))
+
+
+def _values_of(notebook: nbformat.NotebookNode) -> set[str]:
+    """Names of the CSV files that an executed notebook links to."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return set().union(*(linked_values(output.get("data", {}).get("text/markdown", "")) for output in outputs))
+
+
+def _remove_unlinked_values(paths: list[Path]) -> None:
+    """Remove the values of figures and tables that no chapter shows any more."""
+    linked = set().union(*(_values_of(nbformat.read(path, as_version=4)) for path in paths))
+    for path in VALUES.glob("*.csv"):
+        if path.name not in linked:
+            path.unlink()
 
 
 def execute_notebooks(
@@ -169,6 +189,7 @@ def execute_notebooks(
         notebook.metadata.pop("papermill", None)
         nbformat.write(notebook, draft)
         draft.replace(executed)
+    _remove_unlinked_values(paths)
     return paths
 
 

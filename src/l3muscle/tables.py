@@ -1,7 +1,14 @@
-"""Tables as Markdown text, for the pages of the book."""
+"""Tables as Markdown text, for the pages of the book, and their values as CSV files beside it."""
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+import pandas as pd
+
+VALUES = Path("book/executed/values")
+_LINK = re.compile(rf"\{{download\}}`[^`<]*<(/{VALUES.as_posix()}/[^>`]+)>`")
 
 
 def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -12,6 +19,48 @@ def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def numbered_table(rows: Sequence[dict[str, Any]], *, caption: str, name: str) -> str:
-    """A table with a caption and a number, which `{numref}` can refer to by `name`."""
-    return f"```{{table}} {caption}\n:name: {name}\n\n{markdown_table(rows)}\n```\n"
+def numbered_table(rows: Sequence[dict[str, Any]], *, caption: str, name: str, data: pd.DataFrame | None = None) -> str:
+    """A table with a caption and a number, which `{numref}` can refer to by `name`.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Text, one dict a row.
+    caption, name : str
+    data : DataFrame, optional
+        The values behind the text: written as a CSV file, with a link to it below the table (`data_link`).
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    table = f"```{{table}} {caption}\n:name: {name}\n\n{markdown_table(rows)}\n```\n"
+    return table if data is None else f"{table}\n{data_link(data, name)}"
+
+
+def data_link(data: pd.DataFrame, name: str) -> str:
+    """Write the values behind a figure or table as CSV, and say where they can be had.
+
+    Parameters
+    ----------
+    data : DataFrame
+    name : str
+        Of the figure or table; the file is `book/executed/values/<name>.csv`, in the working folder or, as a notebook
+        may be run from where it lies, in the one above it.
+
+    Returns
+    -------
+    str
+        Markdown: a link that the book's pages turn into a download.
+    """
+    folder = (Path() if Path(VALUES.parts[0]).is_dir() else Path("..")) / VALUES
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.csv"
+    data.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+    return f"```{{div}} l3-data\n{{download}}`CSV </{(VALUES / path.name).as_posix()}>`\n```\n"
+
+
+def linked_values(text: str) -> set[str]:
+    """Names of the CSV files that a page's text links to, as `data_link` writes them."""
+    return {link.rpartition("/")[2] for link in _LINK.findall(text)}

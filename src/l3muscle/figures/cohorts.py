@@ -1,0 +1,151 @@
+"""What a cohort holds and how it is split."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from l3muscle.cohort.splits import Splits
+from l3muscle.figures.look import INK, OUTLINE_COLOURS, PAPER, TASK_STYLE, new_figure, style
+from l3muscle.reference_values import POPULATIONS, reference_values
+
+
+def split_map(splits: Splits, sizes: Sequence[int]) -> Figure:
+    """Who is held out, validates and trains, in each fold and subset (the paper's Figure 1).
+
+    Parameters
+    ----------
+    splits : Splits
+    sizes : sequence of int
+        Training-set sizes, rising.
+
+    Returns
+    -------
+    Figure
+        One row a fold and subset, one column a patient; a training patient's shade says from which size on the patient
+        is in, so that smaller sets are seen to lie inside larger ones.
+    """
+    everyone = [patient for fold in splits.folds for patient in fold] + list(splits.test_ids)
+    place = {patient: column for column, patient in enumerate(everyone)}
+    unused, validation, test = 0, len(sizes) + 1, len(sizes) + 2
+    subsets = len(splits.orders[0])
+    grid = np.full((len(splits.folds) * subsets, len(everyone)), unused)
+    grid[:, [place[patient] for patient in splits.test_ids]] = test
+    for row in range(len(grid)):
+        fold, subset = divmod(row, subsets)
+        grid[row, [place[patient] for patient in splits.folds[fold]]] = validation
+        for level, size in reversed(list(enumerate(sizes, start=1))):
+            if size <= len(splits.orders[fold][subset]):
+                grid[row, [place[patient] for patient in splits.training_ids(fold, subset, size)]] = level
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.95, len(sizes)))[:, :3]
+    colours = ["#efece4", *shades, "#d55e00", "#3a3f47"]
+    names = ["not used", *(f"n ≥ {size}" for size in sizes), "validation", "test (held out)"]
+    with style():
+        figure, ((axes,),) = new_figure(3.6)
+        axes.grid(False)
+        axes.pcolormesh(
+            grid, cmap=ListedColormap(colours), vmin=-0.5, vmax=test + 0.5, edgecolors=PAPER, linewidth=0.15
+        )
+        axes.invert_yaxis()
+        rows = [f"fold {row // subsets + 1} out, set {row % subsets + 1}" for row in range(len(grid))]
+        axes.set_yticks(np.arange(len(grid)) + 0.5, rows)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel("patient")
+        axes.spines[:].set_visible(False)
+        handles = [Patch(facecolor=colour, label=name) for colour, name in zip(colours, names, strict=True)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=9)
+    return figure
+
+
+def hu_histogram(cohorts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """How Hounsfield units are distributed in the slices and in the muscle, for one cohort or several.
+
+    Parameters
+    ----------
+    cohorts : mapping of str to (images (N, H, W) in HU, masks (N, H, W) bool)
+
+    Returns
+    -------
+    Figure
+        Medians over patients, with the range from the 5th to the 95th percentile where there are ten or more.
+    """
+    edges = np.arange(-200, 251, 10)
+    centres = (edges[:-1] + edges[1:]) / 2
+    with style():
+        figure, (panels,) = new_figure(3.2, columns=2)
+        for number, (name, (images, masks)) in enumerate(cohorts.items()):
+            colour = OUTLINE_COLOURS[(6, 5, 2)[number % 3]]
+            for axes, values in (
+                (panels[0], list(images)),
+                (panels[1], [hu[mask] for hu, mask in zip(images, masks, strict=True)]),
+            ):
+                shares = np.array([np.histogram(v, edges)[0] / max(np.histogram(v, edges)[0].sum(), 1) for v in values])
+                axes.plot(centres, 100 * np.median(shares, axis=0), color=colour, label=name)
+                if len(shares) >= 10:
+                    low, high = 100 * np.percentile(shares, [5, 95], axis=0)
+                    axes.fill_between(centres, low, high, color=colour, alpha=0.2, linewidth=0)
+        for axes, title in zip(
+            panels, ("all of the slice from −200 to 250 HU", "muscle, expert's outline"), strict=True
+        ):
+            axes.set_title(title, fontsize=10, loc="left")
+            axes.set_xlabel("HU")
+            axes.set_ylim(bottom=0)
+        panels[0].set_ylabel("pixels a bin of 10 HU (%)")
+        if len(cohorts) > 1:
+            panels[0].legend()
+    return figure
+
+
+def against_reference(measures: pd.DataFrame) -> Figure:
+    """Muscle area and density of a cohort, by sex, beside published values.
+
+    Parameters
+    ----------
+    measures : DataFrame
+        One row a patient: sma_cm2, smd_hu, sex (`"men"` or `"women"`).
+
+    Returns
+    -------
+    Figure
+    """
+    table = reference_values()
+    markers = dict(zip(POPULATIONS, ("D", "s"), strict=True))
+    colours = dict(zip(POPULATIONS, ("#d55e00", "#009e73"), strict=True))
+    rng = np.random.default_rng(0)
+    with style():
+        figure, (panels,) = new_figure(3.7, columns=2)
+        for axes, (measure, label) in zip(
+            panels, (("sma_cm2", "muscle area (cm²)"), ("smd_hu", "muscle density (HU)")), strict=True
+        ):
+            for place, sex in enumerate(("men", "women")):
+                values = measures.loc[measures.sex == sex, measure]
+                if len(values):
+                    spread = place + rng.uniform(-0.13, 0.13, len(values))
+                    axes.plot(spread, values, ".", color=TASK_STYLE["segmentation"][0], alpha=0.35, markersize=5)
+                    axes.boxplot(
+                        values,
+                        positions=[place],
+                        widths=0.42,
+                        whis=(5, 95),
+                        showfliers=False,
+                        medianprops={"color": INK},
+                    )
+                for row in table[(table.measure == measure) & (table.sex == sex)].itertuples():
+                    axes.plot(
+                        place + 0.34, row.value, marker=markers[row.source], color=colours[row.source], linestyle="none"
+                    )
+            axes.set_xticks([0, 1], ["men", "women"])
+            axes.set_xlim(-0.5, 1.5)
+            axes.set_ylabel(label)
+        kinds = dict(zip(table.source, table.kind, strict=True))
+        handles = [
+            Line2D([], [], marker=markers[key], color=colours[key], linestyle="none", label=f"{kinds[key]}, {name}")
+            for key, name in POPULATIONS.items()
+        ]
+        figure.legend(handles=handles, loc="outside lower center", fontsize=9)
+    return figure

@@ -1,0 +1,251 @@
+"""Curves: a measure against training-set size, a loss against step."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from l3muscle.figures.look import (
+    FAINT,
+    INK,
+    METRIC_LABELS,
+    PAPER,
+    TASK_STYLE,
+    VERMILION,
+    new_figure,
+    plain_log,
+    size_axis,
+    style,
+)
+from l3muscle.statistics import ObserverBand, learning_curve_table
+from l3muscle.theme import hover_id
+
+LEAVE_OUT_EMPTY = ("rms_dta_cm", "smd_difference_hu")  # an empty prediction has neither
+DIFFERENCES = ("smd_difference_hu", "sma_difference_cm2")
+FLATTENING = 2.5  # a cell that makes the axis this many times as long as the others need is left off it
+
+
+def _tell_values(axes: Axes, x: pd.Series, part: pd.DataFrame, label: str) -> None:
+    """Lay an unseen marker over each point of a cell, which tells its value in the book."""
+    for place, row in zip(x, part.itertuples(), strict=True):
+        text = f"{label}, n = {row.n_train}: {row.mean:.3f} (95 % interval {row.low:.3f} to {row.high:.3f})"
+        failed = f", {row.failures} failed predictions" if row.failures else ""
+        gid = hover_id(row.source_task, str(row.n_train), f"{text}, {row.n_models} models{failed}")
+        axes.plot([place], [row.mean], marker="o", ms=9, alpha=0, ls="none", gid=gid)
+
+
+def _ends(table: pd.DataFrame, always: Sequence[float]) -> tuple[float, float]:
+    values = np.concatenate([table[["mean", "low", "high"]].to_numpy().ravel(), np.asarray(always, dtype=float)])
+    return float(np.nanmin(values)), float(np.nanmax(values))
+
+
+def _off_axis(table: pd.DataFrame, always: Sequence[float]) -> pd.DataFrame:
+    """Cells that would flatten all others if the axis reached them, as the paper leaves out random at n = 5."""
+    shown = table.dropna(subset="mean")
+    while len(shown) > 3:
+        farthest = (shown["mean"] - shown["mean"].median()).abs().idxmax()
+        rest = shown.drop(farthest)
+        (low, high), (least, most) = _ends(shown, always), _ends(rest, always)
+        if most == least or (high - low) < FLATTENING * (most - least):
+            break
+        shown = rest
+    return table.dropna(subset="mean").drop(shown.index)
+
+
+def _name_what_is_off(axes: Axes, off: pd.DataFrame, labels: Mapping[str, str]) -> None:
+    """An arrow at the edge of the axis for each cell beyond it, with its value in words."""
+    low, high = axes.get_ylim()
+    for level, row in enumerate(off.itertuples()):
+        above = row.mean > (low + high) / 2
+        edge = high if above else low
+        axes.plot(
+            [row.n_train],
+            [edge],
+            marker="^" if above else "v",
+            ms=7,
+            color=TASK_STYLE[row.source_task][0],
+            ls="none",
+            clip_on=False,
+            zorder=5,
+        )
+        half = (row.high - row.low) / 2
+        spread = "" if np.isnan(half) else f" ± {half:.3g}"
+        axes.annotate(
+            f"{labels[row.source_task]}, n = {row.n_train}: {row.mean:.3g}{spread}".replace("-", "−"),
+            (row.n_train, edge),
+            xytext=(10, (-4 - 13 * level) if above else (4 + 13 * level)),
+            textcoords="offset points",
+            va="top" if above else "bottom",
+            fontsize=9,
+        )
+
+
+def learning_curve(
+    scores: pd.DataFrame, band: ObserverBand | None, metric: str = "dice", *, labels: Mapping[str, str]
+) -> Figure:
+    """Mean of a metric against training-set size, for each source task (Figures 3 to 5).
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Score table.
+    band : ObserverBand or None
+        Mean and standard error of the observers.
+    metric : str
+    labels : mapping of str to str
+        How each source task is called.
+
+    Returns
+    -------
+    Figure
+        Points are means over all predictions of a cell, bars their 95 % intervals. A point is open where empty
+        predictions are missing from its mean. A cell far from all others is named at the edge instead of shown.
+    """
+    table = learning_curve_table(scores, metric)
+    tasks = list(dict.fromkeys(table["source_task"]))
+    always = [] if band is None else [band.mean - band.standard_error, band.mean + band.standard_error]
+    always += [0.0] if metric in DIFFERENCES else []
+    off = _off_axis(table, always)
+    shown = table.drop(off.index)
+    with style():
+        figure, [[axes]] = new_figure(4.3)
+        if band is not None:
+            axes.axhspan(
+                band.mean - band.standard_error, band.mean + band.standard_error, color=VERMILION, alpha=0.16, lw=0
+            )
+            axes.axhline(band.mean, color=VERMILION, lw=1.2, ls=(0, (4, 2)), label="observers (mean ± standard error)")
+        if metric in DIFFERENCES:
+            axes.axhline(0, color=INK, lw=0.8, label="expert")
+        incomplete = False
+        for place, task in enumerate(tasks):
+            part = shown[shown["source_task"] == task].sort_values("n_train")
+            colour, marker = TASK_STYLE[task]
+            # A small sideways step for each task keeps the bars from hiding one another.
+            x = part["n_train"] * 1.035 ** (place - (len(tasks) - 1) / 2)
+            bars = [part["mean"] - part["low"], part["high"] - part["mean"]]
+            axes.errorbar(
+                x, part["mean"], yerr=bars, color=colour, marker=marker, ms=5.5, lw=1.4, capsize=2.5, label=labels[task]
+            )
+            open_points = (part["empty"] > 0) & part["mean"].notna() & (metric in LEAVE_OUT_EMPTY)
+            if open_points.any():
+                incomplete = True
+                axes.plot(
+                    x[open_points],
+                    part["mean"][open_points],
+                    marker=marker,
+                    ms=5.5,
+                    ls="none",
+                    color=colour,
+                    mfc=PAPER,
+                    zorder=4,
+                )
+            _tell_values(axes, x, part, labels[task])
+        if incomplete:
+            axes.plot([], [], marker="o", ls="none", color=FAINT, mfc=PAPER, label="open: empty predictions left out")
+        size_axis(axes, sorted(table["n_train"].unique()))
+        axes.set_ylabel(METRIC_LABELS[metric])
+        if len(off):
+            _name_what_is_off(axes, off, labels)
+        figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+def training_curves(
+    curves: pd.DataFrame, *, labels: Mapping[str, str], against: str = "step", shown: int = 50, seed: int = 0
+) -> Figure:
+    """Training and validation loss of a random choice of models (Figure B1).
+
+    Parameters
+    ----------
+    curves : DataFrame
+        One row a model and validation: source_task, n_train, fold, subset, repeat, train_loss, validation_loss and the
+        column that it is drawn against.
+    labels : mapping of str to str
+    against : str
+        `"step"`, or `"epoch"` as in the paper, on a logarithmic axis: at one number of steps, small training sets are
+        seen far more often.
+    shown, seed : int
+        How many models, and which.
+
+    Returns
+    -------
+    Figure
+    """
+    models = [model for _, model in curves.groupby(["source_task", "n_train", "fold", "subset", "repeat"])]
+    chosen = np.random.default_rng(seed).permutation(len(models))[:shown]
+    names = {"step": "training step", "epoch": "epoch (passes over the training set)"}
+    with style():
+        figure, [panels] = new_figure(3.6, columns=2, sharey=True)
+        for axes, column, title in zip(
+            panels, ("train_loss", "validation_loss"), ("training", "validation"), strict=True
+        ):
+            for place in sorted(chosen):
+                model = models[place].sort_values("step")
+                colour, marker = TASK_STYLE[model["source_task"].iloc[0]]
+                axes.plot(
+                    model[against],
+                    model[column],
+                    color=colour,
+                    lw=0.9,
+                    alpha=0.65,
+                    marker=marker,
+                    ms=3,
+                    # So many validations that markers would hide the lines get a few markers only.
+                    markevery=max(1, len(model) // 4),
+                )
+            if against == "epoch":
+                axes.set_xscale("log")
+                plain_log(axes.xaxis)
+            axes.set_title(title, fontsize=10, loc="left")
+            axes.set_xlabel(names[against])
+        panels[0].set_ylabel("cross-entropy + Dice loss")
+        drawn = {models[place]["source_task"].iloc[0] for place in chosen}
+        handles = [
+            Line2D([], [], color=colour, marker=marker, ms=4, lw=1.2, label=labels[task])
+            for task, (colour, marker) in TASK_STYLE.items()
+            if task in drawn
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+def source_curve(curve: pd.DataFrame, *, ylabel: str) -> Figure:
+    """Training and validation loss of one source task (Figures A1 and A2)."""
+    with style():
+        figure, [[axes]] = new_figure(3.0)
+        axes.plot(
+            curve["step"], curve["train_loss"], color=TASK_STYLE["segmentation"][0], marker="o", ms=4, label="training"
+        )
+        axes.plot(
+            curve["step"], curve["validation_loss"], color=VERMILION, marker="s", ms=4, ls="--", label="validation"
+        )
+        axes.set_xlabel("step")
+        axes.set_ylabel(ylabel)
+        axes.legend()
+    return figure
+
+
+def accuracy_curve(curve: pd.DataFrame, *, chance: float) -> Figure:
+    """Share of the validation images that a classifying source task gets right, against step.
+
+    Parameters
+    ----------
+    curve : DataFrame
+        step, validation_accuracy.
+    chance : float
+        What guessing would get right.
+    """
+    with style():
+        figure, [[axes]] = new_figure(2.6)
+        axes.plot(
+            curve["step"], curve["validation_accuracy"], color=VERMILION, marker="s", ms=4, ls="--", label="validation"
+        )
+        axes.axhline(chance, color=FAINT, lw=1.2, ls=(0, (1, 2)), label=f"chance ({chance:.1%})")
+        axes.set_ylim(0, None)
+        axes.set_xlabel("step")
+        axes.set_ylabel("share right")
+        axes.legend()
+    return figure

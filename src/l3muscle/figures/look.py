@@ -1,0 +1,93 @@
+"""What every figure shares: its colours, its width, its axes."""
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+PAGE_WIDTH_IN = 7.4  # drawn at the width of the page's text column, so that 10 pt stays 10 pt
+PAPER = "#fdfcf9"
+INK = "#23272e"
+FAINT = "#6b717b"
+# Okabe and Ito's colours that keep apart for every kind of colour vision, each with a marker of its own.
+TASK_STYLE = {
+    "random": ("#5b6068", "o"),
+    "classification": ("#e69f00", "s"),
+    "segmentation": ("#0072b2", "D"),
+    "jigsaw": ("#009e73", "^"),
+    "reconstruction": ("#cc79a7", "v"),
+}
+VERMILION = "#d55e00"
+OUTLINE_COLOURS = ("#ffb000", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
+METRIC_LABELS = {
+    "dice": "Dice similarity coefficient",
+    "rms_dta_cm": "RMS distance-to-agreement (cm)",
+    "smd_difference_hu": "muscle density, prediction − expert (HU)",
+    "sma_difference_cm2": "muscle area, prediction − expert (cm²)",
+}
+STYLE = {
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#e6e3dc",
+    "legend.frameon": False,
+    "svg.hashsalt": "l3muscle",
+    "svg.fonttype": "path",
+}
+
+
+@contextmanager
+def style():
+    """The look of every figure, for the duration of a `with` block."""
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def new_figure(height: float, *, columns: int = 1, rows: int = 1, **grid) -> tuple[Figure, np.ndarray]:
+    """A figure as wide as the page and its panels, (rows, columns)."""
+    figure = Figure(figsize=(PAGE_WIDTH_IN, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **grid)
+    return figure, axes
+
+
+def size_axis(axes: Axes, sizes: Sequence[int]) -> None:
+    """Training-set size on a logarithmic axis that is labelled where there are data and nowhere else."""
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [str(n) for n in sizes])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(min(sizes) / 1.22, max(sizes) * 1.22)
+    axes.set_xlabel("training-set size n (annotated slices)")
+
+
+def plain_log(axis: Axis) -> None:
+    """Plain decimals at 1, 2 and 5 of each decade of a logarithmic axis, instead of powers of ten."""
+    low, high = axis.get_view_interval()
+    decades = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    ticks = [value for value in (10.0 ** decades[:, None] * [1, 2, 5]).ravel() if low <= value <= high]
+    axis.set_ticks(ticks, [f"{value:g}" for value in ticks])
+    axis.set_minor_locator(NullLocator())
+
+
+def not_run(what: str) -> Figure:
+    """A low, empty panel that says what this run does not have, where another run has a figure."""
+    with style():
+        figure, [[axes]] = new_figure(0.6)
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, f"{what}: not part of this run", ha="center", va="center", color=FAINT)
+    return figure

@@ -1,0 +1,83 @@
+"""Means and intervals behind Figures 3 to 5, and the observers' band."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from l3muscle.statistics.score_table import (
+    Failures,
+    cells,
+    check_metric,
+    check_scores,
+    failure_counts,
+    fill_failures,
+    model_count,
+)
+
+
+def learning_curve_table(
+    scores: pd.DataFrame, metric: str = "dice", *, level: float = 0.95, failures: Failures = "leave_out"
+) -> pd.DataFrame:
+    """Mean and t interval of a metric over all predictions of each cell (Figures 3 to 5).
+
+    The interval takes the predictions of a cell as independent, as the paper's does.
+
+    Parameters
+    ----------
+    scores : DataFrame
+    metric : str
+    level : float
+        Of the interval.
+    failures : {"leave_out", "worst"}
+        How an empty prediction enters the RMS-DTA: see `fill_failures`. Either way it is counted.
+
+    Returns
+    -------
+    DataFrame
+        source_task, n_train, n_models, n, failures, empty, runaway, mean, low, high, sd, mean_with_failures (the mean
+        when empty predictions count as the worst of their image).
+    """
+    check_scores(scores, metric)
+    filled, worst = fill_failures(scores, metric, failures), fill_failures(scores, metric, "worst")
+    rows = []
+    for (task, n_train), cell in cells(filled):
+        values = cell[metric].dropna().to_numpy(dtype=np.float64)
+        mean = values.mean() if values.size else np.nan
+        half = np.nan
+        if values.size >= 2:
+            half = stats.t.ppf((1 + level) / 2, values.size - 1) * stats.sem(values)
+        rows.append(
+            {
+                "source_task": task,
+                "n_train": n_train,
+                "n_models": model_count(cell),
+                "n": values.size,
+                **failure_counts(cell),
+                "mean": mean,
+                "low": mean - half,
+                "high": mean + half,
+                "sd": values.std(ddof=1) if values.size >= 2 else np.nan,
+                "mean_with_failures": worst.loc[cell.index, metric].mean(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class ObserverBand:
+    """Mean of the observers and its standard error."""
+
+    mean: float
+    standard_error: float
+
+
+def observer_band(observer_scores: pd.DataFrame, metric: str = "dice") -> ObserverBand:
+    """Mean and standard error of a metric over the test images, each image's observers averaged first (Section 2.4).
+
+    Averaging first keeps an image with four observers from weighing less than one with five.
+    """
+    check_metric(metric)
+    per_image = observer_scores.groupby("patient_id")[metric].mean()
+    return ObserverBand(float(per_image.mean()), float(stats.sem(per_image, nan_policy="omit")))

@@ -1,0 +1,36 @@
+"""Tables carry their values to a file that a page can offer."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from l3muscle.tables import VALUES, data_link, linked_values, numbered_table
+
+VALUES_BEHIND = pd.DataFrame({"n_train": [5, 10], "mean": [0.123456789, 1e-12]})
+
+
+@pytest.fixture
+def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "book").mkdir()
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("place", [".", "notebooks"])
+def test_values_lie_where_the_link_says(top: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.chdir(top / place)
+    text = data_link(VALUES_BEHIND, "fig-one")
+    assert linked_values(text) == {"fig-one.csv"}
+    assert f"</{VALUES.as_posix()}/fig-one.csv>" in text
+    written = pd.read_csv(top / VALUES / "fig-one.csv")
+    pd.testing.assert_frame_equal(written, VALUES_BEHIND, rtol=1e-5)
+
+
+def test_a_table_offers_its_values_only_where_it_has_them(top: Path) -> None:
+    rows = [{"n": "5", "mean": "0.123"}]
+    plain = numbered_table(rows, caption="A caption.", name="tab-one")
+    assert linked_values(plain) == set() and not (top / VALUES).exists()
+    full = numbered_table(rows, caption="A caption.", name="tab-one", data=VALUES_BEHIND)
+    assert full.startswith(plain) and linked_values(full) == {"tab-one.csv"}
