@@ -148,7 +148,9 @@ def test_bone_is_removed_wherever_the_slice_is_turned_or_moved(scene, spacing, m
     mask, hu = scene
     kept = remove_bone(mask, hu, spacing, margin_mm=margin)
     turned, turned_spacing = TURNS[turn]
-    assert np.array_equal(remove_bone(turned(mask), turned(hu), turned_spacing(spacing), margin_mm=margin), turned(kept))
+    assert np.array_equal(
+        remove_bone(turned(mask), turned(hu), turned_spacing(spacing), margin_mm=margin), turned(kept)
+    )
     assert np.array_equal(remove_bone(pad(mask), pad(hu), spacing, margin_mm=margin), pad(kept))
     larger = tuple(factor * length for length in spacing)
     assert np.array_equal(remove_bone(mask, hu, larger, margin_mm=factor * margin), kept)
