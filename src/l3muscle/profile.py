@@ -19,6 +19,8 @@ from l3muscle.models import BACKBONES, BOTTLENECKS
 
 SourceTask = Literal["random", "classification", "segmentation", "jigsaw", "reconstruction"]
 NATURAL_TASKS: tuple[SourceTask, ...] = ("classification", "segmentation")
+MAX_BYTES = 1 << 18  # of a profile's file; the longest here has 4 KiB
+MAX_QUOTED = 80  # letters of a wrong value that a message repeats
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -204,6 +206,16 @@ class Profile(Settings):
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, nine lines of which can stand for a billion values."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(None, None, f"a profile takes no alias (*{event.anchor})", event.start_mark)
+        return super().compose_node(parent, index)
+
+
 def profile_folders() -> list[Path]:
     """Folders searched for `NAME.yml`: the working folder's `profiles/`, then the installed or checked-out ones."""
     package = Path(str(resources.files("l3muscle")))
@@ -227,10 +239,12 @@ def _read(name: str) -> dict[str, Any]:
         if path is None:
             raise ProfileError(f"there is no profile {name!r}{_nearest(name, available_profiles())}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > MAX_BYTES:
+            raise ProfileError(f"profile {path} is larger than {MAX_BYTES >> 10} KiB")
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
     except FileNotFoundError:
         raise ProfileError(f"there is no profile file {path}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ProfileError(f"profile {path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ProfileError(f"profile {path} must be a list of 'setting: value' lines")
@@ -300,6 +314,6 @@ def load_profile(name: str, **overrides: Any) -> Profile:
         elif first["type"] == "value_error":
             reason = first["msg"].removeprefix("Value error, ")
         else:
-            reason = f"{first['msg']} (got {first['input']!r})"
+            reason = f"{first['msg']} (got {repr(first['input'])[:MAX_QUOTED]})"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise ProfileError(f"profile {name!r}: {field}: {reason}{more}") from None
