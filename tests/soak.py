@@ -85,6 +85,17 @@ class Session:
         self.note.write_text(json.dumps({**self.outcome, "peak_mib": peak}))
 
 
+def at_random(content: bytes, rng: random.Random) -> bytes:
+    """Bytes with one to four random damages."""
+    from test_fuzz import TOKENS, damaged
+
+    how = {"flip": lambda: rng.randrange(8), "byte": lambda: rng.randrange(256), "cut": lambda: 0}
+    how |= dict.fromkeys(("token", "insert"), lambda: rng.choice(TOKENS))
+    how |= dict.fromkeys(("delete", "repeat"), lambda: rng.randrange(1, 300))
+    kinds = rng.choices(list(how), k=rng.choice((1, 1, 1, 2, 3, 4)))
+    return damaged(content, [(kind, rng.random(), how[kind]()) for kind in kinds])
+
+
 def fuzz(name: str, inputs: int, seconds: int, seed: int, note: Path, *, guided: bool) -> None:
     """Feed one reader; ends the process."""
     sys.path.insert(0, str(Path(__file__).parent))
@@ -102,22 +113,25 @@ def fuzz(name: str, inputs: int, seconds: int, seed: int, note: Path, *, guided:
         for index, content in enumerate(session.reader.seeds):
             (corpus / str(index)).write_bytes(content)
         if guided:
+            # Inputs of full length from the start: libFuzzer's own habit of beginning with a few bytes never gets past
+            # a header in so short a run.
             arguments = [
-                f"-runs={inputs}", f"-max_total_time={seconds}", f"-seed={seed + 1}", f"-timeout={LONGEST_S}",
+                "-len_control=0", f"-runs={inputs}", f"-max_total_time={seconds}", f"-seed={seed + 1}", f"-timeout={LONGEST_S}",
                 f"-rss_limit_mb={MAX_MIB}", f"-artifact_prefix={place}/", "-verbosity=0", "-print_final_stats=0",
             ]  # fmt: skip
-            atheris.Setup([sys.argv[0], *arguments, str(corpus)], session.feed)
+
+            def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+                rng = random.Random(seed)
+                if rng.random() < 0.5:
+                    return atheris.Mutate(data, max_size)
+                return at_random(rng.choice((data, *session.reader.seeds)), rng)[:max_size]
+
+            atheris.Setup([sys.argv[0], *arguments, str(corpus)], session.feed, custom_mutator=mutate)
             atheris.Fuzz()
             return
-        from test_fuzz import TOKENS, damaged
-
         rng, until = random.Random(seed), time.monotonic() + seconds
-        how = {"flip": lambda: rng.randrange(8), "byte": lambda: rng.randrange(256), "cut": lambda: 0}
-        how |= dict.fromkeys(("token", "insert"), lambda: rng.choice(TOKENS))
-        how |= dict.fromkeys(("delete", "repeat"), lambda: rng.randrange(1, 300))
         while session.outcome["inputs"] < inputs and time.monotonic() < until:
-            kinds = rng.choices(list(how), k=rng.randrange(1, 5))
-            session.feed(damaged(rng.choice(session.reader.seeds), [(k, rng.random(), how[k]()) for k in kinds]))
+            session.feed(at_random(rng.choice(session.reader.seeds), rng))
         session.write()
 
 
