@@ -116,9 +116,16 @@ def fuzz(name: str, inputs: int, seconds: int, seed: int, note: Path, *, guided:
             # Inputs of full length from the start: libFuzzer's own habit of beginning with a few bytes never gets past
             # a header in so short a run.
             arguments = [
-                "-len_control=0", f"-runs={inputs}", f"-max_total_time={seconds}", f"-seed={seed + 1}", f"-timeout={LONGEST_S}",
-                f"-rss_limit_mb={MAX_MIB}", f"-artifact_prefix={place}/", "-verbosity=0", "-print_final_stats=0",
-            ]  # fmt: skip
+                "-len_control=0",
+                f"-runs={inputs}",
+                f"-max_total_time={seconds}",
+                f"-seed={seed + 1}",
+                f"-timeout={LONGEST_S}",
+                f"-rss_limit_mb={MAX_MIB}",
+                f"-artifact_prefix={place}/",
+                "-verbosity=0",
+                "-print_final_stats=0",
+            ]
 
             def mutate(data: bytes, max_size: int, seed: int) -> bytes:
                 rng = random.Random(seed)
