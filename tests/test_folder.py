@@ -617,3 +617,10 @@ def test_a_wrong_digit_in_the_spacing_shows(real_slice, tmp_path, place):
             assert any(words in str(error) for words in ("field of view", "cannot be right", "are square"))
         else:
             assert row == column
+
+
+@pytest.mark.parametrize("name", ["9" * 400, "x/" * 3000, "a\0b"], ids=["long", "deep", "NUL"])
+def test_a_name_that_no_file_can_have_is_no_file(tmp_path, name):
+    add_outlined(tmp_path / "a.dcm", "P1")
+    write_csv(tmp_path, "patient_id,file", f"P1,{name}")
+    assert any("cohort.csv line 2: there is no file" in reason for reason in refusals(tmp_path))
