@@ -7,6 +7,7 @@ differs. Names are closed: a misspelt setting is an error, not a silent default.
 import difflib
 import hashlib
 import json
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -235,7 +236,7 @@ def _nearest(word: str, choices: list[str]) -> str:
 def _read(name: str) -> dict[str, Any]:
     path = Path(name)
     if path.suffix not in (".yml", ".yaml"):
-        path = next((p for f in profile_folders() if (p := f / f"{name}.yml").is_file()), None)
+        path = next((p for f in profile_folders() if os.path.isfile(p := f / f"{name}.yml")), None)
         if path is None:
             raise ProfileError(f"there is no profile {name!r}{_nearest(name, available_profiles())}")
     try:
