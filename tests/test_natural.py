@@ -164,7 +164,7 @@ def test_a_published_source_is_recorded_with_its_transfer(tmp_path, monkeypatch)
 
 
 def test_a_bad_file_in_a_named_folder_stays_where_it_is(tmp_path, monkeypatch):
-    """It fits its checksum and is no checkpoint: nothing is fetched in its place, and nothing of the owner's removed."""
+    """It fits its checksum and is no checkpoint: nothing is fetched, and nothing of the owner's removed."""
     content = b"not a checkpoint"
     path = tmp_path / f"resnet50-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     path.write_bytes(content)
