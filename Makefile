@@ -18,7 +18,7 @@ export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test pages lab bench env lock clean distclean
+.PHONY: help book test pages lab bench soak mutants coverage audit env lock clean distclean
 
 help:
 	@echo 'make book       set everything up, run the study, build the book (PROFILE=$(PROFILE))'
@@ -26,6 +26,10 @@ help:
 	@echo 'make pages      visit every page of the built book in a browser (needs Chromium)'
 	@echo 'make lab        open the notebooks in JupyterLab'
 	@echo 'make bench      run the benchmarks'
+	@echo 'make soak       feed every reader damaged files for eight minutes (2 cores); outcome in results/soak'
+	@echo 'make mutants    change the measures, losses, statistics, splits and store, and see which changes tests miss'
+	@echo 'make coverage   branch coverage of the package by the tests'
+	@echo 'make audit      look the locked packages up among known vulnerabilities (needs the network)'
 	@echo 'make env        only set up $(VENV) (PYTHON=$(PYTHON))'
 	@echo 'make lock       write requirements.lock anew from pyproject.toml'
 	@echo 'make clean      remove what the targets made, the study in runs/ included; keeps $(VENV)'
@@ -47,6 +51,30 @@ lab: $(READY)
 bench: $(READY)
 	@$(BIN)/python -m pytest benchmarks -q -s
 
+# Atheris guides the damage by coverage; it has wheels for Linux only, so it is no part of the lock.
+soak: $(READY)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --only-binary atheris 'atheris>=3,<4' \
+	  || echo 'no Atheris for this machine: the damage is blind'
+	@$(BIN)/python tests/soak.py
+
+mutants: $(READY)
+	@$(BIN)/mutmut run
+	@$(BIN)/mutmut results
+
+coverage: $(READY)
+	@$(BIN)/python -m pytest -q -n 2 --cov=l3muscle --cov-branch --cov-report=term-missing:skip-covered
+
+# Says aloud what it could not do, and fails on a vulnerability only. Behind a mirror pip-audit finds no advisories and
+# ends well, package by package: what it did not look up is counted.
+audit: $(READY)
+	@$(BIN)/pip-audit --requirement requirements.lock --no-deps --disable-pip --progress-spinner off --timeout 20 \
+	  > .audit 2>&1; code=$$?; skipped=$$(grep -c 'could not be audited' .audit); grep -v 'could not be audited' .audit; \
+	if [ $$code -ne 0 ] && ! grep -qE 'Found [0-9]+ known' .audit; then \
+	  echo 'AUDIT SKIPPED: the advisories cannot be reached from here'; code=0; \
+	elif [ $$skipped -ne 0 ]; then \
+	  echo "AUDIT SKIPPED for $$skipped of $$(grep -c '==' requirements.lock) packages: their index answers without advisories"; \
+	fi; rm -f .audit; exit $$code
+
 env: $(READY)
 
 lock: $(READY)
@@ -54,7 +82,7 @@ lock: $(READY)
 	  --custom-compile-command 'make lock' pyproject.toml --output-file requirements.lock
 
 clean:
-	rm -rf book/_build book/executed runs build dist .pytest_cache .ruff_cache
+	rm -rf book/_build book/executed runs mutants build dist .pytest_cache .ruff_cache
 	@find src tests benchmarks notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 distclean: clean

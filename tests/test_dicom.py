@@ -233,3 +233,65 @@ def test_corners_are_fewer_and_turn():
     square[4:15, 4:15] = True
     (contour,) = dicom.mask_contours(square)
     assert len(contour) == 8
+
+
+@pytest.fixture
+def original(tmp_path) -> Path:
+    """A slice as a scanner writes it: a body of fat around muscle in air, and what the reconstruction was asked for."""
+    rows, columns = np.ogrid[:64, :64]
+    radius = np.hypot(rows - 31.5, columns - 31.5)
+    hu = np.select([radius < 16, radius < 24], [55, -100], -1000) + np.random.default_rng(0).integers(-9, 9, (64, 64))
+    dicom.write_ct_slice(tmp_path / "ct.dcm", hu, (2, 2), patient_id="P1", position_mm=5)
+    asked = {"ReconstructionDiameter": 128, "ReconstructionTargetCenterPatient": [0, 0, 5]}
+    return spoil(tmp_path / "ct.dcm", ImageType=["ORIGINAL", "PRIMARY", "AXIAL"], **asked)
+
+
+def test_a_scanners_own_slice_is_read(original):
+    assert dicom.read_ct_slice(original).spacing == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"PixelSpacing": [2, 2.001]}, "whose pixels are square"),
+        ({"PixelSpacing": [2, 2.001], "ReconstructionDiameter": None}, "whose pixels are square"),
+        ({"PixelSpacing": [2.1, 2.1]}, "contradicts a field of view"),
+        ({"ImagePositionPatient": [-63, -33, 5]}, "was asked for at"),
+        ({"ImagePositionPatient": [-63, -63, 15]}, "was asked for at"),
+        ({"ReconstructionTargetCenterPatient": [0, float("nan"), 5]}, "missing or not 3 finite"),
+        *(({"RescaleSlope": slope}, "not Hounsfield units") for slope in ("2", "3", "9", "0.2")),
+        *(({"RescaleIntercept": shift}, "not Hounsfield units") for shift in ("1024", "-24", "-124", "-1524", "-9024")),
+        ({"RescaleIntercept": "0"}, "not Hounsfield units"),
+    ],
+)
+def test_a_scanners_own_slice_is_held_against_what_else_it_says(original, changes, reason):
+    with pytest.raises(DicomError, match=reason):
+        dicom.read_ct_slice(spoil(original, **changes))
+
+
+def test_what_other_software_derived_is_not_held_against_a_scanner(original):
+    derived = spoil(original, ImageType=["DERIVED", "PRIMARY"], PixelSpacing=[2, 1.7], ImagePositionPatient=[0, 0, 5])
+    assert dicom.read_ct_slice(derived).spacing == (2, 1.7)
+
+
+@pytest.mark.parametrize("padding", [-3000, -1500])
+def test_padding_around_the_field_is_no_air(original, padding):
+    dataset = pydicom.dcmread(original)
+    stored = dataset.pixel_array.astype(np.int16) - 1024
+    rows, columns = np.ogrid[:64, :64]
+    stored[np.hypot(rows - 31.5, columns - 31.5) > 30] = padding
+    dataset.PixelRepresentation, dataset.RescaleIntercept = 1, 0
+    dataset.BitsStored, dataset.HighBit, dataset.PixelData = 16, 15, stored.tobytes()
+    dataset.save_as(original)
+    assert dicom.read_ct_slice(original).hu.min() == -1024
+
+
+def test_a_slice_without_air_is_read(original):
+    """A patient wider than the field of view."""
+    dataset = pydicom.dcmread(original)
+    stored = dataset.pixel_array
+    stored[stored < 800] = 924
+    stored[0, 0] = 200
+    dataset.PixelData = stored.tobytes()
+    dataset.save_as(original)
+    assert dicom.read_ct_slice(original).hu.shape == (64, 64)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from l3muscle.losses import BCEDiceLoss, soft_dice_loss
+from l3muscle.losses import BCEDiceLoss, binary_cross_entropy, soft_dice_loss
 
 
 def loss_by_hand(logits: np.ndarray, target: np.ndarray) -> float:
@@ -69,3 +69,14 @@ def test_half_precision_logits_give_the_single_precision_loss():
 def test_refuses_shapes_that_would_broadcast(shapes):
     with pytest.raises(ValueError, match="must both be"):
         BCEDiceLoss()(torch.zeros(shapes[0]), torch.zeros(shapes[1]))
+
+
+@pytest.mark.parametrize("term", [binary_cross_entropy, soft_dice_loss])
+def test_each_term_is_one_number_an_image(term):
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(3, 1, 5, 6, generator=generator)
+    target = (torch.rand(3, 1, 5, 6, generator=generator) < 0.5).float()
+    together = term(logits, target)
+    assert together.shape == (3,)
+    apart = torch.cat([term(logits[i : i + 1], target[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, apart)

@@ -1,5 +1,7 @@
 """The measures against slow, independent computations, and under what must not change them."""
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -192,3 +194,57 @@ def test_an_empty_prediction_is_a_failure_and_not_a_number():
 def test_refusals(call, error, message):
     with pytest.raises(error, match=message):
         call(blob(0))
+
+
+@pytest.mark.parametrize("spacing", [(0.5, 2.0), (2.0, 0.5), (0.2, 0.2), (1.0, 1.0)])
+def test_bone_outside_the_mask_reaches_in_by_the_whole_margin(spacing):
+    """Bone on each of the four sides, at exactly the margin from the mask's edge and one pixel farther."""
+    centre, size = np.array([30, 30]), (61, 61)
+    mask = np.zeros(size, bool)
+    mask[tuple(centre)] = True
+    for axis, sign in ((0, 1), (0, -1), (1, 1), (1, -1)):
+        for pixels, kept in ((round(2 / spacing[axis]), False), (round(2 / spacing[axis]) + 1, True)):
+            hu = np.full(size, 50)
+            place = centre.copy()
+            place[axis] += sign * pixels
+            hu[tuple(place)] = 300
+            assert remove_bone(mask, hu, spacing).any() == kept, (axis, sign, pixels)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: dice(m, m.astype(int)), "^ref must be boolean"),
+        (lambda m: boundary(m.astype(int)), "^mask must be boolean"),
+        (lambda m: remove_bone(m.astype(int), m, (1, 1)), "^mask must be boolean"),
+        (lambda m: muscle_area(m.astype(int), (1, 1)), "^mask must be boolean"),
+        (lambda m: muscle_density(m.astype(int), m), "^mask must be boolean"),
+        (lambda m: Reference(m.astype(int), m, (1, 1)), "^mask must be boolean"),
+    ],
+)
+def test_refusals_name_the_argument(call, message):
+    with pytest.raises(TypeError, match=message):
+        call(blob(0))
+
+
+def test_refusals_name_both_shapes_and_the_reason():
+    mask = blob(0)
+    with pytest.raises(ValueError, match=r"^hu and mask differ in shape: \(35, 44\) and \(36, 44\)$"):
+        muscle_density(mask, np.zeros((35, 44)))
+    with pytest.raises(ValueError, match="^hu holds NaN$"):
+        muscle_density(mask, np.full(mask.shape, np.nan))
+    with pytest.raises(ValueError, match="^the reference mask is empty$"):
+        Reference(np.zeros_like(mask), np.zeros(mask.shape), (1, 1))
+
+
+def test_nothing_warns_where_a_measure_does_not_exist():
+    empty = np.zeros((36, 44), bool)
+    with np.errstate(all="raise"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(muscle_density(empty, hu_of(0)))
+        assert np.isnan(Reference(blob(0), hu_of(0), SPACING).score(empty).rms_dta_cm)
+
+
+def test_the_mean_of_many_single_precision_numbers_is_exact():
+    hu = np.full((3000, 3000), 16777.1, dtype=np.float32)
+    assert muscle_density(np.ones(hu.shape, bool), hu) == float(np.float32(16777.1))

@@ -130,3 +130,12 @@ def test_refused_checkpoints_leave_the_network_untouched(resnet18_checkpoint, da
 def test_unsupported_networks_are_refused(arguments):
     with pytest.raises(ValueError):
         build_fcn(**arguments)
+
+
+def test_a_transfer_says_why_each_tensor_stayed_behind(resnet18_checkpoint):
+    report = transfer_weights(resnet18_checkpoint, build_fcn("resnet18"))
+    assert set(report.not_moved.values()) == {"the target network has no such layer"}
+    with pytest.raises(TransferError, match="^the checkpoint holds 'epoch', which is a int and not a tensor$"):
+        transfer_weights({**resnet18_checkpoint, "epoch": 3}, build_fcn("resnet18"))
+    with pytest.raises(TransferError, match="^the checkpoint is foreign: none"):
+        transfer_weights({}, build_fcn("resnet18"))

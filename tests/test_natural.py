@@ -161,3 +161,14 @@ def test_a_published_source_is_recorded_with_its_transfer(tmp_path, monkeypatch)
     assert set(artefact.record["transfer"]["not_moved"]) == {"fc.weight", "fc.bias"}
     assert len(artefact.record["transfer"]["moved"]) == len(state) - 2
     assert all(torch.equal(artefact.weights["weights"][name], value) for name, value in state.items())
+
+
+def test_a_bad_file_in_a_named_folder_stays_where_it_is(tmp_path, monkeypatch):
+    """It fits its checksum and is no checkpoint: nothing is fetched, and nothing of the owner's removed."""
+    content = b"not a checkpoint"
+    path = tmp_path / f"resnet50-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    path.write_bytes(content)
+    monkeypatch.setattr(ResNet50_Weights.IMAGENET1K_V1.value, "url", f"https://weights.invalid/{path.name}")
+    with pytest.raises(WeightsError, match=f"{path.name} is damaged"):
+        load_natural(profile(weights_folder=str(tmp_path)), "classification")
+    assert path.read_bytes() == content

@@ -85,3 +85,20 @@ def test_fingerprint_sees_only_the_parts_named():
     other = load_profile("smoke", training={"max_steps": 3})
     assert base.fingerprint("training") != other.fingerprint("training")
     assert base.fingerprint("image", "network") == other.fingerprint("image", "network")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [1]\ndescription: *a\n", r"takes no alias \(\*a\)"),
+        ("description: " + "x" * 300_000, "larger than 256 KiB"),
+        ("description: " + "[" * 5_000, "cannot be read"),
+        ("extends: " + "9" * 400, "there is no profile"),
+        ("grid: {folds: '" + "x" * 5_000 + "'}", r"grid\.folds"),
+    ],
+)
+def test_no_profile_makes_much_of_little(tmp_path, text, message):
+    (tmp_path / "p.yml").write_text(text)
+    with pytest.raises(ProfileError, match=message) as caught:
+        load_profile(str(tmp_path / "p.yml"))
+    assert len(str(caught.value)) < 900

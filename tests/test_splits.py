@@ -6,6 +6,12 @@ import pytest
 from l3muscle.cohort import Cohort
 from l3muscle.cohort.splits import Splits, SplitsError, make_splits
 
+#: Test patients, folds, and the first three of each order of the first fold, of seed 7.
+FROZEN = (
+    ("P004", "P005", "P008"),
+    (("P000", "P009", "P007"), ("P010", "P003"), ("P011", "P006"), ("P002", "P001")),
+    (("P003", "P010", "P006"), ("P006", "P011", "P010")),
+)
 SIZES = (5, 10, 25, 50, 75, 100, 125)
 
 
@@ -91,3 +97,23 @@ def test_too_few_patients():
 def test_a_size_outside_the_order_is_a_mistake(splits):
     with pytest.raises(ValueError, match="n_train must be from 1"):
         splits.training_ids(0, 0, 0)
+
+
+def test_a_seed_means_the_same_patients_for_ever():
+    """Stored experiments are found by their patients: another draw would orphan all of them."""
+    drawn = make_splits(cohort_of(12, 0), sizes=(4,), test_patients=3, seed=7)
+    assert drawn.test_ids == FROZEN[0]
+    assert drawn.folds == FROZEN[1]
+    assert tuple(order[:3] for order in drawn.orders[0]) == FROZEN[2]
+
+
+def test_by_default_there_are_two_subsets_and_no_one_is_left_without_training():
+    assert {len(orders) for orders in make_splits(cohort_of(204, 37)).orders} == {2}
+    with pytest.raises(SplitsError, match="^12 patients are too few to hold out 12$"):
+        make_splits(cohort_of(12, 0), sizes=(2,), test_patients=12)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"test_ids": 3}', "[" * 100_000])
+def test_text_that_holds_no_splits_is_refused(text):
+    with pytest.raises(SplitsError, match="these are not splits"):
+        Splits.from_json(text)

@@ -7,6 +7,7 @@ differs. Names are closed: a misspelt setting is an error, not a silent default.
 import difflib
 import hashlib
 import json
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +20,8 @@ from l3muscle.models import BACKBONES, BOTTLENECKS
 
 SourceTask = Literal["random", "classification", "segmentation", "jigsaw", "reconstruction"]
 NATURAL_TASKS: tuple[SourceTask, ...] = ("classification", "segmentation")
+MAX_BYTES = 1 << 18  # of a profile's file; the longest here has 4 KiB
+MAX_QUOTED = 80  # letters of a wrong value that a message repeats
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -204,6 +207,16 @@ class Profile(Settings):
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, nine lines of which can stand for a billion values."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(None, None, f"a profile takes no alias (*{event.anchor})", event.start_mark)
+        return super().compose_node(parent, index)
+
+
 def profile_folders() -> list[Path]:
     """Folders searched for `NAME.yml`: the working folder's `profiles/`, then the installed or checked-out ones."""
     package = Path(str(resources.files("l3muscle")))
@@ -223,14 +236,16 @@ def _nearest(word: str, choices: list[str]) -> str:
 def _read(name: str) -> dict[str, Any]:
     path = Path(name)
     if path.suffix not in (".yml", ".yaml"):
-        path = next((p for f in profile_folders() if (p := f / f"{name}.yml").is_file()), None)
+        path = next((p for f in profile_folders() if os.path.isfile(p := f / f"{name}.yml")), None)
         if path is None:
             raise ProfileError(f"there is no profile {name!r}{_nearest(name, available_profiles())}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > MAX_BYTES:
+            raise ProfileError(f"profile {path} is larger than {MAX_BYTES >> 10} KiB")
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
     except FileNotFoundError:
         raise ProfileError(f"there is no profile file {path}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ProfileError(f"profile {path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ProfileError(f"profile {path} must be a list of 'setting: value' lines")
@@ -300,6 +315,6 @@ def load_profile(name: str, **overrides: Any) -> Profile:
         elif first["type"] == "value_error":
             reason = first["msg"].removeprefix("Value error, ")
         else:
-            reason = f"{first['msg']} (got {first['input']!r})"
+            reason = f"{first['msg']} (got {repr(first['input'])[:MAX_QUOTED]})"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise ProfileError(f"profile {name!r}: {field}: {reason}{more}") from None

@@ -12,8 +12,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ RECORD = "record.json"
 
 
 class StoreError(L3MuscleError):
-    """A store that cannot be written."""
+    """A store that cannot be written, or an artefact in it that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,15 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _naming_damage(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged file makes its parser raise into a sentence that names the file."""
+    try:
+        yield
+    except Exception as error:  # each parser raises its own kinds
+        raise StoreError(f"{path} cannot be read: {reason_of(error)}") from None
 
 
 class Store:
@@ -121,7 +130,7 @@ class Store:
         try:
             record = json.loads((place / RECORD).read_text(encoding="utf-8"))
             sound = all(file_sha256(place / name) == digest for name, digest in record["sha256"].items())
-        except (OSError, ValueError, KeyError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             sound = False
         if sound:
             return record
@@ -132,14 +141,19 @@ class Store:
         return None
 
     def table(self, kind: str, key: str, name: str) -> pd.DataFrame:
-        """One table of an artefact."""
-        return pd.read_parquet(self.folder(kind, key) / f"{name}.parquet")
+        """One table of an artefact; a `StoreError` where it is none."""
+        path = self.folder(kind, key) / f"{name}.parquet"
+        with _naming_damage(path):
+            return pd.read_parquet(path)
 
     def arrays(self, kind: str, key: str, name: str) -> dict[str, np.ndarray]:
-        """One set of arrays of an artefact."""
-        with np.load(self.folder(kind, key) / f"{name}.npz", allow_pickle=False) as archive:
+        """One set of arrays of an artefact; a `StoreError` where it is none."""
+        path = self.folder(kind, key) / f"{name}.npz"
+        with _naming_damage(path), np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
 
     def weights(self, kind: str, key: str, name: str = "weights") -> dict[str, Tensor]:
-        """One state dict of an artefact."""
-        return load_file(self.folder(kind, key) / f"{name}.safetensors")
+        """One state dict of an artefact; a `StoreError` where it is none."""
+        path = self.folder(kind, key) / f"{name}.safetensors"
+        with _naming_damage(path):
+            return load_file(path)

@@ -12,17 +12,18 @@ from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from l3muscle import augment, losses, metrics, models, preprocess, runtime, target_task, training
 from l3muscle.checkpoint import CheckpointFile
 from l3muscle.cohort import Cohort, anatomy, canvas, dicom, load_cohort, observers, phantom
-from l3muscle.cohort.splits import Splits, make_splits
+from l3muscle.cohort.splits import Splits, SplitsError, make_splits
 from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.metrics import Reference
 from l3muscle.model_file import save_model
@@ -680,6 +681,35 @@ class Study:
         return path
 
 
+Key = Annotated[str, Field(pattern=r"^[0-9a-z]+$")]  # names a folder of the store, so it must not lead out of it
+
+
+class _PlannedExperiment(BaseModel):
+    """One line of a plan: an experiment and the key of its artefact."""
+
+    source_task: str
+    n_train: int
+    fold: int
+    subset: int
+    repeat: int
+    key: Key
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Plan(BaseModel):
+    """What `plan.json` holds, as far as its readers look."""
+
+    profile: Profile
+    cohort_folder: str
+    cohort: str
+    patients: int
+    phantom: bool
+    observers: Key
+    sources: dict[str, Key]
+    experiments: list[_PlannedExperiment]
+
+
 class StudyResults:
     """What a run has produced so far, read from its store.
 
@@ -701,7 +731,7 @@ class StudyResults:
             raise StudyError(
                 f"no study has been started in {folder}; run `l3muscle study run --profile {folder.name}`"
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise StudyError(f"{folder / 'plan.json'} cannot be read: {reason_of(error)}") from None
         found = self.plan.get("format") if isinstance(self.plan, dict) else None
         if found != PLAN_FORMAT:
@@ -711,7 +741,11 @@ class StudyResults:
             )
         self.folder = folder
         self.store = Store(folder)
-        self.profile = Profile.model_validate(self.plan["profile"])
+        try:
+            self.profile = _Plan.model_validate(self.plan).profile
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"]))
+            raise StudyError(f"{folder / 'plan.json'} is damaged at {where}; move {folder} away") from None
 
     @cached_property
     def records(self) -> dict[Experiment, dict[str, Any]]:
@@ -735,9 +769,11 @@ class StudyResults:
         """Experiments that failed when they were last tried and are still missing, with the reason."""
         try:
             entries = json.loads((self.folder / FAILURES).read_text(encoding="utf-8"))
+            failed = {Experiment(**entry["experiment"]): entry["reason"] for entry in entries}
         except FileNotFoundError:
             return {}
-        failed = {Experiment(**entry["experiment"]): entry["reason"] for entry in entries}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            raise StudyError(f"{self.folder / FAILURES} is damaged; remove it") from None
         return {experiment: reason for experiment, reason in failed.items() if experiment not in self.records}
 
     def planned(self) -> int:
@@ -810,7 +846,11 @@ class StudyResults:
 
     def splits(self) -> Splits:
         """The splits that the run used."""
-        return Splits.from_json((self.folder / "splits.json").read_text(encoding="utf-8"))
+        path = self.folder / "splits.json"
+        try:
+            return Splits.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, SplitsError) as error:
+            raise StudyError(f"{path} cannot be read: {reason_of(error)}") from None
 
 
 def open_results(profile: str, runs: str | Path = "runs") -> StudyResults:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l3muscle.cohort.cohort import CohortError
+from l3muscle.errors import reason_of
 
 FILE_NAME = "cohort.csv"
 COLUMNS = (
@@ -138,6 +139,8 @@ def _table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise CohortError(f"{FILE_NAME}: not a text in UTF-8") from None
+    except OSError as error:
+        raise CohortError(f"{FILE_NAME}: cannot be read ({reason_of(error)})") from None
     lines = text.splitlines()
     first = lines[0] if lines else ""
     # What spreadsheets write in countries with a decimal comma.
@@ -178,7 +181,8 @@ def _row(folder: Path, line: int, cells: dict[str, str]) -> Row:
             path = Path(os.path.abspath(folder / cells[column].replace("\\", "/")))
             if not path.is_relative_to(os.path.abspath(folder)):
                 raise CohortError(f"{where}: {column} {cells[column]!r} lies outside the folder")
-            if "\0" in cells[column] or not path.is_file():
+            # Unlike the method of a path, this one takes names that no file system takes.
+            if not os.path.isfile(path):
                 raise CohortError(f"{where}: there is no file {cells[column]!r}")
             values[column] = path
     return Row(line=line, **values)

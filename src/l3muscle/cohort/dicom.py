@@ -41,6 +41,13 @@ MAX_SIDE = 4096  # pixels; a header that claims more is refused before anything 
 MAX_PIXEL_MM = 12.0  # a 700 mm field of 64 pixels has 10.9
 USUAL_MATRICES = (256, 320, 340, 512, 768, 1024)
 FIELD_TOLERANCE = 0.01
+SQUARE_TOLERANCE = 1e-5  # of a scanner's own pixels, which are square: the same number, written twice
+CENTRE_TOLERANCE_MM = 2.0  # between an image's centre and the one that the scanner was asked for
+BODY_HU = (-300, 300)  # fat and soft tissue
+MIN_BODY_SHARE = (0.02, 0.25)  # of an image, and of its pixels that are no thinner than fat
+AIR_HU = (-1200, -800)  # holds the thinner part of what is thin, whatever the noise of a sharp kernel
+MAX_THIN_HU = -500
+MIN_AIR_SHARE = 0.01  # of an image; with less air than that its value says nothing
 AXIAL_TOLERANCE = 0.02  # of a direction cosine: about one degree
 STORED_INTERCEPT = -1024
 HU_RANGE = (-1024, 3071)  # what twelve stored bits hold
@@ -267,6 +274,7 @@ def _ct_header(dataset: Dataset, path: Path, name: str) -> CTHeader:
     if not np.allclose(np.abs(orientation), [[1, 0, 0], [0, 1, 0]], atol=AXIAL_TOLERANCE):
         raise DicomError(f"{name}: not an axial slice (orientation {orientation.ravel().round(3).tolist()})")
     position = _numbers(dataset, "ImagePositionPatient", 3, name)
+    _check_centre(dataset, position + _to_centre(orientation, spacing, (rows, columns)), name)
     header = Dataset()
     for keyword in HEADER_KEYWORDS:
         if keyword in dataset:
@@ -292,16 +300,42 @@ def _ct_header(dataset: Dataset, path: Path, name: str) -> CTHeader:
 def _check_field_of_view(dataset: Dataset, spacing: np.ndarray, shape: tuple[int, int], name: str) -> None:
     """Hold the spacing of a scanner's own image against its field of view, which is spread over a usual matrix.
 
-    The image's own size is not enough: a cropped one keeps both.
+    The image's own size is not enough: a cropped one keeps both. A scanner's own pixels are square, so that one spacing
+    that was damaged by less stands out against the other.
     """
-    diameter = dataset.get("ReconstructionDiameter")
-    if not diameter or "ORIGINAL" not in (dataset.get("ImageType") or ()):
+    if not _is_original(dataset):
         return
-    matrix = float(diameter) / spacing
-    usual = np.array([*shape, *USUAL_MATRICES])
-    if (np.abs(matrix[:, None] / usual - 1).min(axis=1) > FIELD_TOLERANCE).any():
-        found = " x ".join(f"{value:.4g}" for value in spacing)
-        raise DicomError(f"{name}: PixelSpacing of {found} mm contradicts a field of view of {float(diameter):g} mm")
+    if diameter := dataset.get("ReconstructionDiameter"):
+        matrix = float(diameter) / spacing
+        usual = np.array([*shape, *USUAL_MATRICES])
+        if (np.abs(matrix[:, None] / usual - 1).min(axis=1) > FIELD_TOLERANCE).any():
+            found = " x ".join(f"{value:.4g}" for value in spacing)
+            raise DicomError(
+                f"{name}: PixelSpacing of {found} mm contradicts a field of view of {float(diameter):g} mm"
+            )
+    if abs(spacing[0] / spacing[1] - 1) > SQUARE_TOLERANCE:
+        found = " x ".join(f"{value:.8g}" for value in spacing)
+        raise DicomError(f"{name}: PixelSpacing of {found} mm in a scanner's own image, whose pixels are square")
+
+
+def _is_original(dataset: Dataset) -> bool:
+    """Whether an image is as the scanner reconstructed it, not resampled, cropped or drawn by other software."""
+    return "ORIGINAL" in (dataset.get("ImageType") or ())
+
+
+def _to_centre(orientation: np.ndarray, spacing: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """From the centre of the first pixel to that of the image, mm."""
+    return (orientation[0] * spacing[1] * (shape[1] - 1) + orientation[1] * spacing[0] * (shape[0] - 1)) / 2
+
+
+def _check_centre(dataset: Dataset, centre: np.ndarray, name: str) -> None:
+    """Hold the position of a scanner's own image against the centre that its reconstruction was asked for."""
+    if not _is_original(dataset) or not dataset.get("ReconstructionTargetCenterPatient"):
+        return
+    asked = _numbers(dataset, "ReconstructionTargetCenterPatient", 3, name)
+    if np.abs(centre - asked).max() > CENTRE_TOLERANCE_MM:
+        found, expected = (", ".join(f"{value:.1f}" for value in place) for place in (centre, asked))
+        raise DicomError(f"{name}: its centre lies at {found} mm and was asked for at {expected} mm")
 
 
 def _rescale(dataset: Dataset, name: str) -> tuple[float, float]:
@@ -338,7 +372,23 @@ def decode(dataset: Dataset, header: CTHeader) -> CTSlice:
         hu = np.rint(stored * slope + intercept)
         if hu.min() < -32768 or hu.max() > 32767:
             raise DicomError(f"{name}: values from {hu.min():g} to {hu.max():g} are not Hounsfield units")
+        if _is_original(dataset):
+            _check_tissues(hu, name)
     return CTSlice(**vars(header), hu=np.maximum(hu, PADDING_HU).astype(np.int16))
+
+
+def _check_tissues(hu: np.ndarray, name: str) -> None:
+    """Hold the rescaled values of a scanner's own image against what every slice of a body holds: air and soft tissue.
+
+    A wrong slope or intercept is found if it moves air or soft tissue by more than they vary, about 200 HU. The image
+    does not tell smaller errors apart.
+    """
+    body = np.count_nonzero((hu >= BODY_HU[0]) & (hu <= BODY_HU[1]))
+    least = (MIN_BODY_SHARE[0] * hu.size, MIN_BODY_SHARE[1] * np.count_nonzero(hu >= BODY_HU[0]))
+    thin = hu[(hu < MAX_THIN_HU) & (hu > hu.min())]  # padding, where there is any, is the least of all
+    air = np.quantile(thin, 0.1) if len(thin) > MIN_AIR_SHARE * hu.size else np.mean(AIR_HU)
+    if body < max(least) or hu.min() >= BODY_HU[0] or not AIR_HU[0] <= air <= AIR_HU[1]:
+        raise DicomError(f"{name}: its values are not Hounsfield units; no body has such shares of air and soft tissue")
 
 
 def _coded_shape(dataset: Dataset) -> tuple[int, int]:

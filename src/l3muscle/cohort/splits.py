@@ -47,13 +47,22 @@ class Splits:
 
     @classmethod
     def from_json(cls, text: str) -> "Splits":
-        """From the text of `to_json`."""
-        content = json.loads(text)
-        return cls(
-            test_ids=tuple(content["test_ids"]),
-            folds=tuple(tuple(fold) for fold in content["folds"]),
-            orders=tuple(tuple(tuple(order) for order in fold) for fold in content["orders"]),
-        )
+        """From the text of `to_json`.
+
+        Raises
+        ------
+        SplitsError
+            If it is another text.
+        """
+        try:
+            content = json.loads(text)
+            return cls(
+                test_ids=tuple(content["test_ids"]),
+                folds=tuple(tuple(fold) for fold in content["folds"]),
+                orders=tuple(tuple(tuple(order) for order in fold) for fold in content["orders"]),
+            )
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise SplitsError("these are not splits: the text is damaged, or another one") from None
 
 
 def make_splits(

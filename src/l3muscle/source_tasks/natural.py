@@ -7,10 +7,10 @@ of Pascal VOC. torchvision ships no such weights for the smaller networks of thi
 import hashlib
 import socket
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from pickle import UnpicklingError
 from urllib.parse import urlparse
 
 import torch
@@ -57,14 +57,26 @@ def _is_sound(path: Path) -> bool:
     return digest.startswith(path.stem.rsplit("-", 1)[-1])
 
 
+class _HttpsOnly(urllib.request.HTTPRedirectHandler):
+    """Follows a server to another address only where that is encrypted too."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if urlparse(newurl).scheme != "https":
+            raise OSError(f"it leads to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 @contextmanager
-def _no_endless_wait() -> Iterator[None]:
+def _patient_and_encrypted() -> Iterator[None]:
+    """Let downloads end when the server falls silent, or leads away from https."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE_S)
+    urllib.request.install_opener(urllib.request.build_opener(_HttpsOnly))
     try:
         yield
     finally:
         socket.setdefaulttimeout(before)
+        urllib.request.install_opener(None)
 
 
 def load_natural(profile: Profile, source_task: str) -> dict[str, Tensor]:
@@ -100,6 +112,8 @@ def load_natural(profile: Profile, source_task: str) -> dict[str, Tensor]:
                 f"{path} is damaged: it does not match the checksum in its name; fetch {weights.url} again"
             )
     else:
+        if urlparse(weights.url).scheme not in ("https", "file"):
+            raise WeightsError(f"{weights.url} is not https, and is not fetched")
         path = Path(torch.hub.get_dir()) / "checkpoints" / name
         if path.is_file() and not _is_sound(path):
             print(f"{path} does not match the checksum in its name; it is fetched again", file=sys.stderr, flush=True)
@@ -108,7 +122,7 @@ def load_natural(profile: Profile, source_task: str) -> dict[str, Tensor]:
     while True:
         attempts -= 1
         try:
-            with _no_endless_wait():
+            with _patient_and_encrypted():
                 return dict(
                     weights.get_state_dict(
                         model_dir=str(path.parent),
@@ -124,8 +138,11 @@ def load_natural(profile: Profile, source_task: str) -> dict[str, Tensor]:
                 f"put the file into a folder and name that as sources.weights_folder in the profile, or set "
                 f"sources.{source_task} to procedural"
             ) from None
-        except (RuntimeError, UnpicklingError) as error:
-            # torch refuses what does not match its checksum; a broken line may mend.
+        except Exception as error:
+            # torch refuses what does not match its checksum, and its reader of archives raises whatever it meets; a
+            # broken line may mend. Nothing is removed from a folder that was named.
+            if folder is not None:
+                raise WeightsError(f"{path} is damaged: {reason_of(error)}") from None
             if attempts == 0:
                 raise WeightsError(f"what comes from {weights.url} is damaged: {reason_of(error)}") from None
             path.unlink(missing_ok=True)
