@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from l3muscle.figures import FAINT, PAGE_WIDTH_IN, TASK_STYLE, style
+from l3muscle.figures.look import FAINT, PAGE_WIDTH_IN, TASK_STYLE, style
 from l3muscle.own.train import OwnModel
 
 

@@ -342,5 +342,6 @@ def plateau_table(
                     "note": failure_note(of_task[n], metric) if n in outcome else f"n/a: {reason}",
                 }
             )
-    columns = ["source_task", "n_train", "versus", "n", "versus_n", "failures", "difference", "p_value", "plateau", "note"]
+    columns = ["source_task", "n_train", "versus", "n", "versus_n", "failures"]
+    columns += ["difference", "p_value", "plateau", "note"]
     return pd.DataFrame(rows, columns=columns).astype({"plateau": "boolean"})

@@ -36,7 +36,10 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
         raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(str, choices))}")
 
 
-def check_metric(metric: str, known: Sequence[str] = (*METRICS, *MEASURES)) -> None:
+KNOWN = (*METRICS, *MEASURES)
+
+
+def check_metric(metric: str, known: Sequence[str] = KNOWN) -> None:
     """Raise ValueError for a metric that is not known."""
     if metric not in known:
         raise ValueError(f"unknown metric {metric!r}; choose one of {', '.join(known)}")
