@@ -1,12 +1,20 @@
 """The paper's tests and what it does not test: tables in, tables out (Section 2.4, Tables 1 and 2, Appendices C, D).
 
 `score_table` says what the tables must hold; `against_control` and `between_tasks` are the paper's tests, `readings`
-the ways to read its words, `printed` its own numbers; `agreement` compares with the expert as clinicians do;
+the ways to read its words, `printed` its own numbers;
 `crossed` and `dependence` take into account that models share images; `efficiency` asks how many slices are needed.
 """
 
 from l3muscle.statistics.against_control import Dunnett, control_sample, dunnett, dunnett_table, plateau_table
 from l3muscle.statistics.between_tasks import mann_whitney_pairs, mann_whitney_table
+from l3muscle.statistics.dependence import (
+    hierarchical_bootstrap_table,
+    mixed_model_pairs,
+    mixed_model_table,
+    surviving_pair_stars,
+    surviving_stars,
+)
+from l3muscle.statistics.efficiency import ablation_table, slices_needed_table
 from l3muscle.statistics.printed import (
     REPORTED_NAMES,
     beside_paper,
@@ -16,6 +24,7 @@ from l3muscle.statistics.printed import (
     reported_p_values,
     stars_text,
 )
+from l3muscle.statistics.readings import DunnettReading, MannWhitneyReading, possible_readings, readings_table
 from l3muscle.statistics.score_table import HIGHER_IS_BETTER, MEASURES, METRICS, MODEL_KEYS, expert_values, runaway
 from l3muscle.statistics.summaries import ObserverBand, learning_curve_table, observer_band
 
@@ -26,7 +35,10 @@ __all__ = [
     "MODEL_KEYS",
     "REPORTED_NAMES",
     "Dunnett",
+    "DunnettReading",
+    "MannWhitneyReading",
     "ObserverBand",
+    "ablation_table",
     "beside_paper",
     "control_sample",
     "dunnett",
@@ -41,6 +53,14 @@ __all__ = [
     "plateau_table",
     "printed_oddities",
     "reported_p_values",
+    "hierarchical_bootstrap_table",
+    "mixed_model_pairs",
+    "mixed_model_table",
+    "possible_readings",
+    "readings_table",
     "runaway",
+    "slices_needed_table",
+    "surviving_pair_stars",
+    "surviving_stars",
     "stars_text",
 ]
