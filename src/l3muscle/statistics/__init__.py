@@ -6,7 +6,16 @@ the ways to read its words, `printed` its own numbers; `agreement` compares with
 """
 
 from l3muscle.statistics.against_control import Dunnett, control_sample, dunnett, dunnett_table, plateau_table
+from l3muscle.statistics.agreement import AGREEMENT_MARGIN, agreement_table, bland_altman_points, lin_concordance
 from l3muscle.statistics.between_tasks import mann_whitney_pairs, mann_whitney_table
+from l3muscle.statistics.dependence import (
+    hierarchical_bootstrap_table,
+    mixed_model_pairs,
+    mixed_model_table,
+    surviving_pair_stars,
+    surviving_stars,
+)
+from l3muscle.statistics.efficiency import ablation_table, slices_needed_table
 from l3muscle.statistics.printed import (
     REPORTED_NAMES,
     beside_paper,
@@ -16,6 +25,7 @@ from l3muscle.statistics.printed import (
     reported_p_values,
     stars_text,
 )
+from l3muscle.statistics.readings import DunnettReading, MannWhitneyReading, possible_readings, readings_table
 from l3muscle.statistics.score_table import HIGHER_IS_BETTER, MEASURES, METRICS, MODEL_KEYS, expert_values, runaway
 from l3muscle.statistics.summaries import ObserverBand, learning_curve_table, observer_band
 
@@ -25,7 +35,10 @@ __all__ = [
     "METRICS",
     "MODEL_KEYS",
     "REPORTED_NAMES",
+    "AGREEMENT_MARGIN",
     "Dunnett",
+    "DunnettReading",
+    "MannWhitneyReading",
     "ObserverBand",
     "beside_paper",
     "control_sample",
@@ -42,5 +55,17 @@ __all__ = [
     "printed_oddities",
     "reported_p_values",
     "runaway",
+    "ablation_table",
+    "agreement_table",
+    "bland_altman_points",
+    "hierarchical_bootstrap_table",
+    "lin_concordance",
+    "mixed_model_pairs",
+    "mixed_model_table",
+    "possible_readings",
+    "readings_table",
+    "slices_needed_table",
+    "surviving_pair_stars",
+    "surviving_stars",
     "stars_text",
 ]
