@@ -1,11 +1,12 @@
 """The paper's tests and what it does not test: tables in, tables out (Section 2.4, Tables 1 and 2, Appendices C, D).
 
 `score_table` says what the tables must hold; `against_control` and `between_tasks` are the paper's tests, `readings`
-the ways to read its words, `printed` its own numbers;
+the ways to read its words, `printed` its own numbers; `agreement` compares with the expert as clinicians do;
 `crossed` and `dependence` take into account that models share images; `efficiency` asks how many slices are needed.
 """
 
 from l3muscle.statistics.against_control import Dunnett, control_sample, dunnett, dunnett_table, plateau_table
+from l3muscle.statistics.agreement import AGREEMENT_MARGIN, agreement_table, bland_altman_points, lin_concordance
 from l3muscle.statistics.between_tasks import mann_whitney_pairs, mann_whitney_table
 from l3muscle.statistics.dependence import (
     hierarchical_bootstrap_table,
@@ -34,11 +35,11 @@ __all__ = [
     "METRICS",
     "MODEL_KEYS",
     "REPORTED_NAMES",
+    "AGREEMENT_MARGIN",
     "Dunnett",
     "DunnettReading",
     "MannWhitneyReading",
     "ObserverBand",
-    "ablation_table",
     "beside_paper",
     "control_sample",
     "dunnett",
@@ -53,12 +54,16 @@ __all__ = [
     "plateau_table",
     "printed_oddities",
     "reported_p_values",
+    "runaway",
+    "ablation_table",
+    "agreement_table",
+    "bland_altman_points",
     "hierarchical_bootstrap_table",
+    "lin_concordance",
     "mixed_model_pairs",
     "mixed_model_table",
     "possible_readings",
     "readings_table",
-    "runaway",
     "slices_needed_table",
     "surviving_pair_stars",
     "surviving_stars",

@@ -32,6 +32,7 @@ Control = Literal["outlines", "image_means", "zeros", "expert"]
 FAMILIES = ("all", "n_train", "source_task")
 CONTROLS = ("outlines", "image_means", "zeros", "expert")
 
+
 @dataclass(frozen=True)
 class Dunnett:
     """Outcome of `dunnett`: one entry a sample.
@@ -342,6 +343,16 @@ def plateau_table(
                     "note": failure_note(of_task[n], metric) if n in outcome else f"n/a: {reason}",
                 }
             )
-    columns = ["source_task", "n_train", "versus", "n", "versus_n", "failures"]
-    columns += ["difference", "p_value", "plateau", "note"]
-    return pd.DataFrame(rows, columns=columns).astype({"plateau": "boolean"})
+    columns = [
+        "source_task",
+        "n_train",
+        "versus",
+        "n",
+        "versus_n",
+        "failures",
+        "difference",
+        "p_value",
+        "plateau",
+        "note",
+    ]
+    return pd.DataFrame(rows, columns=[*columns, "note"]).astype({"plateau": "boolean"})

@@ -138,9 +138,7 @@ def mann_whitney_table(
     tasks = list(dict.fromkeys(scores.loc[scores["n_train"] == n_train, "source_task"]))
     if not tasks:
         raise ValueError(f"the score table has no model of n = {n_train}")
-    pairs = mann_whitney_pairs(
-        scores, metric, unit=unit, correction=correction, family=family, failures=failures
-    )
+    pairs = mann_whitney_pairs(scores, metric, unit=unit, correction=correction, family=family, failures=failures)
     table = pd.DataFrame(np.nan, index=tasks, columns=tasks)
     for task in tasks:
         table.loc[task, task] = 1.0
