@@ -150,6 +150,7 @@ def test_mann_whitney_is_symmetric_with_a_unit_diagonal():
 def test_plateau_is_found_where_it_is():
     scores = make_scores({("random", 5): 0.6, ("random", 100): 0.94, ("random", 125): 0.94})
     table = plateau_table(scores, "dice").set_index("n_train")
+    assert table.columns.is_unique
     assert table["plateau"].to_dict() == {5: False, 100: True}
 
 

@@ -355,4 +355,4 @@ def plateau_table(
         "plateau",
         "note",
     ]
-    return pd.DataFrame(rows, columns=[*columns, "note"]).astype({"plateau": "boolean"})
+    return pd.DataFrame(rows, columns=columns).astype({"plateau": "boolean"})
