@@ -246,6 +246,19 @@ def verify(
 
 
 @app.command()
+def crate(
+    out: Annotated[Path, typer.Option(help="Folder, or .zip file; must not exist.")],
+    profile: ProfileOption = "laptop",
+    runs: RunsOption = Path("runs"),
+) -> None:
+    """Write a run as a Workflow Run RO-Crate: settings, plan, scores and provenance, without names or folders."""
+    from l3muscle.crate import write_crate
+    from l3muscle.study import open_results
+
+    say(f"the run is described in {write_crate(open_results(profile, runs), out)}")
+
+
+@app.command()
 def segment(
     slices: Annotated[list[Path], typer.Argument(help="DICOM files, or folders of them.")],
     model: Annotated[Path, typer.Option(help="Model file (.safetensors).")],
