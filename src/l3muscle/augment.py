@@ -6,6 +6,7 @@ times as much and needs a smoothing width besides.
 """
 
 import math
+from functools import cache
 
 import torch
 from torch import Generator, Tensor
@@ -46,6 +47,16 @@ class Shuffled:
     def resume(self, position: list[int]) -> None:
         """Go on from a `position`."""
         self._queue = list(position)
+
+
+@cache
+def _between_nodes(nodes: int, pixels: int) -> Tensor:
+    """Weight of each node at each pixel of a line, (pixels, nodes): bicubic interpolation is one product a direction.
+
+    Several times as fast as interpolating the few nodes of every image anew.
+    """
+    unit = torch.eye(nodes)[None, None]
+    return F.interpolate(unit, size=(pixels, nodes), mode="bicubic", align_corners=True)[0, 0]
 
 
 def sampling_grid(
@@ -98,8 +109,8 @@ def sampling_grid(
     reach = settings.elastic_shift * 2 / (nodes - 1)  # nodes lie 2 / (nodes - 1) apart in the unit square
     shifts = _uniform(-reach, reach, batch, 2, nodes, nodes, generator=generator)
     shifts = shifts * happens(settings.elastic_probability).view(batch, 1, 1, 1)
-    field = F.interpolate(shifts.to(device), size=shape, mode="bicubic", align_corners=True)
-    return grid + field.permute(0, 2, 3, 1)
+    down, across = (_between_nodes(nodes, pixels).to(device) for pixels in shape)
+    return grid + torch.einsum("rn,bcnm,pm->brpc", down, shifts.to(device), across)
 
 
 def augment_images(images: Tensor, settings: AugmentationSettings, *, generator: Generator) -> Tensor:

@@ -311,6 +311,36 @@ def train(
 
 
 @app.command()
+def verify(
+    profile: ProfileOption = "laptop",
+    runs: RunsOption = Path("runs"),
+    sample: Annotated[int, typer.Option(min=1, help="Experiments to train again.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of the choice of experiments.")] = 0,
+) -> None:
+    """Train a sample of finished experiments again, beside the run: exit status 0 if all are the same, else 1."""
+    from l3muscle.verify import verdict_of
+    from l3muscle.verify import verify as train_again
+
+    found = train_again(profile, runs, sample=sample, seed=seed, on_comparison=lambda one: say(str(one)), say=say)
+    say(verdict_of(found))
+    if any(one.verdict != "same" for one in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def crate(
+    out: Annotated[Path, typer.Option(help="Folder, or .zip file; must not exist.")],
+    profile: ProfileOption = "laptop",
+    runs: RunsOption = Path("runs"),
+) -> None:
+    """Write a run as a Workflow Run RO-Crate: settings, plan, scores and provenance, without names or folders."""
+    from l3muscle.crate import write_crate
+    from l3muscle.study import open_results
+
+    say(f"the run is described in {write_crate(open_results(profile, runs), out)}")
+
+
+@app.command()
 def segment(
     slices: Annotated[list[Path], typer.Argument(help="DICOM files, NIfTI images, or folders of them.")],
     model: Annotated[Path, typer.Option(help="Model file (.safetensors).")],

@@ -17,6 +17,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from l3muscle.archive import ARCHIVE
 from l3muscle.errors import L3MuscleError
+from l3muscle.parameters import ParameterError, documented, refuse
 from l3muscle.study import StudyResults
 from l3muscle.tables import VALUES, linked_values
 
@@ -46,16 +47,18 @@ def chapters(toc: Path = Path("_toc.yml")) -> list[str]:
 
 
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
-    """Refuse a parameter that the notebook does not have; papermill itself only warns.
+    """Refuse a parameter that the notebook does not have, or that is of another type; papermill itself only warns.
 
     Raises
     ------
     NotebookError
     """
-    known = papermill.inspect_notebook(str(notebook))
-    for name in parameters:
-        if name not in known:
-            raise NotebookError(f"{notebook.name} has no parameter {name!r}; it has {', '.join(known) or 'none'}")
+    cells = nbformat.read(notebook, as_version=4).cells
+    source = next((cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), "")
+    try:
+        refuse(documented(source) or {}, parameters)
+    except ParameterError as error:
+        raise NotebookError(f"{notebook.name}: {error}") from None
 
 
 def _check_kernel(notebook: Path) -> None:

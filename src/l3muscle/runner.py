@@ -8,11 +8,12 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 
 from dask.distributed import Client, Future, LocalCluster, as_completed
+from torch import Tensor
 from tqdm import tqdm
 
 from l3muscle.errors import L3MuscleError
@@ -242,6 +243,16 @@ def _run_here(study: Study, missing: list[Job], budget: _Budget, progress: Progr
         _finish(study, job, artefact, budget, progress, bar)
 
 
+def _scatter_weights(client: Client, weights: Mapping[str, Tensor]) -> Future:
+    """Send a state dict to every worker as one value.
+
+    Dask takes a bare dict for many values and its names for their keys, which all source tasks share: the workers would
+    go on with whichever task's tensors came first.
+    """
+    [future] = client.scatter([dict(weights)], broadcast=True, hash=False)
+    return future
+
+
 def _run_on_workers(
     study: Study, missing: list[Job], budget: _Budget, progress: Progress, bar: tqdm, client: Client, *, expected: int
 ) -> None:
@@ -261,7 +272,7 @@ def _run_on_workers(
     weights: dict[str, Future | None] = {"random": None}
     for task in study.source_tasks():
         if task not in learning.values():
-            weights[task] = client.scatter(study.store.weights("sources", study.source_key(task)), broadcast=True)
+            weights[task] = _scatter_weights(client, study.store.weights("sources", study.source_key(task)))
     waiting = list(missing)
     running: dict[Future, Job] = {}
     completed = as_completed(learning)
@@ -291,7 +302,7 @@ def _run_on_workers(
             task = learning.pop(future)
             artefact = future.result()
             study.store_source(task, artefact)
-            weights[task] = client.scatter(dict(artefact.weights["weights"]), broadcast=True)
+            weights[task] = _scatter_weights(client, artefact.weights["weights"])
         else:
             job = running.pop(future)
             if future.status == "finished":
