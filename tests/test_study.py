@@ -17,6 +17,7 @@ from l3muscle.study import (
     Experiment,
     Study,
     StudyError,
+    choose,
     experiments,
     method_digest,
     open_results,
@@ -234,3 +235,14 @@ def test_prepared_cohort_keeps_the_masks_area(finished):
         area = float(mask.sum()) * (height / rows) * (width / columns)
         expected = finished.cohort.masks[place].sum() * np.prod(finished.cohort.spacing[place])
         assert area == pytest.approx(expected, rel=0.06)
+
+
+def test_experiments_are_chosen_by_any_axis():
+    grid = experiments(load_profile("paper"))
+    assert choose(grid, {}) == grid
+    part = choose(grid, {"source_task": ["jigsaw"], "n_train": [5, 125], "fold": []})
+    assert len(part) == 2 * 16 and {e.source_task for e in part} == {"jigsaw"}
+    with pytest.raises(StudyError, match="no n_train 7; it has 5, 10"):
+        choose(grid, {"n_train": [7]})
+    with pytest.raises(StudyError, match="no 'task'"):
+        choose(grid, {"task": ["jigsaw"]})

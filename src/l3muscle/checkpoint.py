@@ -26,15 +26,21 @@ class CheckpointFile:
         is only ever offered to the training that left it.
     every_s : float
         Seconds between two states. A training that is shorter leaves nothing.
+    deadline : float, optional
+        When the training has to leave its state and stop, as `time.time()` counts: the one clock that machines share.
     """
 
-    def __init__(self, path: Path, *, every_s: float = SAVE_EVERY_S) -> None:
-        self.path, self.every_s = path, every_s
+    def __init__(self, path: Path, *, every_s: float = SAVE_EVERY_S, deadline: float | None = None) -> None:
+        self.path, self.every_s, self.deadline = path, every_s, deadline
         self._last = time.monotonic()
 
     def due(self) -> bool:
         """Whether it is time for the next state."""
         return time.monotonic() - self._last >= self.every_s
+
+    def out_of_time(self) -> bool:
+        """Whether the training has to stop."""
+        return self.deadline is not None and time.time() >= self.deadline
 
     def save(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Write a state in place of the last one. A full disk costs the state, not the training."""

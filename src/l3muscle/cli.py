@@ -25,6 +25,8 @@ CohortOption = Annotated[Path | None, typer.Option(help="Folder of slices and ou
 UsableOnlyOption = Annotated[
     bool, typer.Option("--usable-only", help="Go on with the sound patients of a cohort where some are refused.")
 ]
+OnlyTexts = Annotated[list[str] | None, typer.Option(help="Only these; may be given several times.")]
+OnlyNumbers = Annotated[list[int] | None, typer.Option(help="Only these; may be given several times.")]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Local worker processes.")]
 
 
@@ -173,27 +175,36 @@ def study_run(
     queue: Annotated[Queue | None, typer.Option(help="Batch system to submit --workers jobs to instead.")] = None,
     time_budget: Annotated[float | None, typer.Option(help="Seconds inside which to stop cleanly.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the run would cost here.")] = False,
+    source_task: OnlyTexts = None,
+    n_train: OnlyNumbers = None,
+    fold: OnlyNumbers = None,
+    subset: OnlyNumbers = None,
+    repeat: OnlyNumbers = None,
 ) -> None:
-    """Run what is missing of the study."""
+    """Run what is missing of the study, or of a part of it."""
     from l3muscle.profile import load_profile
     from l3muscle.runner import progress_bar, run_study
-    from l3muscle.study import Study
+    from l3muscle.study import Study, choose, experiments
 
     settings = load_profile(profile)
     study = Study(settings, runs=runs, cohort_folder=cohort, usable_only=usable_only)
+    only = {"source_task": source_task, "n_train": n_train, "fold": fold, "subset": subset, "repeat": repeat}
+    only = {axis: wanted for axis, wanted in only.items() if wanted}
+    choose(experiments(settings), only)
     if dry_run:
         from l3muscle.forecast import forecast
 
-        for line in forecast(study, workers=workers, say=say).lines():
+        for line in forecast(study, workers=workers, only=only, say=say).lines():
             say(line)
         return
     if study.is_phantom and not study.cohort_folder.is_dir():
         with progress_bar(settings.cohort.patients, "phantom cohort", unit="patient") as bar:
             study.make_phantom(workers=workers, on_patient=lambda done: bar.update(done - bar.n))
-    progress = run_study(study, workers=workers, scheduler=scheduler, queue=queue, time_budget=time_budget, say=say)
-    total = len(study.jobs)
+    progress = run_study(
+        study, workers=workers, scheduler=scheduler, queue=queue, time_budget=time_budget, only=only, say=say
+    )
     say(
-        f"{total - progress.left - len(progress.failed)} of {total} experiments done "
+        f"{progress.done_before + progress.finished} of {progress.total} experiments done "
         f"({progress.finished} now, in {progress.seconds:.0f} s), {progress.left} left, {len(progress.failed)} failed"
     )
     for experiment, reason in progress.failed.items():

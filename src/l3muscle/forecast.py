@@ -10,7 +10,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,19 @@ import psutil
 from l3muscle.cohort import Cohort, load_cohort
 from l3muscle.cohort.phantom import write_phantom
 from l3muscle.profile import Profile
-from l3muscle.runner import local_client
+from l3muscle.runner import local_client, sources_missing
 from l3muscle.runtime import provenance
 from l3muscle.store import Artefact, Store
-from l3muscle.study import Job, PreparedCohort, Study, is_published, run_experiment, source_settings, train_source
+from l3muscle.study import (
+    Job,
+    PreparedCohort,
+    Study,
+    choose,
+    is_published,
+    run_experiment,
+    source_settings,
+    train_source,
+)
 
 TRIAL_SECONDS = 0.8  # of training in one trial
 TRIAL_PATIENTS = 12  # drawn where the phantom is not there yet
@@ -231,7 +240,13 @@ def _stand_in(study: Study, workers: int) -> tuple[Cohort, float, float]:
     )
 
 
-def forecast(study: Study, *, workers: int = 1, say: Callable[[str], None] = print) -> Forecast:
+def forecast(
+    study: Study,
+    *,
+    workers: int = 1,
+    only: Mapping[str, Collection[Any]] | None = None,
+    say: Callable[[str], None] = print,
+) -> Forecast:
     """Predict what is missing of a run, its time, memory and disk, on this machine.
 
     Nothing is written to the run's folder. Trainings that may end early, when their losses have saturated, are counted
@@ -242,6 +257,8 @@ def forecast(study: Study, *, workers: int = 1, say: Callable[[str], None] = pri
     study : Study
     workers : int
         Local worker processes that the run will have.
+    only : mapping, optional
+        As `l3muscle.runner.run_study` takes it.
     say : callable
         Takes one line of text for the person who waits.
 
@@ -256,8 +273,10 @@ def forecast(study: Study, *, workers: int = 1, say: Callable[[str], None] = pri
         study = Study(profile, runs=study.folder.parent, cohort_folder=study.cohort_folder)
         study.cohort = stand_in
     started = time.perf_counter()
-    missing = [job for job in study.jobs if study.store.record("experiments", job.key) is None]
-    untaught = [task for task in study.source_tasks() if study.store.record("sources", study.source_key(task)) is None]
+    wanted = set(choose([job.experiment for job in study.jobs], only or {}))
+    jobs = [job for job in study.jobs if job.experiment in wanted]
+    missing = [job for job in jobs if study.store.record("experiments", job.key) is None]
+    untaught = sources_missing(study, missing)
     learned = [task for task in untaught if not is_published(profile, task)]
     if not missing:
         return Forecast(0, 0, phantom_seconds, 0.0, 0.0, 0.0, workers, 0, 0, False)

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from l3muscle.errors import L3MuscleError
 
-BASIC_LAYERS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+# ResNet-8 has the three stages that He et al. (2016, Section 4.2) give a ResNet for small images; the others have four.
+BASIC_LAYERS = {"resnet8": (1, 1, 1), "resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 BOTTLENECKS = ("resnet50", "resnet101")
 BACKBONES = (*BASIC_LAYERS, *BOTTLENECKS)
 
@@ -50,7 +51,7 @@ class BasicBlock(nn.Module):
 
 
 def _basic_trunk(layers: tuple[int, ...], width: int, output_stride: int) -> nn.Sequential:
-    """ResNet of basic blocks without its classifier: (N, 3, H, W) -> (N, 8 * width, H / stride, W / stride)."""
+    """ResNet of basic blocks without its classifier: (N, 3, H, W) -> (N, channels, H / stride, W / stride)."""
     modules: dict[str, nn.Module] = {
         "conv1": nn.Conv2d(3, width, 7, 2, 3, bias=False),
         "bn1": nn.BatchNorm2d(width),
@@ -114,7 +115,7 @@ def build_trunk(name: str, *, width: int = 64, output_stride: int = 8) -> nn.Seq
         raise ValueError(f"width must be a multiple of 8, not {width}")
     if name in BASIC_LAYERS:
         trunk = _basic_trunk(BASIC_LAYERS[name], width, output_stride)
-        trunk.out_channels = 8 * width
+        trunk.out_channels = width * 2 ** (len(BASIC_LAYERS[name]) - 1)
     elif name in BOTTLENECKS:
         if width != 64 or output_stride != 8:
             raise ValueError(f"{name} is torchvision's network: width 64 and output stride 8 only")

@@ -101,7 +101,7 @@ def refuse(known: Mapping[str, Parameter], given: Mapping[str, Any], **narrower:
         if name not in known:
             raise ParameterError(f"there is no parameter {name!r}{_meant(name, known)}")
         written = known[name].type
-        kind = narrower.get(name) or eval(written, {"__builtins__": TYPES})
+        kind = narrower.get(name) or _type_of(ast.parse(written, mode="eval").body)
         try:
             TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=True)
         except ValidationError as error:
@@ -114,6 +114,16 @@ def refuse(known: Mapping[str, Parameter], given: Mapping[str, Any], **narrower:
                 load_profile(value)
             except ProfileError as error:
                 raise ParameterError(str(error)) from None
+
+
+def _type_of(annotation: ast.expr) -> Any:
+    """The type that an annotation such as `list[str]` names, of the plain ones that papermill can pass on."""
+    if isinstance(annotation, ast.Name) and annotation.id in TYPES:
+        return TYPES[annotation.id]
+    if isinstance(annotation, ast.Subscript):
+        inner = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        return _type_of(annotation.value)[tuple(_type_of(part) for part in inner)]
+    raise ParameterError(f"{ast.unparse(annotation)!r} is no type of a parameter; there are {', '.join(TYPES)}")
 
 
 def _meant(name: str, known: Iterable[str]) -> str:

@@ -8,19 +8,38 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
 
-from dask.distributed import Client, Future, LocalCluster, as_completed
+from dask.distributed import Client, Future, LocalCluster
+from distributed.comm import CommClosedError
 from torch import Tensor
 from tqdm import tqdm
 
 from l3muscle.errors import L3MuscleError
 from l3muscle.store import Artefact
-from l3muscle.study import FAILURES, Experiment, Job, Study, is_published, method_digest, run_experiment, train_source
+from l3muscle.study import (
+    FAILURES,
+    Experiment,
+    Job,
+    Study,
+    choose,
+    is_published,
+    method_digest,
+    run_experiment,
+    train_source,
+)
 
 RETRIES = 2
+POLL_S = 0.05  # between two looks at what the workers have finished
+RESULT_TIMEOUT_S = 60.0  # for a result to travel here
+GONE = ("cancelled", "lost")  # of a future whose worker, or whose input's worker, died
+COHORT = "cohort"  # name of the prepared cohort among what is sent to workers
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
 # Progress in a log file: a line now and then instead of a bar that redraws itself.
 LOG_INTERVAL_S = 15.0
@@ -39,6 +58,11 @@ class Progress:
     failed: dict[Experiment, str]
     left: int
     seconds: float
+
+    @property
+    def total(self) -> int:
+        """Experiments asked for."""
+        return self.done_before + self.finished + len(self.failed) + self.left
 
     @property
     def complete(self) -> bool:
@@ -143,6 +167,7 @@ class _Budget:
     def __init__(self, seconds: float | None) -> None:
         self.started = time.monotonic()
         self.seconds = seconds
+        self.deadline = None if seconds is None else time.time() + seconds
         self.longest = 0.0
 
     def elapsed(self) -> float:
@@ -155,8 +180,11 @@ class _Budget:
         return self.seconds is None or self.elapsed() + self.longest < self.seconds
 
 
-def _sources_missing(study: Study) -> list[str]:
-    return [t for t in study.source_tasks() if study.store.record("sources", study.source_key(t)) is None]
+def sources_missing(study: Study, jobs: list[Job]) -> list[str]:
+    """Source tasks that these experiments need and that are not learned or loaded yet."""
+    needed = {job.experiment.source_task for job in jobs}
+    tasks = [task for task in study.source_tasks() if task in needed]
+    return [task for task in tasks if study.store.record("sources", study.source_key(task)) is None]
 
 
 def run_study(
@@ -166,6 +194,7 @@ def run_study(
     scheduler: str | None = None,
     queue: str | None = None,
     time_budget: float | None = None,
+    only: Mapping[str, Collection[Any]] | None = None,
     say: Callable[[str], None] = print,
 ) -> Progress:
     """Run what is missing of a study, in the grid's balanced order.
@@ -180,7 +209,10 @@ def run_study(
     queue : {"slurm", "pbs", "lsf", "sge"}, optional
         Batch system whose jobs are the workers; what a job asks for stands in dask-jobqueue's configuration.
     time_budget : float, optional
-        Seconds after which no further experiment is begun that could not be expected to end inside them.
+        Seconds after which no further experiment is begun that could not be expected to end inside them. A training
+        that is still under way then leaves its state at its next validation; the next run goes on from there.
+    only : mapping, optional
+        Wanted values by axis of the grid, as `l3muscle.study.choose` takes them; by default all of it.
     say : callable
         Takes one line of text for the person who waits.
 
@@ -193,26 +225,27 @@ def run_study(
     RunnerError, StudyError, StoreError
     """
     budget = _Budget(time_budget)
+    wanted = set(choose([job.experiment for job in study.jobs], only or {}))
+    jobs = [job for job in study.jobs if job.experiment in wanted]
     for sentence in study.changes():
         say(sentence)
     study.write_plan()
-    missing = [job for job in study.jobs if study.store.record("experiments", job.key) is None]
+    missing = [job for job in jobs if study.store.record("experiments", job.key) is None]
     for damaged in study.store.set_aside:
         say(f"damaged artefact {damaged} set aside; it is made again")
+    # Not on a worker, which need not reach the internet and has no terminal for a download's progress.
+    for task in sources_missing(study, missing):
+        if is_published(study.profile, task):
+            study.store_source(task, train_source(study.profile, task, study.prepared))
+    progress = Progress(len(jobs) - len(missing), 0, {}, len(missing), 0.0)
     if missing:
-        # Not on a worker, which need not reach the internet and has no terminal for a download's progress.
-        for task in _sources_missing(study):
-            if is_published(study.profile, task):
-                study.store_source(task, train_source(study.profile, task, study.prepared))
-    progress = Progress(len(study.jobs) - len(missing), 0, {}, len(missing), 0.0)
-    if missing:
-        with progress_bar(len(study.jobs), "experiments", unit="model", initial=progress.done_before) as bar:
+        with progress_bar(len(jobs), "experiments", unit="model", initial=progress.done_before) as bar:
             if workers == 1 and scheduler is None and queue is None:
                 _run_here(study, missing, budget, progress, bar)
             else:
                 with _workers(workers, scheduler, queue) as client:
                     say(f"dashboard: {client.dashboard_link}")
-                    _run_on_workers(study, missing, budget, progress, bar, client, expected=workers if queue else 1)
+                    _Dispatch(study, missing, budget, progress, bar, client).run(expected=workers if queue else 1)
     entries = [{"experiment": asdict(experiment), "reason": why} for experiment, why in progress.failed.items()]
     study.store.write_text(FAILURES, json.dumps(entries, indent=1))
     study.publish_model()
@@ -230,84 +263,164 @@ def _finish(study: Study, job: Job, artefact: Artefact, budget: _Budget, progres
 
 
 def _run_here(study: Study, missing: list[Job], budget: _Budget, progress: Progress, bar: tqdm) -> None:
-    for source_task in _sources_missing(study):
-        bar.set_postfix_str(f"source task {source_task}")
-        checkpoint = study.checkpoint(study.source_key(source_task))
-        study.store_source(source_task, train_source(study.profile, source_task, study.prepared, checkpoint=checkpoint))
-    weights = {task: study.store.weights("sources", study.source_key(task)) for task in study.source_tasks()}
+    weights: dict[str, dict[str, Tensor]] = {}
+    for task in sources_missing(study, missing):
+        if not budget.allows_another():
+            return
+        bar.set_postfix_str(f"source task {task}")
+        checkpoint = study.checkpoint(study.source_key(task))
+        learned = train_source(study.profile, task, study.prepared, checkpoint=checkpoint, deadline=budget.deadline)
+        if learned is None:
+            return
+        study.store_source(task, learned)
     for job in missing:
         if not budget.allows_another():
-            break
-        source, checkpoint = weights.get(job.experiment.source_task), study.checkpoint(job.key)
-        artefact = run_experiment(job, study.prepared, source, checkpoint=checkpoint)
+            return
+        task = job.experiment.source_task
+        if task != "random" and task not in weights:
+            weights[task] = study.store.weights("sources", study.source_key(task))
+        artefact = run_experiment(
+            job, study.prepared, weights.get(task), checkpoint=study.checkpoint(job.key), deadline=budget.deadline
+        )
+        if artefact is None:
+            return
         _finish(study, job, artefact, budget, progress, bar)
 
 
-def _scatter_weights(client: Client, weights: Mapping[str, Tensor]) -> Future:
-    """Send a state dict to every worker as one value.
+def _scatter(client: Client, value: Any) -> Future:
+    """Send a value to every worker, as one value.
 
     Dask takes a bare dict for many values and its names for their keys, which all source tasks share: the workers would
     go on with whichever task's tensors came first.
     """
-    [future] = client.scatter([dict(weights)], broadcast=True, hash=False)
+    [future] = client.scatter([value], broadcast=True, hash=False)
     return future
 
 
-def _run_on_workers(
-    study: Study, missing: list[Job], budget: _Budget, progress: Progress, bar: tqdm, client: Client, *, expected: int
-) -> None:
-    prepared = client.scatter(study.prepared, broadcast=True)
-    learning: dict[Future, str] = {
-        client.submit(
-            train_source,
-            study.profile,
-            task,
-            prepared,
-            checkpoint=study.checkpoint(study.source_key(task)).resolve(),
+class _Dispatch:
+    """The experiments of one run on the workers of one cluster, which may come and go."""
+
+    def __init__(
+        self, study: Study, missing: list[Job], budget: _Budget, progress: Progress, bar: tqdm, client: Client
+    ) -> None:
+        self.study, self.budget, self.progress, self.bar, self.client = study, budget, progress, bar, client
+        self.waiting: list[Job] = list(missing)
+        self.unlearned: list[str] = sources_missing(study, missing)
+        self.learning: dict[Future, str] = {}
+        self.running: dict[Future, Job] = {}
+        self.sent: dict[str, Future] = {}
+        self.attempts: Counter[str] = Counter()
+        self.paused = False
+
+    def run(self, expected: int) -> None:
+        """Give out work until none is left, or the time is up."""
+        while True:
+            try:
+                self._fill(expected)
+            except (OSError, CancelledError):
+                # A connection that breaks, or that cannot be made any more.
+                self._scheduler_has_gone()
+            if not self.learning and not self.running and (not self.waiting or not self._may_begin()):
+                return
+            if self.client.status != "running":
+                self._scheduler_has_gone()
+            for future in [f for f in (*self.learning, *self.running) if f.status != "pending"]:
+                self._take(future)
+            time.sleep(POLL_S)
+
+    def _may_begin(self) -> bool:
+        return not self.paused and self.budget.allows_another()
+
+    def _scheduler_has_gone(self) -> NoReturn:
+        raise RunnerError(
+            f"the Dask scheduler has gone; what this run has finished ({self.progress.finished} experiments) is kept, "
+            "and the same command goes on from there"
+        ) from None
+
+    def _shared(self, name: str) -> Future:
+        """The prepared cohort, or a source task's weights, on the workers; sent again where all that had it died."""
+        if name not in self.sent or self.sent[name].status in GONE:
+            study = self.study
+            value = study.prepared if name == COHORT else study.store.weights("sources", study.source_key(name))
+            self.sent[name] = _scatter(self.client, value)
+        return self.sent[name]
+
+    def _submit(self, function: Callable, *arguments: Any, checkpoint: Path) -> Future:
+        return self.client.submit(
+            function,
+            *arguments,
+            checkpoint=checkpoint.resolve(),
+            deadline=self.budget.deadline,
             retries=RETRIES,
             pure=False,
-        ): task
-        for task in _sources_missing(study)
-    }
-    weights: dict[str, Future | None] = {"random": None}
-    for task in study.source_tasks():
-        if task not in learning.values():
-            weights[task] = _scatter_weights(client, study.store.weights("sources", study.source_key(task)))
-    waiting = list(missing)
-    running: dict[Future, Job] = {}
-    completed = as_completed(learning)
+        )
 
-    def fill() -> None:
+    def _fill(self, expected: int) -> None:
+        workers = len(self.client.scheduler_info(n_workers=-1)["workers"])
+        if not workers:
+            return
         # One experiment a worker and one in hand, so that stopping at the budget wastes little.
-        slots = 2 * max(len(client.scheduler_info(n_workers=-1)["workers"]), expected) - len(running) - len(learning)
-        for job in list(waiting):
-            if slots <= 0 or not budget.allows_another():
-                return
-            if job.experiment.source_task not in weights:
-                continue
-            source = weights[job.experiment.source_task]
-            checkpoint = study.checkpoint(job.key).resolve()
-            future = client.submit(
-                run_experiment, job, prepared, source, checkpoint=checkpoint, retries=RETRIES, pure=False
-            )
-            running[future] = job
-            completed.add(future)
-            waiting.remove(job)
-            slots -= 1
+        slots = 2 * max(workers, expected) - len(self.running) - len(self.learning)
+        try:
+            for task in list(self.unlearned):
+                if not self._may_begin():
+                    return
+                place = self.study.checkpoint(self.study.source_key(task))
+                future = self._submit(train_source, self.study.profile, task, self._shared(COHORT), checkpoint=place)
+                self.learning[future] = task
+                self.unlearned.remove(task)
+                slots -= 1
+            unready = {*self.learning.values(), *self.unlearned}
+            for job in list(self.waiting):
+                if slots <= 0 or not self._may_begin():
+                    return
+                task = job.experiment.source_task
+                if task in unready:
+                    continue
+                source = None if task == "random" else self._shared(task)
+                future = self._submit(
+                    run_experiment, job, self._shared(COHORT), source, checkpoint=self.study.checkpoint(job.key)
+                )
+                self.running[future] = job
+                self.waiting.remove(job)
+                slots -= 1
+        except TimeoutError:
+            # The workers left while something was being sent to them; the next round sees who is there.
+            return
 
-    bar.set_postfix_str("source tasks " + ", ".join(learning.values()) if learning else "")
-    fill()
-    for future in completed:
-        if future in learning:
-            task = learning.pop(future)
-            artefact = future.result()
-            study.store_source(task, artefact)
-            weights[task] = _scatter_weights(client, artefact.weights["weights"])
+    def _take(self, future: Future) -> None:
+        """What has become of one task: stored, given out again, or noted as failed."""
+        outcome, error = None, None
+        gone = future.status in GONE
+        if not gone:
+            try:
+                outcome = future.result(timeout=RESULT_TIMEOUT_S)
+            except (CancelledError, TimeoutError, CommClosedError):
+                gone = True
+            except Exception as raised:  # whatever the training raised on its worker
+                error = raised
+        task, job = self.learning.pop(future, None), self.running.pop(future, None)
+        name = task or str(job.experiment)
+        if gone:
+            self.attempts[name] += 1
+            if self.attempts[name] <= RETRIES:
+                if job is None:
+                    self.unlearned.append(task)
+                else:
+                    self.waiting.insert(0, job)
+                return
+            error = RunnerError(f"its workers died, {self.attempts[name]} times")
+        if error is not None:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            lost = [job] if job is not None else [j for j in self.waiting if j.experiment.source_task == task]
+            for one in lost:
+                self.progress.failed[one.experiment] = reason if job else f"source task {task}: {reason}"
+                self.progress.left -= 1
+            self.waiting = [one for one in self.waiting if one not in lost]
+        elif outcome is None:
+            # Its state is safe, for the next run.
+            self.paused = True
+        elif job is None:
+            self.study.store_source(task, outcome)
         else:
-            job = running.pop(future)
-            if future.status == "finished":
-                _finish(study, job, future.result(), budget, progress, bar)
-            else:
-                progress.failed[job.experiment] = str(future.exception())
-                progress.left -= 1
-        fill()
+            _finish(self.study, job, outcome, self.budget, self.progress, self.bar)

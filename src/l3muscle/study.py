@@ -7,8 +7,8 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
@@ -38,7 +38,7 @@ from l3muscle.source_tasks.procedural import ProceduralSegmentation
 from l3muscle.source_tasks.reconstruction import Reconstruction
 from l3muscle.store import Artefact, Store
 from l3muscle.target_task import MuscleSegmentation
-from l3muscle.training import Fit, Loop, Task, fit
+from l3muscle.training import Fit, Loop, Task, TrainingPaused, fit
 
 # Editing one of these can change the phantom, or the outcome of an experiment: their code is part of the identity.
 PHANTOM_MODULES = (anatomy, canvas, dicom, observers, phantom)
@@ -75,6 +75,9 @@ class Experiment:
         return f"{self.source_task} n={self.n_train} fold {self.fold} subset {self.subset} repeat {self.repeat}"
 
 
+AXES = tuple(field.name for field in fields(Experiment))
+
+
 def experiments(profile: Profile) -> list[Experiment]:
     """All experiments of a profile, ordered so that every beginning of the list is as balanced as it can be.
 
@@ -87,6 +90,39 @@ def experiments(profile: Profile) -> list[Experiment]:
         for repeat, subset, fold, n_train, source_task in itertools.product(
             range(grid.repeats), range(grid.subsets), range(grid.folds), grid.sizes, grid.source_tasks
         )
+    ]
+
+
+def choose(chosen: Sequence[Experiment], only: Mapping[str, Collection[Any]]) -> list[Experiment]:
+    """Those of some experiments that have one of the wanted values on every axis.
+
+    Parameters
+    ----------
+    chosen : sequence of Experiment
+    only : mapping of str to collection
+        Wanted values by axis (`source_task`, `n_train`, `fold`, `subset`, `repeat`); an axis without any is free.
+
+    Returns
+    -------
+    list of Experiment
+        In their order.
+
+    Raises
+    ------
+    StudyError
+        For an axis that does not exist, or a value that no experiment has.
+    """
+    for axis, wanted in only.items():
+        if axis not in AXES:
+            raise StudyError(f"experiments have no {axis!r}; they have {', '.join(AXES)}")
+        there = dict.fromkeys(getattr(experiment, axis) for experiment in chosen)
+        for value in wanted:
+            if value not in there:
+                raise StudyError(f"the grid has no {axis} {value}; it has {', '.join(map(str, there))}")
+    return [
+        experiment
+        for experiment in chosen
+        if all(not wanted or getattr(experiment, axis) in wanted for axis, wanted in only.items())
     ]
 
 
@@ -219,6 +255,17 @@ def _record(profile: Profile, outcome: Fit, seconds: float, **more: Any) -> dict
     }
 
 
+def _fit(
+    network: torch.nn.Module, task: Task, loop: Loop, *, seed: int, checkpoint: Path | None, deadline: float | None
+) -> Fit | None:
+    """`fit`, or None where the deadline came first and the state waits in the checkpoint."""
+    place = None if checkpoint is None else CheckpointFile(checkpoint, deadline=deadline)
+    try:
+        return fit(network, task, loop, generator=torch.Generator().manual_seed(seed), checkpoint=place)
+    except TrainingPaused:
+        return None
+
+
 def _loop(profile: Profile, device: str, **settings: Any) -> Loop:
     precision = runtime.resolve_precision(profile.training.precision, device)
     return Loop(precision=precision, device=device, **settings)
@@ -241,8 +288,13 @@ def is_published(profile: Profile, source_task: str) -> bool:
 
 
 def train_source(
-    profile: Profile, source_task: str, prepared: PreparedCohort, *, checkpoint: Path | None = None
-) -> Artefact:
+    profile: Profile,
+    source_task: str,
+    prepared: PreparedCohort,
+    *,
+    checkpoint: Path | None = None,
+    deadline: float | None = None,
+) -> Artefact | None:
     """Learn a source task, or load its published weights (Section 2.2).
 
     Parameters
@@ -254,12 +306,15 @@ def train_source(
         Reconstruction and jigsaw learn from all its patients but the test patients, without their outlines.
     checkpoint : Path, optional
         Where a long training keeps its state, and one that was interrupted finds it.
+    deadline : float, optional
+        When to leave the state there and stop, as `time.time()` counts.
 
     Returns
     -------
-    Artefact
-        `weights`; in the record, how they came about (`kind`) and what moves into the target network (`transfer`). For
-        a task learned here also the table `curve`; for those on the cohort's slices the array set `examples`.
+    Artefact or None
+        None at the deadline. `weights`; in the record, how they came about (`kind`) and what moves into the target
+        network (`transfer`). For a task learned here also the table `curve`; for those on the cohort's slices the array
+        set `examples`.
     """
     if is_published(profile, source_task):
         started = time.perf_counter()
@@ -282,7 +337,7 @@ def train_source(
     torch.manual_seed(seed)
     device = runtime.best_device()
     network, task = _network_and_task(profile, source_task, prepared, seed, device)
-    outcome = fit(
+    outcome = _fit(
         network,
         task,
         _loop(
@@ -295,9 +350,12 @@ def train_source(
             patience=settings.patience,
             min_improvement=profile.training.min_improvement,
         ),
-        generator=torch.Generator().manual_seed(seed),
-        checkpoint=None if checkpoint is None else CheckpointFile(checkpoint),
+        seed=seed,
+        checkpoint=checkpoint,
+        deadline=deadline,
     )
+    if outcome is None:
+        return None
     network.load_state_dict(outcome.weights)
     curve, more, weights = _curve_table(outcome), {}, outcome.weights
     if "validation_accuracy" in curve:
@@ -367,7 +425,8 @@ def run_experiment(
     source_weights: dict[str, Tensor] | None,
     *,
     checkpoint: Path | None = None,
-) -> Artefact:
+    deadline: float | None = None,
+) -> Artefact | None:
     """Fine-tune one model and score it on the test set (Section 2.3).
 
     Parameters
@@ -376,14 +435,14 @@ def run_experiment(
     prepared : PreparedCohort
     source_weights : dict or None
         State dict of the source network; None for random initialisation.
-    checkpoint : Path, optional
+    checkpoint, deadline : optional
         As in `train_source`.
 
     Returns
     -------
-    Artefact
-        Tables `scores` (one row a test image) and `curve`, array `predictions` (packed bits), and, where the job says
-        so, `weights`.
+    Artefact or None
+        None at the deadline. Tables `scores` (one row a test image) and `curve`, array `predictions` (packed bits),
+        and, where the job says so, `weights`.
     """
     if job.code != method_digest():
         raise StudyError("this worker has another version of l3muscle than the machine that runs the study")
@@ -403,7 +462,7 @@ def run_experiment(
         profile.augmentation,
     )
     rate = settings.learning_rate_random if source_weights is None else settings.learning_rate_fine_tune
-    outcome = fit(
+    outcome = _fit(
         network,
         task,
         _loop(
@@ -416,9 +475,12 @@ def run_experiment(
             patience=settings.patience,
             min_improvement=settings.min_improvement,
         ),
-        generator=torch.Generator().manual_seed(seed),
-        checkpoint=None if checkpoint is None else CheckpointFile(checkpoint),
+        seed=seed,
+        checkpoint=checkpoint,
+        deadline=deadline,
     )
+    if outcome is None:
+        return None
     network.load_state_dict(outcome.weights)
     predictions = predict_test(network, prepared, device)
     scores = pd.DataFrame(
@@ -752,10 +814,10 @@ class StudyResults:
         """Records of the finished experiments."""
         found = {}
         for entry in self.plan["experiments"]:
-            fields = dict(entry)
-            record = self.store.record("experiments", fields.pop("key"))
+            place = dict(entry)
+            record = self.store.record("experiments", place.pop("key"))
             if record is not None:
-                found[Experiment(**fields)] = record
+                found[Experiment(**place)] = record
         return found
 
     @cached_property

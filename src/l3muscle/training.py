@@ -16,6 +16,10 @@ class TrainingError(L3MuscleError):
     """A training that cannot go on."""
 
 
+class TrainingPaused(Exception):
+    """A training that left its state and stopped, because its time was up; not an error."""
+
+
 class Task(Protocol):
     """What `fit` asks of a task."""
 
@@ -43,6 +47,9 @@ class Checkpoint(Protocol):
 
     def due(self) -> bool:
         """Whether a state is wanted now."""
+
+    def out_of_time(self) -> bool:
+        """Whether the training has to leave its state and stop."""
 
     def save(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Keep a state, in place of the last one."""
@@ -260,6 +267,8 @@ def fit(
     TrainingError
         If the loss is not finite before the first validation, or the device is out of memory. Once there are weights to
         keep, a loss that is not finite ends the training instead, and `Fit.stopped` says at which step.
+    TrainingPaused
+        If the checkpoint says that time is up, once the state is safe.
     """
     network.to(loop.device, memory_format=torch.channels_last).train()
     progress = _Progress(network, task, loop, generator)
@@ -327,7 +336,12 @@ def fit(
             if min(stale) >= loop.patience:
                 stopped = "saturated"
                 break
-            if checkpoint is not None and checkpoint.due():
+            if checkpoint is None or step == loop.max_steps:
+                continue
+            if checkpoint.out_of_time():
+                progress.save(checkpoint, step)
+                raise TrainingPaused(step)
+            if checkpoint.due():
                 progress.save(checkpoint, step)
     except RuntimeError as error:
         # torch.OutOfMemoryError for CUDA; Apple's backend only says so in words.
