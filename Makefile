@@ -40,7 +40,7 @@ book: $(READY)
 
 test: $(READY)
 	@$(BIN)/ruff check .
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2
 
 pages: $(READY)
 	@$(BIN)/python -m pytest -q -rs -n 2 book/tests

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from l3muscle.tables import VALUES, linked_values
 TEMPLATES = Path("notebooks")
 EXECUTED = Path("book/executed")
 CELL_TIMEOUT_S = 600
+_LABEL = re.compile(r"^:name: (\S+)$", re.MULTILINE)
 
 
 class NotebookError(L3MuscleError):
@@ -59,6 +61,26 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
         refuse(documented(source) or {}, parameters)
     except ParameterError as error:
         raise NotebookError(f"{notebook.name}: {error}") from None
+
+
+def shown_labels(folder: Path = EXECUTED) -> set[str]:
+    """Names of the figures and tables that the executed chapters show: what a later chapter can refer to.
+
+    Parameters
+    ----------
+    folder : Path
+        A relative one is looked for in the working folder and, as a notebook may be run from where it lies, above it.
+    """
+    found: set[str] = set()
+    for path in (folder if folder.is_dir() else Path("..") / folder).glob("[!.]*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            name = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
+            outputs = cell.get("outputs", [])
+            if name and outputs:
+                found.add(name)
+            for output in outputs:
+                found |= set(_LABEL.findall(output.get("data", {}).get("text/markdown", "")))
+    return found
 
 
 def _check_kernel(notebook: Path) -> None:

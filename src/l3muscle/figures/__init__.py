@@ -5,6 +5,7 @@ light ground; for a dark page `l3muscle.theme` exchanges their colours.
 """
 
 from l3muscle.figures.agreement import (
+    bland_altman,
     distance_definitions,
     distance_readings,
     observer_agreement,
@@ -33,6 +34,7 @@ __all__ = [
     "TASK_STYLE",
     "accuracy_curve",
     "against_reference",
+    "bland_altman",
     "bone_removal",
     "contact_sheet",
     "distance_definitions",

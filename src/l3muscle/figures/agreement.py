@@ -235,3 +235,56 @@ def p_value_matrices(pairs: pd.DataFrame, printed: pd.DataFrame, *, labels: Mapp
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
     return figure
+
+
+def bland_altman(
+    points: pd.DataFrame, agreement: pd.DataFrame, measure: str, *, n_train: int, labels: Mapping[str, str]
+) -> Figure:
+    """Difference from the expert against the mean of both, image by image (Bland and Altman 1986).
+
+    Parameters
+    ----------
+    points : DataFrame
+        From `l3muscle.statistics.bland_altman_points`.
+    agreement : DataFrame
+        From `l3muscle.statistics.agreement_table`: bias and limits of the same cells.
+    measure : {"sma_cm2", "smd_hu"}
+    n_train : int
+        Which training-set size to show.
+    labels : mapping of str to str
+        How each source task is called.
+
+    Returns
+    -------
+    Figure
+        One panel a source task: points are images, the full line the mean difference, dashed lines the 95 % limits of
+        agreement, the band the margin of equivalence.
+    """
+    name, unit = {"sma_cm2": ("area", "cm²"), "smd_hu": ("density", "HU")}[measure]
+    chosen = points[points["n_train"] == n_train]
+    tasks = list(dict.fromkeys(chosen["source_task"]))
+    rows = agreement[agreement["n_train"] == n_train].set_index("source_task")
+    columns = min(len(tasks), 3)
+    with style():
+        figure, panels = new_figure(
+            2.5 * -(-len(tasks) // columns) + 0.5,
+            rows=-(-len(tasks) // columns),
+            columns=columns,
+            sharex=True,
+            sharey=True,
+        )
+        for axes in panels.ravel()[len(tasks) :]:
+            axes.set_visible(False)
+        for axes, task in zip(panels.ravel(), tasks, strict=False):
+            own, row = chosen[chosen["source_task"] == task], rows.loc[task]
+            colour, marker = TASK_STYLE[task]
+            axes.axhspan(-row["margin"], row["margin"], color=FAINT, alpha=0.12, lw=0)
+            axes.axhline(0, color=INK, lw=0.8)
+            axes.plot(own["mean"], own["difference"], marker, ms=4, color=colour, alpha=0.8, mew=0)
+            for value, dashes in ((row["bias"], "-"), (row["lower_limit"], "--"), (row["upper_limit"], "--")):
+                if np.isfinite(value):
+                    axes.axhline(value, color=VERMILION, lw=1.2, ls=dashes)
+            axes.set_title(labels[task], fontsize=9, loc="left")
+        figure.supxlabel(f"muscle {name}, mean of prediction and expert ({unit})", fontsize=10)
+        figure.supylabel(f"prediction − expert ({unit})", fontsize=10)
+    return figure
