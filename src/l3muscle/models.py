@@ -65,8 +65,8 @@ def _basic_trunk(layers: tuple[int, ...], width: int, output_stride: int) -> nn.
         channels = width * 2**stage
         stride = 2 if stage == 1 else 1
         dilation = (1, 1, 2, 4)[stage]
-        # torchvision dilates a stage from its second block on; the first keeps the dilation of the stage before. ResNet-8,
-        # whose stages are of one block, would never look further than its strides do.
+        # torchvision dilates a stage from its second block on; the first keeps the dilation of the stage before. With
+        # one block a stage, ResNet-8 would never look further than its strides do.
         first_dilation = (1, 1, 2)[stage] if len(layers) == 3 else (1, 1, 1, 2)[stage]
         members = []
         for index in range(blocks):
