@@ -34,3 +34,9 @@ def test_a_table_offers_its_values_only_where_it_has_them(top: Path) -> None:
     assert linked_values(plain) == set() and not (top / VALUES).exists()
     full = numbered_table(rows, caption="A caption.", name="tab-one", data=VALUES_BEHIND)
     assert full.startswith(plain) and linked_values(full) == {"tab-one.csv"}
+
+
+def test_only_a_table_of_sentences_breaks_its_lines():
+    rows = [{"statement": "a long one"}]
+    assert ":class: l3-prose\n" in numbered_table(rows, caption="c", name="tab-one", prose=True)
+    assert "l3-prose" not in numbered_table(rows, caption="c", name="tab-one")

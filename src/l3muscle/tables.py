@@ -19,7 +19,9 @@ def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def numbered_table(rows: Sequence[dict[str, Any]], *, caption: str, name: str, data: pd.DataFrame | None = None) -> str:
+def numbered_table(
+    rows: Sequence[dict[str, Any]], *, caption: str, name: str, data: pd.DataFrame | None = None, prose: bool = False
+) -> str:
     """A table with a caption and a number, which `{numref}` can refer to by `name`.
 
     Parameters
@@ -29,13 +31,16 @@ def numbered_table(rows: Sequence[dict[str, Any]], *, caption: str, name: str, d
     caption, name : str
     data : DataFrame, optional
         The values behind the text: written as a CSV file, with a link to it below the table (`data_link`).
+    prose : bool
+        Whether cells hold sentences, whose lines are broken to fit the page; those of numbers stay in one line.
 
     Returns
     -------
     str
         Markdown.
     """
-    table = f"```{{table}} {caption}\n:name: {name}\n\n{markdown_table(rows)}\n```\n"
+    style = ":class: l3-prose\n" if prose else ""
+    table = f"```{{table}} {caption}\n:name: {name}\n{style}\n{markdown_table(rows)}\n```\n"
     return table if data is None else f"{table}\n{data_link(data, name)}"
 
 
