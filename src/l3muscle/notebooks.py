@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -234,6 +235,8 @@ def build_book(*, say: Callable[[str], None] = print) -> Path:
     start = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", start, "build", ".", "--path-output", "book", "-W", "-n", "--keep-going"]
     say("building the pages")
+    # Sphinx adds pictures and removes none; those of earlier runs would stay in the site for ever.
+    shutil.rmtree(Path("book/_build/html/_images"), ignore_errors=True)
     outcome = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     )

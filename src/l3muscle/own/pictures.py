@@ -5,6 +5,25 @@ from matplotlib.figure import Figure
 
 from l3muscle.figures.look import FAINT, PAGE_WIDTH_IN, TASK_STYLE, style
 from l3muscle.own.train import OwnModel
+from l3muscle.runtime import origin
+
+
+def model_strip(model: OwnModel, what: str) -> str:
+    """What a model was trained on and where, as a strip for a page: the labels of captions below are read from it.
+
+    Parameters
+    ----------
+    model : OwnModel
+    what : str
+        The images, in words.
+    """
+    card = model.card
+    data = card["training_data"]
+    line = (
+        f"*Measured in this run* — training on one's own scans, profile **{card['training']['profile']}** · {what}, "
+        f"{data['slices']} slices of {data['patients']} patients · {origin(card['provenance'])}"
+    )
+    return f"```{{div}} l3-strip\n{line}\n```\n\n"
 
 
 def curve_figure(model: OwnModel) -> Figure:
