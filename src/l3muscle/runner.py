@@ -6,6 +6,7 @@ folder nor the store's, and one that dies costs its experiment a retry and nothi
 
 import json
 import logging
+import os
 import sys
 import time
 from collections import Counter
@@ -16,11 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dask.distributed import Client, Future, LocalCluster
+from dask.distributed import Client, Future, LocalCluster, Worker, WorkerPlugin
 from distributed.comm import CommClosedError
 from torch import Tensor
 from tqdm import tqdm
 
+from l3muscle import runtime
 from l3muscle.errors import L3MuscleError
 from l3muscle.store import Artefact
 from l3muscle.study import (
@@ -81,7 +83,12 @@ class _Lines:
 
 
 def progress_bar(total: int, description: str, *, unit: str, initial: int = 0) -> tqdm:
-    """A progress bar on a terminal, a line every quarter of a minute in a file."""
+    """A progress bar on a terminal, a widget in a notebook, a line every quarter of a minute in a file."""
+    kernel = sys.modules.get("ipykernel.kernelapp")
+    if kernel is not None and kernel.IPKernelApp.initialized():
+        from tqdm.notebook import tqdm as notebook_bar  # brings IPython, which a command would wait for
+
+        return notebook_bar(total=total, desc=description, unit=unit, initial=initial, smoothing=0.05)
     terminal = sys.stderr.isatty()
     interval = 0.2 if terminal else LOG_INTERVAL_S
     return tqdm(
@@ -97,9 +104,21 @@ def progress_bar(total: int, description: str, *, unit: str, initial: int = 0) -
     )
 
 
+class _OneCard(WorkerPlugin):
+    """Gives each local worker one GPU, in turn, before its process has looked for any."""
+
+    name = "one-card"
+
+    def __init__(self, cards: list[str]) -> None:
+        self.cards = cards
+
+    def setup(self, worker: Worker) -> None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = self.cards[int(worker.name) % len(self.cards)]
+
+
 @contextmanager
 def local_client(workers: int) -> Iterator[Client]:
-    """A client of a cluster of local one-thread processes, bound to loopback."""
+    """A client of a cluster of local one-thread processes, bound to loopback, which share the GPUs evenly."""
     with (
         LocalCluster(
             n_workers=workers,
@@ -113,6 +132,8 @@ def local_client(workers: int) -> Iterator[Client]:
         ) as cluster,
         Client(cluster) as client,
     ):
+        if cards := runtime.cards():
+            client.register_plugin(_OneCard(cards))
         yield client
 
 

@@ -37,6 +37,45 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def begin_training(*, threads: int, deterministic: bool) -> str:
+    """Settle what decides the bits and the speed of a training in this process, and name the device it goes to.
+
+    Parameters
+    ----------
+    threads : int
+        Of the CPU; another count sums in another order.
+    deterministic : bool
+        Whether a GPU is held to algorithms that give the same bits for the same input. Where torch has none for a step,
+        it warns and goes on. A CPU always does.
+
+    Returns
+    -------
+    str
+        As `best_device`.
+    """
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    device = best_device()
+    if device == "cuda":
+        if deterministic:
+            # cuBLAS reads it when it starts, which is at the first product.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+        torch.backends.cudnn.benchmark = not deterministic
+        # Filling fresh memory guards against reading it uninitialised, which nothing here does, at a pass over it each.
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    return device
+
+
+def cards() -> list[str]:
+    """Names of the GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` takes them; none of them is started."""
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return [str(index) for index in range(count)]
+    return [name.strip() for name in named.split(",")][:count]
+
+
 def resolve_precision(precision: Literal["auto", "fp32", "bf16"], device: str) -> Literal["fp32", "bf16"]:
     """Choose bfloat16 where the processor has instructions for it; elsewhere it is emulated, and slower."""
     if precision != "auto":

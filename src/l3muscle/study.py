@@ -330,12 +330,10 @@ def train_source(
         # safetensors takes no views into one storage.
         return Artefact(record=record, weights={"weights": {n: v.clone().contiguous() for n, v in weights.items()}})
     started = time.perf_counter()
-    runtime.keep_freed_memory()
-    torch.set_num_threads(profile.threads_per_worker)
+    device = runtime.begin_training(threads=profile.threads_per_worker, deterministic=profile.training.deterministic)
     settings = source_settings(profile, source_task)
     seed = runtime.seed_of("source", source_task, profile.sources.seed)
     torch.manual_seed(seed)
-    device = runtime.best_device()
     network, task = _network_and_task(profile, source_task, prepared, seed, device)
     outcome = _fit(
         network,
@@ -447,10 +445,8 @@ def run_experiment(
     if job.code != method_digest():
         raise StudyError("this worker has another version of l3muscle than the machine that runs the study")
     started = time.perf_counter()
-    runtime.keep_freed_memory()
     profile, experiment, settings = job.profile, job.experiment, job.profile.training
-    torch.set_num_threads(profile.threads_per_worker)
-    device = runtime.best_device()
+    device = runtime.begin_training(threads=profile.threads_per_worker, deterministic=settings.deterministic)
     seed = runtime.seed_of("experiment", profile.grid.seed, *asdict(experiment).values())
     torch.manual_seed(seed)
     network = _build(profile, out_channels=1)
@@ -603,7 +599,7 @@ class Study:
             "seed": profile.sources.seed,
             "network": profile.fingerprint("network", "threads_per_worker"),
             "shape": profile.image.shape,
-            "loop": [profile.training.precision, profile.training.min_improvement],
+            "loop": profile.training.model_dump(include={"precision", "min_improvement", "deterministic"}),
             "code": [_code_digest(m) for m in (models, preprocess, training, *SOURCE_MODULES[source_task])],
         }
         if source_task in COHORT_TASKS:

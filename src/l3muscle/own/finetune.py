@@ -180,11 +180,9 @@ class _Trained:
 
 def _train(job: _Job, shared: _Shared) -> _Trained:
     """Fine-tune one network and outline the held-out slices."""
-    runtime.keep_freed_memory()
     profile, settings = shared.profile, shared.profile.training
     threads = torch.get_num_threads()
-    torch.set_num_threads(profile.threads_per_worker)
-    device = runtime.best_device()
+    device = runtime.begin_training(threads=profile.threads_per_worker, deterministic=settings.deterministic)
     seed = runtime.seed_of("own", shared.seed, job.fold, len(job.training))
     torch.manual_seed(seed)
     network = build_network(profile.network)
