@@ -3,6 +3,7 @@
 import pytest
 
 from l3muscle import forecast as module
+from l3muscle.cohort.phantom import CHUNK
 from l3muscle.forecast import Cost, Forecast, forecast
 from l3muscle.runner import run_study
 from l3muscle.study import Study
@@ -21,6 +22,21 @@ def test_a_cost_is_a_straight_line():
     cost = Cost(fixed=2.0, step=0.5, validation=1.0, stored=0, weights=0, memory=0)
     assert cost.seconds(steps=10, validate_every=5) == pytest.approx(2 + 5 + 2)
     assert cost.seconds(steps=11, validate_every=5) == pytest.approx(2 + 5.5 + 3)
+
+
+def handed_over(patients: int, workers: int, *, start: float, each: float) -> list[float]:
+    """When patients come back from processes that take them in turn, a chunk at a time, in order; 0 is the start."""
+    chunk = 1 if workers == 1 else CHUNK
+    rounds = [start + (patient // (chunk * workers) + 1) * chunk * each for patient in range(patients)]
+    return [0.0, *rounds]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 8])
+@pytest.mark.parametrize("start", [0.0, 5.0])
+def test_the_phantoms_time_is_foreseen_from_a_few_of_them(workers, start):
+    few = max(module.TRIAL_PATIENTS, 3 * module._first_round(workers))
+    predicted = module._drawing_seconds(handed_over(few, workers, start=start, each=1.0), 204, workers)
+    assert predicted == pytest.approx(handed_over(204, workers, start=start, each=1.0)[-1], rel=0.1)
 
 
 def test_counts_disk_and_an_untouched_folder(tiny, tmp_path):

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 
 from l3muscle.cohort import Cohort, load_cohort
-from l3muscle.cohort.phantom import write_phantom
+from l3muscle.cohort.phantom import CHUNK, write_phantom
 from l3muscle.profile import Profile
 from l3muscle.runner import local_client, sources_missing
 from l3muscle.runtime import provenance
@@ -201,10 +201,25 @@ def _cost_from_records(study: Study) -> Cost | None:
     return replace(costs[0], **median, weights=max(cost.weights for cost in costs))
 
 
+def _first_round(workers: int) -> int:
+    """Patients that are drawn by the time that the first process hands some over."""
+    return 1 if workers == 1 else workers * CHUNK
+
+
+def _drawing_seconds(finished: list[float], patients: int, workers: int) -> float:
+    """Time for so many patients, from the start of a trial and the moments at which its patients were handed over.
+
+    The pace is that of the patients after the first round, which waits for the processes to start.
+    """
+    first = _first_round(workers)
+    pace = (finished[-1] - finished[1]) / max(len(finished) - 1 - first, 1)
+    return finished[1] - finished[0] + pace * max(patients - first, 0)
+
+
 def _stand_in(study: Study, workers: int) -> tuple[Cohort, float, float]:
     """A few phantoms repeated to the cohort's size, and how long drawing and reading all of them will take."""
     settings = study.profile.cohort
-    few = min(TRIAL_PATIENTS, settings.patients)
+    few = min(max(TRIAL_PATIENTS, 3 * _first_round(workers)), settings.patients)
     observed = max(1, round(few * settings.test_patients / settings.patients))
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "phantom"
@@ -234,8 +249,7 @@ def _stand_in(study: Study, workers: int) -> tuple[Cohort, float, float]:
             patient_ids=names,
             observers={name: outlines[index % len(outlines)] for index, name in enumerate(names[first_test:])},
         ),
-        # The first patients wait for the processes that draw them; the pace is that of the others.
-        finished[1] - finished[0] + (finished[-1] - finished[1]) / max(few - 1, 1) * (settings.patients - 1),
+        _drawing_seconds(finished, settings.patients, workers),
         (read - drawn) / few * settings.patients,
     )
 

@@ -29,6 +29,7 @@ MUSCLE_COMPARTMENTS = COMPARTMENTS
 Setting = Literal["realistic", "randomised"]
 ABOUT = "phantom.json"
 GENERATOR_VERSION = 2  # goes up when the same seed no longer gives the same bits
+CHUNK = 2  # patients that a process is given at a time
 
 
 class PhantomError(L3MuscleError):
@@ -400,7 +401,7 @@ def write_phantom(
             people = _watched(map(write, range(patients)), progress)
         else:
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                people = _watched(pool.map(write, range(patients), chunksize=2), progress)
+                people = _watched(pool.map(write, range(patients), chunksize=CHUNK), progress)
         settings = {
             "setting": setting,
             "patients": patients,
