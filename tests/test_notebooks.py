@@ -118,6 +118,37 @@ def test_an_archived_result_that_changes_is_shown(project, finished, runs):
     assert said == ["one: executing", "one: executing"]
 
 
+def test_chapters_at_the_same_time_and_last_what_reads_the_others(project, finished, runs):
+    chapter = nbformat.read(project / "notebooks" / "one.ipynb", as_version=4)
+    # Either would wait for the other for ever if they came one after the other.
+    meet = (
+        "import time\nfrom pathlib import Path\nPath('{own}.here').touch()\n"
+        "while not Path('{other}.here').exists():\n    time.sleep(0.05)"
+    )
+    for own, other in (("two", "three"), ("three", "two")):
+        chapter.cells[1].source = meet.format(own=own, other=other)
+        nbformat.write(chapter, project / "notebooks" / f"{own}.ipynb")
+    change(
+        project,
+        code="from l3muscle.notebooks import shown_labels\nfrom pathlib import Path\n"
+        "print(sorted(path.name for path in Path('book/executed').glob('[!.]*.ipynb')))",
+    )
+    reader = nbformat.read(project / "notebooks" / "one.ipynb", as_version=4)
+    reader.metadata["l3muscle"] = {"reads_chapters": True}
+    nbformat.write(reader, project / "notebooks" / "one.ipynb")
+    entries = "".join(f"- file: book/executed/{name}\n" for name in ("one", "two", "three"))
+    (project / "_toc.yml").write_text(f"format: jb-book\nroot: index\nchapters:\n{entries}")
+    paths = execute_notebooks(open_results("smoke", runs), profile="smoke", runs=runs, workers=2, say=quiet)
+    assert [path.stem for path in paths] == ["one", "two", "three"]
+    seen = nbformat.read(paths[0], as_version=4).cells[-1].outputs[0].text
+    assert seen == "['three.ipynb', 'two.ipynb']\n"
+
+
+def test_what_reads_the_other_chapters_says_so():
+    readers = {path.stem for path in TEMPLATES if "shown_labels" in path.read_text(encoding="utf-8")}
+    assert readers and readers == {path.stem for path in TEMPLATES if notebooks._reads_chapters(path)}
+
+
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
 def test_every_figure_has_a_caption_a_name_and_alternative_text(path):
     for cell in nbformat.read(path, as_version=4).cells:

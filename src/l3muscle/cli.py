@@ -227,12 +227,14 @@ def study_status(
 
 
 @app.command()
-def notebooks(profile: ProfileOption = "laptop", runs: RunsOption = Path("runs")) -> None:
+def notebooks(
+    profile: ProfileOption = "laptop", runs: RunsOption = Path("runs"), workers: WorkersOption = 2
+) -> None:
     """Execute the notebooks with papermill into book/executed/."""
     from l3muscle.notebooks import execute_notebooks
     from l3muscle.study import open_results
 
-    execute_notebooks(open_results(profile, runs), profile=profile, runs=runs, say=say)
+    execute_notebooks(open_results(profile, runs), profile=profile, runs=runs, workers=workers, say=say)
 
 
 @app.command()
@@ -254,7 +256,7 @@ def book(
     study_run(profile, runs, cohort, usable_only, workers, scheduler=None, queue=None, time_budget=None, dry_run=False)
     say("2/3 notebooks")
     results = open_results(profile, runs)
-    execute_notebooks(results, profile=profile, runs=runs, say=say)
+    execute_notebooks(results, profile=profile, runs=runs, workers=workers, say=say)
     write_summary(results)
     say("3/3 book")
     page = build_book(say=say)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +149,44 @@ def _remove_unlinked_values(paths: list[Path]) -> None:
             path.unlink()
 
 
+def _execute(template: Path, parameters: dict[str, Any], fingerprint: str) -> None:
+    """Execute one notebook into `book/executed/`."""
+    name, executed = template.stem, EXECUTED / template.name
+    draft = EXECUTED / f".{name}.draft.ipynb"
+    try:
+        notebook = papermill.execute_notebook(
+            str(template),
+            str(draft),
+            parameters=parameters,
+            progress_bar=False,
+            execution_timeout=CELL_TIMEOUT_S,
+            # The kernel listens on loopback only, with signed messages; it need not say so for every chapter.
+            extra_arguments=["--IPKernelApp.log_level=40"],
+        )
+    except PapermillExecutionError as error:
+        raise NotebookError(f"{name} failed in cell {error.cell_index + 1}: {error.ename}: {error.evalue}") from None
+    finally:
+        draft.unlink(missing_ok=True)
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if "injected-parameters" in tags:
+            tags.append("hide-input")
+        elif "parameters" in tags:
+            tags.append("remove-cell")  # what it holds does not count any more
+    notebook.metadata["l3muscle"] = {"inputs": fingerprint}
+    # Papermill notes where and when it ran: neither belongs on a page.
+    notebook.metadata.pop("papermill", None)
+    nbformat.write(notebook, draft)
+    draft.replace(executed)
+
+
+def _reads_chapters(template: Path) -> bool:
+    """Whether a notebook looks at the other executed chapters (`shown_labels`), so that it has to come after them."""
+    return nbformat.read(template, as_version=4).metadata.get("l3muscle", {}).get("reads_chapters", False)
+
+
 def execute_notebooks(
-    results: StudyResults, *, profile: str, runs: Path, say: Callable[[str], None] = print
+    results: StudyResults, *, profile: str, runs: Path, workers: int = 1, say: Callable[[str], None] = print
 ) -> list[Path]:
     """Execute every chapter's notebook whose inputs have changed since it was last executed.
 
@@ -159,13 +196,15 @@ def execute_notebooks(
     profile : str
         Passed to the notebooks, with `runs`, as papermill parameters.
     runs : Path
+    workers : int
+        Notebooks that are executed at the same time, each in a kernel of its own.
     say : callable
         Takes one line of text.
 
     Returns
     -------
     list of Path
-        The executed notebooks, under `book/executed/`.
+        The executed notebooks, under `book/executed/`, in reading order.
 
     Raises
     ------
@@ -173,48 +212,34 @@ def execute_notebooks(
         Naming the notebook and the error of the cell that failed.
     """
     EXECUTED.mkdir(parents=True, exist_ok=True)
-    paths, templates = [], check_notebooks()
+    templates = check_notebooks()
     for path in EXECUTED.glob("*.ipynb"):
         if path.name not in {template.name for template in templates}:
             path.unlink()  # of a chapter that is no more: nothing may be taken from it
+    parameters = {"profile": profile, "runs": str(runs)}
     for template in templates:
-        name, executed = template.stem, EXECUTED / template.name
-        parameters = {"profile": profile, "runs": str(runs)}
-        paths.append(executed)
-        fingerprint = _fingerprint(template, parameters, results)
-        if _is_current(executed, fingerprint):
-            say(f"{name}: up to date")
-            continue
         check_parameters(template, parameters)
-        say(f"{name}: executing")
-        draft = EXECUTED / f".{name}.draft.ipynb"
-        try:
-            notebook = papermill.execute_notebook(
-                str(template),
-                str(draft),
-                parameters=parameters,
-                progress_bar=False,
-                execution_timeout=CELL_TIMEOUT_S,
-                # The kernel listens on loopback only, with signed messages; it need not say so for every chapter.
-                extra_arguments=["--IPKernelApp.log_level=40"],
-            )
-        except PapermillExecutionError as error:
-            raise NotebookError(
-                f"{name} failed in cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
-            ) from None
-        finally:
-            draft.unlink(missing_ok=True)
-        for cell in notebook.cells:
-            tags = cell.metadata.get("tags", [])
-            if "injected-parameters" in tags:
-                tags.append("hide-input")
-            elif "parameters" in tags:
-                tags.append("remove-cell")  # what it holds does not count any more
-        notebook.metadata["l3muscle"] = {"inputs": fingerprint}
-        # Papermill notes where and when it ran: neither belongs on a page.
-        notebook.metadata.pop("papermill", None)
-        nbformat.write(notebook, draft)
-        draft.replace(executed)
+
+    def bring_up_to_date(template: Path) -> None:
+        fingerprint = _fingerprint(template, parameters, results)
+        if _is_current(EXECUTED / template.name, fingerprint):
+            say(f"{template.stem}: up to date")
+            return
+        say(f"{template.stem}: executing")
+        _execute(template, parameters, fingerprint)
+
+    last = [template for template in templates if _reads_chapters(template)]
+    for group in ([template for template in templates if template not in last], last):
+        # The threads only wait for their kernels.
+        with ThreadPoolExecutor(workers) as pool:
+            futures = [pool.submit(bring_up_to_date, template) for template in group]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    paths = [EXECUTED / template.name for template in templates]
     _remove_unlinked_values(paths)
     return paths
 
