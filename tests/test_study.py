@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import TINY
+from dask.distributed import LocalCluster
 
 from l3muscle import runner
 from l3muscle.metrics import dice
@@ -36,6 +37,11 @@ def copy(finished, tiny, tmp_path) -> Study:
     study = Study(tiny, runs=tmp_path, cohort_folder=finished.cohort_folder)
     study.is_phantom = True
     return study
+
+
+def scores_of(study: Study) -> pd.DataFrame:
+    """All scores, in the grid's order."""
+    return pd.concat([study.store.table("experiments", job.key, "scores") for job in study.jobs])
 
 
 def test_the_grid_is_the_papers():
@@ -118,10 +124,18 @@ def test_workers_give_the_same_scores_as_one_process(finished, tiny, tmp_path):
     study = Study(tiny, runs=tmp_path, cohort_folder=finished.cohort_folder)
     progress = run_study(study, workers=2, say=quiet)
     assert progress.complete and progress.finished == 8
-    for ours, theirs in zip(study.jobs, finished.jobs, strict=True):
-        assert ours.key == theirs.key
-        a, b = (s.store.table("experiments", ours.key, "scores") for s in (study, finished))
-        pd.testing.assert_frame_equal(a, b, check_exact=True)
+    assert [job.key for job in study.jobs] == [job.key for job in finished.jobs]
+    pd.testing.assert_frame_equal(scores_of(study), scores_of(finished), check_exact=True)
+
+
+def test_a_worker_of_many_threads_gives_the_same_scores_too(finished, tiny, tmp_path):
+    study = Study(tiny, runs=tmp_path, cohort_folder=finished.cohort_folder)
+    said: list[str] = []
+    options = {"n_workers": 1, "threads_per_worker": 4, "host": "127.0.0.1", "dashboard_address": None}
+    with LocalCluster(**options) as cluster:
+        run_study(study, scheduler=cluster.scheduler_address, say=said.append)
+    assert any("--nthreads 1" in line for line in said)
+    pd.testing.assert_frame_equal(scores_of(study), scores_of(finished), check_exact=True)
 
 
 def test_a_spent_budget_stops_cleanly_and_the_rest_follows(copy):

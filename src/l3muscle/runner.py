@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -149,6 +150,21 @@ def _cluster_client(scheduler: str) -> Iterator[Client]:
         yield client
 
 
+_TRAINING = threading.Lock()
+
+
+def _one_at_a_time(function: Callable, *arguments: Any, **options: Any) -> Any:
+    """Train while no other thread of this process does: they would share torch's random numbers and its threads."""
+    with _TRAINING:
+        return function(*arguments, **options)
+
+
+def _say_of_threads(client: Client, say: Callable[[str], None]) -> None:
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    if idle := sum(worker["nthreads"] - 1 for worker in workers):
+        say(f"a process trains one model at a time: {idle} threads of the workers idle; start them with --nthreads 1")
+
+
 def _check_workers(client: Client) -> None:
     """Nothing is begun with workers whose code would give other results than this machine's."""
     try:
@@ -266,6 +282,7 @@ def run_study(
             else:
                 with _workers(workers, scheduler, queue) as client:
                     say(f"dashboard: {client.dashboard_link}")
+                    _say_of_threads(client, say)
                     _Dispatch(study, missing, budget, progress, bar, client).run(expected=workers if queue else 1)
     entries = [{"experiment": asdict(experiment), "reason": why} for experiment, why in progress.failed.items()]
     study.store.write_text(FAILURES, json.dumps(entries, indent=1))
@@ -368,6 +385,7 @@ class _Dispatch:
 
     def _submit(self, function: Callable, *arguments: Any, checkpoint: Path) -> Future:
         return self.client.submit(
+            _one_at_a_time,
             function,
             *arguments,
             checkpoint=checkpoint.resolve(),
