@@ -8,15 +8,16 @@ import ast
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from IPython import get_ipython
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from l3muscle.errors import L3MuscleError
 
 # The first line of the cell in which papermill puts what it was given.
 INJECTED = "# Parameters"
+Level = Annotated[float, Field(gt=0, lt=1)]  # of a test
 TYPES = {kind.__name__: kind for kind in (bool, dict, float, int, list, str)}
 
 

@@ -5,9 +5,17 @@ the ways to read its words, `printed` its own numbers; `agreement` compares with
 `crossed` and `dependence` take into account that models share images; `efficiency` asks how many slices are needed.
 """
 
-from l3muscle.statistics.against_control import Dunnett, control_sample, dunnett, dunnett_table, plateau_table
+from l3muscle.statistics.against_control import (
+    Dunnett,
+    Family,
+    ObserverControl,
+    control_sample,
+    dunnett,
+    dunnett_table,
+    plateau_table,
+)
 from l3muscle.statistics.agreement import AGREEMENT_MARGIN, agreement_table, bland_altman_points, lin_concordance
-from l3muscle.statistics.between_tasks import mann_whitney_pairs, mann_whitney_table
+from l3muscle.statistics.between_tasks import Correction, PairFamily, mann_whitney_pairs, mann_whitney_table
 from l3muscle.statistics.dependence import (
     hierarchical_bootstrap_table,
     mixed_model_pairs,
@@ -26,7 +34,15 @@ from l3muscle.statistics.printed import (
     stars_text,
 )
 from l3muscle.statistics.readings import DunnettReading, MannWhitneyReading, possible_readings, readings_table
-from l3muscle.statistics.score_table import HIGHER_IS_BETTER, MEASURES, METRICS, MODEL_KEYS, expert_values, runaway
+from l3muscle.statistics.score_table import (
+    HIGHER_IS_BETTER,
+    MEASURES,
+    METRICS,
+    MODEL_KEYS,
+    Unit,
+    expert_values,
+    runaway,
+)
 from l3muscle.statistics.summaries import ObserverBand, learning_curve_table, observer_band
 
 __all__ = [
@@ -36,10 +52,15 @@ __all__ = [
     "MODEL_KEYS",
     "REPORTED_NAMES",
     "AGREEMENT_MARGIN",
+    "Correction",
     "Dunnett",
     "DunnettReading",
+    "Family",
     "MannWhitneyReading",
     "ObserverBand",
+    "ObserverControl",
+    "PairFamily",
+    "Unit",
     "beside_paper",
     "control_sample",
     "dunnett",

@@ -29,6 +29,7 @@ from l3muscle.statistics.score_table import (
 
 Family = Literal["all", "n_train", "source_task"]
 Control = Literal["outlines", "image_means", "zeros", "expert"]
+ObserverControl = Literal["outlines", "image_means"]
 FAMILIES = ("all", "n_train", "source_task")
 CONTROLS = ("outlines", "image_means", "zeros", "expert")
 
