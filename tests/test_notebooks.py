@@ -118,6 +118,32 @@ def test_an_archived_result_that_changes_is_shown(project, finished, runs):
     assert said == ["one: executing", "one: executing"]
 
 
+FIGURE = """
+from l3muscle import figures
+import pandas as pd
+figures.accuracy_curve(pd.DataFrame({"step": [1, 2], "validation_accuracy": [0.1, 0.4]}), chance=0.02)
+"""
+
+
+def test_a_figure_leaves_a_drawing_for_narrow_screens_and_says_what_it_shows(project, finished, runs):
+    path = project / "notebooks" / "one.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    look = {"figure": {"caption": "Solved.", "name": "fig-one"}, "image": {"alt": "A curve."}}
+    notebook.cells[1] = nbformat.v4.new_code_cell(FIGURE, metadata={"mystnb": look})
+    nbformat.write(notebook, path)
+    results = open_results("smoke", runs)
+    [executed] = execute_notebooks(results, profile="smoke", runs=runs, say=quiet)
+    cell = nbformat.read(executed, as_version=4).cells[-1]
+    assert cell.metadata.mystnb.image.alt == "A curve. It ends at 40.0%; chance is 2.0%."
+    assert set(cell.outputs[0].data) <= {"image/svg+xml", "image/png", "text/plain"}
+    drawing = project / notebooks.NARROW / "fig-one.svg"
+    assert drawing.read_text(encoding="utf-8").lstrip().startswith("<?xml")
+    (drawing.parent / "fig-gone.svg").write_text("")
+    change(project, code="from l3muscle import figures\nfigures.not_run('jigsaw')")
+    execute_notebooks(results, profile="smoke", runs=runs, say=quiet)
+    assert list(drawing.parent.iterdir()) == []
+
+
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
 def test_every_figure_has_a_caption_a_name_and_alternative_text(path):
     for cell in nbformat.read(path, as_version=4).cells:

@@ -19,12 +19,14 @@ from papermill.exceptions import PapermillExecutionError
 
 from l3muscle.archive import ARCHIVE
 from l3muscle.errors import L3MuscleError
+from l3muscle.figures.look import NARROW_DRAWING, SAID
 from l3muscle.parameters import ParameterError, documented, refuse
 from l3muscle.study import StudyResults
 from l3muscle.tables import VALUES, linked_values
 
 TEMPLATES = Path("notebooks")
 EXECUTED = Path("book/executed")
+NARROW = EXECUTED / "narrow"  # drawings for narrow screens, by the names of the figures that they stand for
 CELL_TIMEOUT_S = 600
 _LABEL = re.compile(r"^:name: (\S+)$", re.MULTILINE)
 
@@ -148,6 +150,36 @@ def _remove_unlinked_values(paths: list[Path]) -> None:
             path.unlink()
 
 
+def _remove_unshown_drawings(paths: list[Path]) -> None:
+    """Remove the narrow drawings of figures that no chapter has any more."""
+    shown = {_figure(cell) for path in paths for cell in nbformat.read(path, as_version=4).cells}
+    for path in NARROW.glob("*.svg"):
+        if path.stem not in shown:
+            path.unlink()
+
+
+def _figure(cell: nbformat.NotebookNode) -> str | None:
+    """Name of the figure that a cell shows."""
+    return cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
+
+
+def _take_out_drawings(notebook: nbformat.NotebookNode) -> None:
+    """Put narrow drawings of a notebook's figures into files, and what the figures say into their alternative text."""
+    NARROW.mkdir(exist_ok=True)
+    for cell in notebook.cells:
+        name = _figure(cell)
+        if name is None:
+            continue
+        place = NARROW / f"{name}.svg"
+        place.unlink(missing_ok=True)  # a figure may have lost its drawing, as where a source task is not run
+        for output in cell.get("outputs", []):
+            drawing, said = (output.get("data", {}).pop(kind, "") for kind in (NARROW_DRAWING, SAID))
+            if drawing:
+                place.write_text("".join(drawing), encoding="utf-8")
+            if said:
+                cell.metadata["mystnb"]["image"]["alt"] += f" {''.join(said)}"
+
+
 def execute_notebooks(
     results: StudyResults, *, profile: str, runs: Path, say: Callable[[str], None] = print
 ) -> list[Path]:
@@ -210,12 +242,14 @@ def execute_notebooks(
                 tags.append("hide-input")
             elif "parameters" in tags:
                 tags.append("remove-cell")  # what it holds does not count any more
+        _take_out_drawings(notebook)
         notebook.metadata["l3muscle"] = {"inputs": fingerprint}
         # Papermill notes where and when it ran: neither belongs on a page.
         notebook.metadata.pop("papermill", None)
         nbformat.write(notebook, draft)
         draft.replace(executed)
     _remove_unlinked_values(paths)
+    _remove_unshown_drawings(paths)
     return paths
 
 
