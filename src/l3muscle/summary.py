@@ -19,6 +19,7 @@ from l3muscle.statistics import (
     observer_band,
     reported_p_values,
 )
+from l3muscle.steps import step_pictures
 from l3muscle.study import StudyResults
 from l3muscle.tables import numbered_table
 
@@ -177,7 +178,7 @@ def _listing(names: Sequence[str]) -> str:
 
 
 def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
-    """Write what the front page includes: `summary.md` with its picture, `notice.md`, `run.json`, the tables.
+    """Write what pages include: `summary.md` and its picture, `answer.md`, `notice.md`, `run.json`, pictures, tables.
 
     Returns
     -------
@@ -192,6 +193,9 @@ def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
     (folder / "summary.svg").write_text(svg_text(figure), encoding="utf-8")
     figure.savefig(folder / "summary.png", dpi=PICTURE_DPI)
     (folder / "summary.narrow.svg").write_text(svg_text(figure.draw_narrow()), encoding="utf-8")
+    (folder / "steps").mkdir(exist_ok=True)
+    for name, drawing in step_pictures(results).items():
+        drawing.savefig(folder / "steps" / f"{name}.png", dpi=PICTURE_DPI, facecolor=drawing.get_facecolor())
     curve, tests = learning_curve_table(scores, "dice"), dunnett_table(scores, observers, "dice")
     answer = answer_table(tests, curve, labels)
     write_tables(
@@ -226,6 +230,10 @@ with the arrow keys; a click or Enter shows the outlines behind a point.
 {front_table}
 Every table of this book, and every score behind it: {{download}}`tables.zip </{folder.as_posix()}/tables.zip>`.
 """
+    whose = "Its images are of phantoms, not of patients" if results.plan["phantom"] else "Its cohort is its owner's"
+    (folder / "answer.md").write_text(
+        f"{answer_sentence(answer)} {whose}; {{numref}}`tab-front` sets it beside the paper.\n", encoding="utf-8"
+    )
     (folder / "notice.md").write_text(cohort_notice(results), encoding="utf-8")
     about = {"profile": results.profile.name, "phantom": results.plan["phantom"], "results": results_id(results)}
     (folder / RUN_FILE).write_text(json.dumps(about), encoding="utf-8")

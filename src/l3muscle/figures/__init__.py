@@ -15,11 +15,13 @@ from l3muscle.figures.agreement import (
 from l3muscle.figures.cohorts import against_reference, hu_histogram, split_map
 from l3muscle.figures.curves import accuracy_curve, learning_curve, source_curve, training_curves
 from l3muscle.figures.images import (
+    Panel,
     bone_removal,
     contact_sheet,
     error_maps,
     image_grid,
     outlines,
+    picture,
     puzzles,
     reconstructions,
 )
@@ -51,6 +53,7 @@ __all__ = [
     "SAID",
     "TASK_STYLE",
     "PageFigure",
+    "Panel",
     "accuracy_curve",
     "against_reference",
     "bland_altman",
@@ -69,6 +72,7 @@ __all__ = [
     "outlines",
     "p_value_matrices",
     "page_width",
+    "picture",
     "puzzles",
     "reconstructions",
     "source_curve",

@@ -71,7 +71,7 @@ def observer_agreement(observers: pd.DataFrame, *, narrow: bool = False) -> Page
                 axes.axhline(0, color=INK, lw=0.8)
             axes.plot(x, observers[metric], "o", ms=3.2, color=BLUE, alpha=0.55, mew=0)
             axes.plot(range(1, len(order) + 1), means, "_", ms=7, mew=1.6, color=INK)
-            axes.set_ylabel(name)
+            axes.set_title(name, fontsize=10, loc="left")
             axes.set_xticks([])
         for axes in panels[-1]:
             axes.set_xlabel(f"{len(order)} test images, by mean Dice")
@@ -316,8 +316,10 @@ def bland_altman(
             sharex=True,
             sharey=True,
         )
-        for axes in panels.ravel()[len(tasks) :]:
-            axes.set_visible(False)
+        for place, axes in enumerate(panels.ravel()):
+            axes.set_visible(place < len(tasks))
+            # What stands over an empty place has to tell its own scale.
+            axes.tick_params(labelbottom=place + columns >= len(tasks))
         for axes, task in zip(panels.ravel(), tasks, strict=False):
             own, row = chosen[chosen["source_task"] == task], rows.loc[task]
             colour, marker = TASK_STYLE[task]

@@ -55,15 +55,16 @@ def split_map(splits: Splits, sizes: Sequence[int], *, narrow: bool = False) -> 
                 grid[row, [place[patient] for patient in splits.training_ids(fold, subset, size)]] = level
     shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.95, len(sizes)))[:, :3]
     colours = ["#efece4", *shades, "#d55e00", "#3a3f47"]
-    names = ["not used", *(f"n ≥ {size}" for size in sizes), "validation", "test (held out)"]
+    names = ["not used", *(f"in from n = {size}" for size in sizes), "validation", "test (held out)"]
     with style():
         figure, ((axes,),) = new_figure(4.4 if narrow else 3.6, narrow=narrow)
         folds = ", ".join(str(len(fold)) for fold in splits.folds)
         figure.said = f"{len(splits.test_ids)} patients are held out; the folds hold {folds}."
         axes.grid(False)
-        axes.pcolormesh(
-            grid, cmap=ListedColormap(colours), vmin=-0.5, vmax=test + 0.5, edgecolors=PAPER, linewidth=0.15
-        )
+        # Lines between columns a pixel wide would hide them.
+        axes.pcolormesh(grid, cmap=ListedColormap(colours), vmin=-0.5, vmax=test + 0.5, rasterized=True)
+        for row in range(1, len(grid)):
+            axes.axhline(row, color=PAPER, lw=2.5 if row % subsets == 0 else 0.8)
         axes.invert_yaxis()
         rows = [f"fold {row // subsets + 1} out, set {row % subsets + 1}" for row in range(len(grid))]
         axes.set_yticks(np.arange(len(grid)) + 0.5, rows)

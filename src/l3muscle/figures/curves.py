@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from l3muscle.figures.look import (
     FAINT,
     INK,
+    METRIC_DIGITS,
     METRIC_LABELS,
     PAPER,
     TASK_STYLE,
@@ -29,10 +30,11 @@ DIFFERENCES = ("smd_difference_hu", "sma_difference_cm2")
 FLATTENING = 2.5  # a cell that makes the axis this many times as long as the others need is left off it
 
 
-def _tell_values(axes: Axes, x: pd.Series, part: pd.DataFrame, label: str) -> None:
+def _tell_values(axes: Axes, x: pd.Series, part: pd.DataFrame, label: str, digits: int) -> None:
     """Lay an unseen marker over each point of a cell, which tells its value in the book."""
     for place, row in zip(x, part.itertuples(), strict=True):
-        text = f"{label}, n = {row.n_train}: {row.mean:.3f} (95 % interval {row.low:.3f} to {row.high:.3f})"
+        mean, low, high = (f"{value:.{digits}f}".replace("-", "−") for value in (row.mean, row.low, row.high))
+        text = f"{label}, n = {row.n_train}: {mean} (95 % interval {low} to {high})"
         failed = f", {row.failures} failed predictions" if row.failures else ""
         gid = hover_id(row.source_task, str(row.n_train), f"{text}, {row.n_models} models{failed}")
         axes.plot([place], [row.mean], marker="o", ms=9, alpha=0, ls="none", gid=gid)
@@ -84,15 +86,15 @@ def _name_what_is_off(axes: Axes, off: pd.DataFrame, labels: Mapping[str, str]) 
         )
 
 
-def _in_words(table: pd.DataFrame, band: ObserverBand | None, labels: Mapping[str, str]) -> str:
+def _in_words(table: pd.DataFrame, band: ObserverBand | None, labels: Mapping[str, str], digits: int) -> str:
     """First and last point of each line, and the observers, as a sentence."""
     parts = []
     for task, part in table.dropna(subset="mean").groupby("source_task", sort=False):
         ends = part.sort_values("n_train").iloc[[0, -1]].drop_duplicates("n_train")
-        points = " and ".join(f"{row.mean:.3g} at n = {row.n_train}" for row in ends.itertuples())
+        points = " and ".join(f"{row.mean:.{digits}f} at n = {row.n_train}" for row in ends.itertuples())
         parts.append(f"{labels[task]} {points}")
     if band is not None:
-        parts.append(f"the observers {band.mean:.3g}")
+        parts.append(f"the observers {band.mean:.{digits}f}")
     return f"Means: {'; '.join(parts)}.".replace("-", "−")
 
 
@@ -133,7 +135,7 @@ def learning_curve(
     shown = table.drop(off.index)
     with style():
         figure, [[axes]] = new_figure(5.4 if narrow else 4.3, narrow=narrow)
-        figure.said = _in_words(table, band, labels)
+        figure.said = _in_words(table, band, labels, METRIC_DIGITS[metric])
         if band is not None:
             axes.axhspan(
                 band.mean - band.standard_error, band.mean + band.standard_error, color=VERMILION, alpha=0.16, lw=0
@@ -164,7 +166,7 @@ def learning_curve(
                     mfc=PAPER,
                     zorder=4,
                 )
-            _tell_values(axes, x, part, labels[task])
+            _tell_values(axes, x, part, labels[task], METRIC_DIGITS[metric])
         if incomplete:
             axes.plot([], [], marker="o", ls="none", color=FAINT, mfc=PAPER, label="open: empty predictions left out")
         size_axis(axes, sorted(table["n_train"].unique()), narrow=narrow)

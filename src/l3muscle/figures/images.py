@@ -1,10 +1,12 @@
 """Slices, outlines and small images."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy import ndimage
@@ -13,6 +15,7 @@ from l3muscle.figures.look import OUTLINE_COLOURS, PageFigure, in_two_widths, ne
 from l3muscle.metrics import boundary, remove_bone
 from l3muscle.predictions import ErrorMap
 
+PICTURE_LINES = {"expert": (OUTLINE_COLOURS[0], 1.5), "prediction": (OUTLINE_COLOURS[1], 1.5)}
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))  # once the colours are spent
 
 
@@ -67,7 +70,8 @@ def outlines(
     columns = 1 if narrow and columns == 2 else min(columns, len(slices))
     rows = -(-len(slices) // columns)
     with style():
-        height = rows * page_width(narrow) / columns * 0.74 + 0.35
+        lines = max(title.count("\n") for title, *_ in slices)
+        height = rows * (page_width(narrow) / columns * 0.74 + 0.16 * lines) + 0.35
         figure, panels = new_figure(height, rows=rows, columns=columns, narrow=narrow)
         for axes in panels.ravel()[len(slices) :]:
             axes.set_visible(False)
@@ -158,7 +162,7 @@ def _rows_of_images(
                 axes.set_yticks([])
                 axes.spines[:].set_visible(False)
                 axes.grid(False)
-            line[0].set_ylabel(name, fontsize=9)
+            line[0].set_ylabel(name, fontsize=8 if narrow else 9)
         for axes, title in zip(panels[0], titles, strict=True):
             axes.set_title(title, fontsize=9, loc="left")
     return figure
@@ -209,9 +213,9 @@ def puzzles(examples: Mapping[str, np.ndarray], *, gap: int = 2, narrow: bool = 
     ):
         verdict = "solved" if np.array_equal(guess, truth) else "not solved"
         sheets = [lay(tiles, places) for places in (range(9), guess, truth)]
-        rows.append((f"puzzle {number + 1}: {verdict}", sheets))
+        rows.append((f"{number + 1}: {verdict}", sheets))
     figure = _rows_of_images(rows, ["given", "network's answer", "right answer"], narrow=narrow)
-    figure.said = f"{'; '.join(name for name, _ in rows)}."
+    figure.said = f"Puzzle {'; '.join(name for name, _ in rows)}."
     return figure
 
 
@@ -319,4 +323,65 @@ def error_maps(maps: Mapping[str, ErrorMap], *, narrow: bool = False) -> PageFig
         bar = figure.colorbar(scale, ax=panels, location="bottom", shrink=0.9 if narrow else 0.5, aspect=40)
         bar.set_label("share of outlines that err there (%)", fontsize=9)
         bar.outline.set_visible(False)
+    return figure
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A slice of a small picture.
+
+    Attributes
+    ----------
+    hu : ndarray, (H, W)
+    stretch : float
+        Height of a pixel over its width.
+    masks : mapping of str to ndarray, (H, W) bool
+        `expert` and `prediction` are drawn boldly, others, the observers', finely in white.
+    """
+
+    hu: np.ndarray
+    stretch: float = 1.0
+    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def _frame(panel: Panel, aspect: float) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top of a panel in pixels, so that it fills a cell: around its masks, or all that fits."""
+    height, width = panel.hu.shape
+    if panel.masks:
+        rows, columns = _box_around(list(panel.masks.values()), 0)
+        middle = (rows.start + rows.stop - 1) / 2, (columns.start + columns.stop - 1) / 2
+        across = 1.12 * max(columns.stop - columns.start, (rows.stop - rows.start) * panel.stretch * aspect)
+    else:
+        middle = (height - 1) / 2, (width - 1) / 2
+        across = min(width, height * panel.stretch * aspect)
+    down = across / aspect / panel.stretch
+    return middle[1] - across / 2, middle[1] + across / 2, middle[0] + down / 2, middle[0] - down / 2
+
+
+def picture(panels: Sequence[Panel], *, size: tuple[float, float] = (3.2, 2.4)) -> Figure:
+    """One slice or a few, edge to edge on black: a picture that needs no axes and no legend.
+
+    Parameters
+    ----------
+    panels : sequence of Panel
+        Masks are not empty.
+    size : (float, float)
+        Width and height in inches; panels are cropped to fill it.
+    """
+    columns = int(np.ceil(np.sqrt(len(panels))))
+    rows = -(-len(panels) // columns)
+    gap = 0.02 if len(panels) > 1 else 0.0
+    with style():
+        figure = Figure(figsize=size, facecolor="#000000")
+        cells = figure.subplots(rows, columns, squeeze=False)
+        figure.subplots_adjust(left=0, right=1, bottom=0, top=1, wspace=gap, hspace=gap)
+        for axes in cells.ravel():
+            axes.set_axis_off()
+        for axes, panel in zip(cells.ravel(), panels, strict=False):
+            axes.imshow(panel.hu, cmap="gray", vmin=-150, vmax=250, aspect="auto")
+            for name, mask in panel.masks.items():
+                colour, width = PICTURE_LINES.get(name, ("#ffffff", 0.6))
+                bold = name in PICTURE_LINES
+                axes.contour(mask.astype(float), [0.5], colors=[colour], linewidths=width, zorder=3 if bold else 2)
+            axes.axis(_frame(panel, size[0] * rows / (size[1] * columns)))
     return figure

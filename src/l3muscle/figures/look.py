@@ -22,7 +22,13 @@ PAPER = "#fdfcf9"
 INK = "#23272e"
 FAINT = "#6b717b"
 # Okabe and Ito's colours that keep apart for every kind of colour vision, each with a marker of its own.
-TASK_STYLE = {
+TASK_METRIC_DIGITS = {
+    "dice": 3,
+    "rms_dta_cm": 3,
+    "smd_difference_hu": 2,
+    "sma_difference_cm2": 1,
+}  # that mean something
+STYLE = {
     "random": ("#5b6068", "o"),
     "classification": ("#e69f00", "s"),
     "segmentation": ("#0072b2", "D"),
@@ -37,6 +43,7 @@ METRIC_LABELS = {
     "smd_difference_hu": "muscle density, prediction − expert (HU)",
     "sma_difference_cm2": "muscle area, prediction − expert (cm²)",
 }
+METRIC_DIGITS = {"dice": 3, "rms_dta_cm": 3, "smd_difference_hu": 2, "sma_difference_cm2": 1}  # that mean something
 STYLE = {
     "figure.facecolor": PAPER,
     "savefig.facecolor": PAPER,

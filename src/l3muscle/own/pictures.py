@@ -3,6 +3,7 @@
 import pandas as pd
 
 from l3muscle.figures import FAINT, TASK_STYLE, PageFigure, in_two_widths, new_figure, style
+from l3muscle.own.estimate import MEASURES
 from l3muscle.own.train import OwnModel
 from l3muscle.runtime import origin
 
@@ -53,16 +54,22 @@ def _bars(axes, part: pd.DataFrame, **look) -> None:
 
 def error_rows(model: OwnModel) -> list[dict[str, str]]:
     """Rows of the table of held-out errors."""
-    return [
-        {
-            "measure": row.measure,
-            "mean": f"{row.mean:.3f}",
-            "95 % interval": f"{row.low:.3f} to {row.high:.3f}",
-            "between patients (SD)": f"{row.sd:.3f}",
-            "worst slice": f"{row.worst:.3f}",
-        }
-        for row in model.errors().itertuples()
-    ]
+    rows = []
+    for row in model.errors().itertuples():
+        digits = 3 if row.measure in (MEASURES["dice"], MEASURES["rms_dta_cm"]) else 1
+        mean, low, high, sd, worst = (
+            f"{value:.{digits}f}".replace("-", "−") for value in (row.mean, row.low, row.high, row.sd, row.worst)
+        )
+        rows.append(
+            {
+                "measure": row.measure.replace(" - ", " − "),
+                "mean": mean,
+                "95 % interval": f"{low} to {high}",
+                "between patients (SD)": sd,
+                "worst slice": worst,
+            }
+        )
+    return rows
 
 
 def measure_rows(measures: pd.DataFrame, count: int) -> list[dict[str, str]]:
@@ -74,7 +81,7 @@ def measure_rows(measures: pd.DataFrame, count: int) -> list[dict[str, str]]:
             "SMD, HU": f"{row.smd_hu:.1f}",
             "SMA in range": f"{row.sma_range_cm2:.1f}",
             "agreement": f"{row.agreement:.2f}",
-            "why to look first": row.reasons or "-",
+            "why to look first": row.reasons or "–",
         }
         for row in measures.head(count).itertuples()
     ]
