@@ -14,6 +14,8 @@ TOP = Path(__file__).resolve().parents[1]
 BOOK, NOTEBOOKS = TOP / "book", TOP / "notebooks"
 PAGES = sorted(BOOK.glob("*.md"))
 TEMPLATES = sorted(NOTEBOOKS.glob("*.ipynb"))
+# Pages about the run, and notebooks that are no pages, tell no result of the study.
+CHAPTERS = [path for path in TEMPLATES if path.stem not in ("about_run", "experiment", "playground")]
 CITATION = re.compile(r"\{cite(?::[a-z]+)?\}`([^`]+)`")
 
 # First author and year of the paper's 34 references, in its order.
@@ -118,6 +120,14 @@ def test_templates_carry_no_outputs(path: Path) -> None:
         if cell["cell_type"] == "code":
             assert cell["outputs"] == [], f"cell {number} of {path.name} carries outputs"
             assert cell["execution_count"] is None, f"cell {number} of {path.name} carries a count"
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.name)
+def test_chapters_open_with_what_they_ask_and_close_with_what_was_found(path: Path) -> None:
+    first, *_, last = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    assert re.match(r"# .+\n\n\*\*This chapter asks\*\*", "".join(first["source"]))
+    assert last["cell_type"] == "code", "the closing of a chapter takes its numbers from the run"
+    assert "**What was found" in "".join(last["source"])
 
 
 @pytest.mark.parametrize("path", PAGES + TEMPLATES, ids=lambda path: path.name)

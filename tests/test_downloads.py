@@ -37,6 +37,14 @@ def test_a_shown_table_is_read_without_its_markup(notebook: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("prose", [False, True])
+def test_a_table_of_sentences_is_read_as_well(tmp_path: Path, prose: bool) -> None:
+    text = numbered_table([{"mean": "0.5 <small>(0.4–0.6)</small>"}], caption="c", name="tab-one", prose=prose)
+    cell = nbformat.v4.new_code_cell("", outputs=[nbformat.v4.new_output("display_data", {"text/markdown": text})])
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "chapter.ipynb")
+    assert list(shown_tables(tmp_path / "chapter.ipynb")) == [("tab-one", [["mean"], ["0.5 (0.4–0.6)"]])]
+
+
 def test_the_archive_is_the_same_for_the_same_tables_and_holds_nothing_old(notebook: Path) -> None:
     folder = notebook.parent
     (folder / "data" / "shown").mkdir(parents=True)

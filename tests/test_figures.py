@@ -4,12 +4,17 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from l3muscle import figures
+from l3muscle.cohort.splits import Splits
+from l3muscle.figures.look import size_axis
 from l3muscle.predictions import ErrorMap
 from l3muscle.statistics import ObserverBand, learning_curve_table, mann_whitney_pairs
 from l3muscle.statistics.printed import printed_pairs
 
+PHONE_PX = 358  # width of the text on a phone of 390 pixels
 LABELS = {"random": "random", "segmentation": "segmentation (procedural)"}
 
 
@@ -86,6 +91,95 @@ def test_the_look_ends_with_the_figure(scores):
     assert dict(matplotlib.rcParams) == before
 
 
+def drawings(scores: pd.DataFrame) -> dict[str, figures.PageFigure]:
+    """A figure of each function that draws for two widths."""
+    hu, mask = np.zeros((40, 60)), np.zeros((40, 60), bool)
+    mask[10:30, 10:30] = True
+    curve = pd.DataFrame(
+        {"step": [1, 2], "train_loss": [2.0, 1.0], "validation_loss": [2.0, 1.5], "validation_accuracy": [0.1, 0.4]}
+    )
+    models = curve.assign(source_task="random", n_train=5, fold=0, subset=0, repeat=0)
+    observed = pd.DataFrame(
+        {
+            "patient_id": ["A", "A", "B", "B"],
+            "observer": ["1", "2"] * 2,
+            **{name: [0.8, 0.9, 0.85, 0.95] for name in figures.agreement.OBSERVER_PANELS},
+        }
+    )
+    readings = pd.DataFrame({"surface": [0.1, 0.2], "symmetric": [0.1, 0.25], "equation4": [0.2, 0.4]})
+    people = tuple(f"P{k}" for k in range(12))
+    splits = Splits(people[:4], (people[4:8], people[8:]), ((people[8:],), (people[4:8],)))
+    tiles = np.linspace(0, 1, 9)[None, :, None, None] * np.ones((3, 9, 4, 6))
+    order = np.arange(9)[None].repeat(3, axis=0)
+    error = ErrorMap(hu, mask.astype(float), mask * 0.3, mask * 0.1, 3, 1.0, 2.0)
+    points = pd.DataFrame({"source_task": "random", "n_train": 5, "mean": [100.0, 120.0], "difference": [-1.0, 2.0]})
+    agreed = pd.DataFrame(
+        {"source_task": "random", "n_train": 5, "margin": [10.0], "bias": 0.5, "lower_limit": -2.0, "upper_limit": 3.0}
+    )
+    measures = pd.DataFrame({"sma_cm2": [90.0, 150.0], "smd_hu": [30.0, 40.0], "sex": ["women", "men"]})
+    return {
+        "accuracy_curve": figures.accuracy_curve(curve, chance=0.02),
+        "against_reference": figures.against_reference(measures),
+        "bland_altman": figures.bland_altman(points, agreed, "sma_cm2", n_train=5, labels=LABELS),
+        "bone_removal": figures.bone_removal(hu + 300 * mask, mask, (1, 1)),
+        "contact_sheet": figures.contact_sheet(hu[None].repeat(6, 0), mask[None].repeat(6, 0)),
+        "distance_definitions": figures.distance_definitions(mask, np.roll(mask, 3, 1), (1, 1)),
+        "distance_readings": figures.distance_readings(readings),
+        "error_maps": figures.error_maps({"observers": error, "models, n = 5": error, "models, n = 125": error}),
+        "hu_histogram": figures.hu_histogram({"cohort": (hu[None], mask[None])}),
+        "image_grid": figures.image_grid([("class 1", [np.zeros((4, 6))] * 4)]),
+        "learning_curve": figures.learning_curve(scores, ObserverBand(0.9, 0.01), labels=LABELS),
+        "observer_agreement": figures.observer_agreement(observed),
+        "outlines": figures.outlines([("a", hu, (1, 1), {"expert": mask})] * 2, columns=2),
+        "p_value_matrices": figures.p_value_matrices(
+            mann_whitney_pairs(scores.assign(rms_dta_cm=1 - scores["dice"])), printed_pairs(), labels=LABELS
+        ),
+        "puzzles": figures.puzzles({"tiles": tiles, "guess": order, "permutation": order}),
+        "reconstructions": figures.reconstructions({"input": np.zeros((3, 8, 10)), "output": np.ones((3, 8, 10))}),
+        "source_curve": figures.source_curve(curve, ylabel="loss"),
+        "split_map": figures.split_map(splits, [2, 4]),
+        "training_curves": figures.training_curves(models, labels=LABELS),
+    }
+
+
+def test_every_figure_can_be_read_on_a_phone(scores):
+    drawn = drawings(scores)
+    known = (getattr(figures, name) for name in figures.__all__)
+    assert set(drawn) == {each.__name__ for each in known if "narrow" in getattr(each, "__annotations__", {})} - {
+        "new_figure",
+        "page_width",
+    }
+    for name, wide in drawn.items():
+        narrow = wide.draw_narrow()
+        assert narrow.get_figwidth() < wide.get_figwidth(), name
+        pixels_a_point = PHONE_PX / (72 * narrow.get_figwidth())
+        texts = [text for text in narrow.findobj(Text) if text.get_text() and text.get_visible()]
+        assert min((text.get_fontsize() for text in texts), default=9) * pixels_a_point >= 8.5, name
+
+
+def test_a_narrow_learning_curve_shows_the_same(scores):
+    wide = figures.learning_curve(scores, None, "dice", labels=LABELS)
+    [[axes], [other]] = wide.axes, wide.draw_narrow().axes
+    assert [line.get_ydata().tolist() for line in axes.lines] == [line.get_ydata().tolist() for line in other.lines]
+    means = learning_curve_table(scores, "dice").set_index(["source_task", "n_train"])["mean"]
+    assert f"{means['random', 5]:.3f} at n = 5 and {means['random', 125]:.3f} at n = 125" in wide.said
+
+
+def test_labels_that_would_touch_stand_on_two_lines():
+    axes = Figure().subplots()
+    size_axis(axes, [5, 10, 75, 100, 125], narrow=True)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["5", "10", "75", "\n100", "125"]
+
+
+def test_eleven_outlines_have_eleven_looks():
+    mask = np.eye(40, dtype=bool)
+    names = ["expert", *(f"observer {k}" for k in range(10))]
+    figure = figures.outlines([("a", np.zeros((40, 40)), (1, 1), dict.fromkeys(names, mask))])
+    looks = {(handle.get_color(), str(handle.get_linestyle())) for handle in figure.legends[0].legend_handles}
+    assert len(looks) == len(names)
+    assert len({colour for colour, _ in looks if colour == figures.OUTLINE_COLOURS[0]}) == 1
+
+
 def test_puzzles_lay_each_tile_where_the_permutation_says():
     tiles = np.arange(1, 10)[None, :, None, None] / 10 * np.ones((1, 9, 4, 6))
     truth = np.array([[2, 0, 1, 5, 3, 4, 8, 6, 7]])
@@ -95,7 +189,7 @@ def test_puzzles_lay_each_tile_where_the_permutation_says():
     assert given[0, 0] == 0.1 and given[-1, -1] == 0.9 and given.shape == (14, 20)
     # Tile 0 belongs to place 2, the upper right corner; the guess puts tile 1 there.
     assert right[0, -1] == 0.1 and guessed[0, -1] == 0.2
-    assert figure.axes[0].get_ylabel() == "puzzle 1: not solved"
+    assert figure.axes[0].get_ylabel() == "1: not solved"
 
 
 def test_reconstructions_stand_under_their_inputs():

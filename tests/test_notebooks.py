@@ -149,6 +149,43 @@ def test_what_reads_the_other_chapters_says_so():
     assert readers and readers == {path.stem for path in TEMPLATES if notebooks._reads_chapters(path)}
 
 
+def test_only_pictures_that_a_page_shows_stay_in_the_site(tmp_path):
+    (tmp_path / "_images").mkdir()
+    for name in ("a1.svg", "b-2.png", "old.svg"):
+        (tmp_path / "_images" / name).write_text("")
+    (tmp_path / "chapter").mkdir()
+    (tmp_path / "index.html").write_text('<img src="_images/a1.svg">')
+    (tmp_path / "chapter" / "one.html").write_text('<source srcset="../_images/b-2.png 2x">')
+    notebooks._remove_unshown_pictures(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "_images").iterdir()) == ["a1.svg", "b-2.png"]
+
+
+FIGURE = """
+from l3muscle import figures
+import pandas as pd
+figures.accuracy_curve(pd.DataFrame({"step": [1, 2], "validation_accuracy": [0.1, 0.4]}), chance=0.02)
+"""
+
+
+def test_a_figure_leaves_a_drawing_for_narrow_screens_and_says_what_it_shows(project, finished, runs):
+    path = project / "notebooks" / "one.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    look = {"figure": {"caption": "Solved.", "name": "fig-one"}, "image": {"alt": "A curve."}}
+    notebook.cells[1] = nbformat.v4.new_code_cell(FIGURE, metadata={"mystnb": look})
+    nbformat.write(notebook, path)
+    results = open_results("smoke", runs)
+    [executed] = execute_notebooks(results, profile="smoke", runs=runs, say=quiet)
+    cell = nbformat.read(executed, as_version=4).cells[-1]
+    assert cell.metadata.mystnb.image.alt == "A curve. It ends at 40.0%; chance is 2.0%."
+    assert set(cell.outputs[0].data) <= {"image/svg+xml", "image/png", "text/plain"}
+    drawing = project / notebooks.NARROW / "fig-one.svg"
+    assert drawing.read_text(encoding="utf-8").lstrip().startswith("<?xml")
+    (drawing.parent / "fig-gone.svg").write_text("")
+    change(project, code="from l3muscle import figures\nfigures.not_run('jigsaw')")
+    execute_notebooks(results, profile="smoke", runs=runs, say=quiet)
+    assert list(drawing.parent.iterdir()) == []
+
+
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
 def test_every_figure_has_a_caption_a_name_and_alternative_text(path):
     for cell in nbformat.read(path, as_version=4).cells:

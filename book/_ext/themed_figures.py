@@ -1,5 +1,6 @@
-"""Figures in both themes: an SVG gets a dark copy beside it, and its points tell their values."""
+"""Figures in both themes and both widths: an SVG gets a dark copy beside it, and its points tell their values."""
 
+import os
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from l3muscle.figures import TASK_STYLE
 from l3muscle.theme import Point, dark_svg, hover_points, is_themed
 
 VIEWER = "book/executed/viewer"
+NARROW = Path("book", "executed", "narrow")  # `l3muscle.notebooks` puts the drawings for narrow screens here
 
 
 def _write(path: Path, text: str) -> None:
@@ -40,10 +42,9 @@ def _pair(app: Sphinx, image: nodes.image, source: Path, svg: str) -> nodes.cont
     """The drawing and its dark copy, one of which is shown, under its points."""
     dark = source.with_suffix(".dark.svg")
     _write(dark, dark_svg(svg))
-    folder = image["uri"].rpartition("/")[0]
     light_copy, dark_copy = image.copy(), image.copy()
     for copy, path, shown in ((light_copy, source, "only-light"), (dark_copy, dark, "only-dark")):
-        copy["uri"] = f"{folder}/{path.name}" if folder else path.name
+        copy["uri"] = "/" + os.path.relpath(path, app.srcdir).replace(os.sep, "/")
         copy["ids"], copy["names"] = [], []
         copy["classes"] = [*image["classes"], shown]
         # Only the one that is shown is fetched.
@@ -58,10 +59,20 @@ def _pair(app: Sphinx, image: nodes.image, source: Path, svg: str) -> nodes.cont
     return pair
 
 
+def _narrow_drawing(app: Sphinx, image: nodes.image, source: Path) -> Path | None:
+    """The drawing that takes a picture's place on narrow screens, if it has one.
+
+    It is `<file>.narrow.svg` beside the picture, or, of a notebook's figure, `<name of the figure>.svg` in `NARROW`.
+    """
+    names = image.parent["names"] if isinstance(image.parent, nodes.figure) else []
+    places = [source.with_suffix(".narrow.svg"), *(Path(app.srcdir, NARROW, f"{name}.svg") for name in names)]
+    return next((place for place in places if place.is_file()), None)
+
+
 def pair_themes(app: Sphinx, doctree: nodes.document) -> None:
     """Put a dark copy beside every figure that was drawn in the book's style; leave other pictures as they are.
 
-    A drawing `<name>.narrow.svg` beside `<name>.svg` takes its place on narrow screens.
+    Where there is a drawing for narrow screens, both stand on the page and the screen's width decides.
     """
     for image in list(doctree.findall(nodes.image)):
         uri = image["uri"]
@@ -74,8 +85,8 @@ def pair_themes(app: Sphinx, doctree: nodes.document) -> None:
             image["classes"].append("dark-light")
             continue
         pairs = [_pair(app, image, source, svg)]
-        narrow = source.with_suffix(".narrow.svg")
-        if narrow.is_file():
+        narrow = _narrow_drawing(app, image, source)
+        if narrow is not None:
             pairs[0]["classes"].append("l3-wide")
             pairs.append(_pair(app, image, narrow, narrow.read_text(encoding="utf-8")))
             pairs[1]["classes"].append("l3-narrow")

@@ -3,11 +3,10 @@
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from l3muscle.augment import augment_images
-from l3muscle.figures import INK, OUTLINE_COLOURS, PAGE_WIDTH_IN, PAPER
+from l3muscle.figures import OUTLINE_COLOURS, PageFigure, in_two_widths, new_figure, page_width, style
 from l3muscle.profile import AugmentationSettings
 
 PARTS = ("flip", "rotation", "scale", "elastic")
@@ -36,7 +35,10 @@ def _lattice(shape: tuple[int, int]) -> Tensor:
     return ((rows % LATTICE_PX == 0) | (columns % LATTICE_PX == 0)).float()
 
 
-def augmentation_parts(image: np.ndarray, mask: np.ndarray, settings: AugmentationSettings, *, seed: int = 0) -> Figure:
+@in_two_widths
+def augmentation_parts(
+    image: np.ndarray, mask: np.ndarray, settings: AugmentationSettings, *, seed: int = 0, narrow: bool = False
+) -> PageFigure:
     """A slice under each transformation alone and under all four, with its mask's outline and a lattice.
 
     Parameters
@@ -47,26 +49,29 @@ def augmentation_parts(image: np.ndarray, mask: np.ndarray, settings: Augmentati
     settings : AugmentationSettings
     seed : int
         Of the one draw that all columns show.
+    narrow : bool
+        Whether it is drawn for a narrow screen.
     """
     layers = torch.stack([torch.as_tensor(image).float(), torch.as_tensor(mask).float(), _lattice(image.shape)])[None]
     names = ("as it is", *PARTS, "all four")
     drawn = [layers, *(_warp(layers, settings, seed, part) for part in PARTS), _warp(layers, settings, seed, *PARTS)]
     height, width = image.shape
     columns = 3
-    size = (PAGE_WIDTH_IN, 4 * PAGE_WIDTH_IN / columns * height / width + 0.6)
-    figure = Figure(figsize=size, layout="constrained", facecolor=PAPER)
-    panels = figure.subplots(4, columns)
-    for place, (name, warped) in enumerate(zip(names, drawn, strict=True)):
-        row, column = 2 * (place // columns), place % columns
-        slice_, outline, lattice = warped[0].numpy()
-        upper, lower = panels[row, column], panels[row + 1, column]
-        upper.imshow(slice_, cmap="gray", vmin=0, vmax=1)
-        upper.contour(outline, [0.5], colors=OUTLINE_COLOURS[0], linewidths=0.9)
-        upper.set_title(name, fontsize=9, loc="left", color=INK)
-        lower.imshow(outline, cmap="gray", vmin=0, vmax=1)
-        lower.imshow(np.ma.masked_less(lattice, 0.25), cmap="cool", vmin=0, vmax=1, alpha=0.8)
-        for axes in (upper, lower):
-            axes.set_axis_off()
+    with style():
+        figure, panels = new_figure(
+            4 * page_width(narrow) / columns * height / width + 0.6, rows=4, columns=columns, narrow=narrow
+        )
+        for place, (name, warped) in enumerate(zip(names, drawn, strict=True)):
+            row, column = 2 * (place // columns), place % columns
+            slice_, outline, lattice = warped[0].numpy()
+            upper, lower = panels[row, column], panels[row + 1, column]
+            upper.imshow(slice_, cmap="gray", vmin=0, vmax=1)
+            upper.contour(outline, [0.5], colors=OUTLINE_COLOURS[0], linewidths=0.9)
+            upper.set_title(name, fontsize=9, loc="left")
+            lower.imshow(outline, cmap="gray", vmin=0, vmax=1)
+            lower.imshow(np.ma.masked_less(lattice, 0.25), cmap="cool", vmin=0, vmax=1, alpha=0.8)
+            for axes in (upper, lower):
+                axes.set_axis_off()
     return figure
 
 

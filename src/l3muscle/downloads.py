@@ -15,9 +15,11 @@ import pandas as pd
 from l3muscle.study import Experiment, StudyResults
 
 # A table as `l3muscle.tables.numbered_table` writes it.
-_TABLE = re.compile(r"^```\{table\} (?P<caption>.+?)\n:name: (?P<name>\S+)\n\n(?P<rows>(?:\|.*\n)+)```", re.M | re.S)
+_TABLE = re.compile(
+    r"^```\{table\} (?P<caption>.+?)\n:name: (?P<name>\S+)\n(?::class: .*\n)?\n(?P<rows>(?:\|.*\n)+)```", re.M | re.S
+)
 _CELL_END = re.compile(r"(?<!\\)\|")
-_MARKUP = re.compile(r"\*\*|</?u>|`")
+_MARKUP = re.compile(r"\*\*|</?(?:u|small)>|`")
 
 
 def shown_tables(notebook: Path) -> Iterator[tuple[str, list[list[str]]]]:

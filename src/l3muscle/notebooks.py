@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,13 +19,17 @@ from papermill.exceptions import PapermillExecutionError
 
 from l3muscle.archive import ARCHIVE
 from l3muscle.errors import L3MuscleError
+from l3muscle.figures.look import NARROW_DRAWING, SAID
 from l3muscle.parameters import ParameterError, documented, refuse
 from l3muscle.study import StudyResults
 from l3muscle.tables import VALUES, linked_values
 
 TEMPLATES = Path("notebooks")
 EXECUTED = Path("book/executed")
+SITE = Path("book/_build/html")
+NARROW = EXECUTED / "narrow"  # drawings for narrow screens, by the names of the figures that they stand for
 CELL_TIMEOUT_S = 600
+_PICTURE = re.compile(r"_images/([\w.-]+)")
 _LABEL = re.compile(r"^:name: (\S+)$", re.MULTILINE)
 
 
@@ -173,6 +176,7 @@ def _execute(template: Path, parameters: dict[str, Any], fingerprint: str) -> No
             tags.append("hide-input")
         elif "parameters" in tags:
             tags.append("remove-cell")  # what it holds does not count any more
+    _take_out_drawings(notebook)
     notebook.metadata["l3muscle"] = {"inputs": fingerprint}
     # Papermill notes where and when it ran: neither belongs on a page.
     notebook.metadata.pop("papermill", None)
@@ -183,6 +187,36 @@ def _execute(template: Path, parameters: dict[str, Any], fingerprint: str) -> No
 def _reads_chapters(template: Path) -> bool:
     """Whether a notebook looks at the other executed chapters (`shown_labels`), so that it has to come after them."""
     return nbformat.read(template, as_version=4).metadata.get("l3muscle", {}).get("reads_chapters", False)
+
+
+def _remove_unshown_drawings(paths: list[Path]) -> None:
+    """Remove the narrow drawings of figures that no chapter has any more."""
+    shown = {_figure(cell) for path in paths for cell in nbformat.read(path, as_version=4).cells}
+    for path in NARROW.glob("*.svg"):
+        if path.stem not in shown:
+            path.unlink()
+
+
+def _figure(cell: nbformat.NotebookNode) -> str | None:
+    """Name of the figure that a cell shows."""
+    return cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
+
+
+def _take_out_drawings(notebook: nbformat.NotebookNode) -> None:
+    """Put narrow drawings of a notebook's figures into files, and what the figures say into their alternative text."""
+    NARROW.mkdir(exist_ok=True)
+    for cell in notebook.cells:
+        name = _figure(cell)
+        if name is None:
+            continue
+        place = NARROW / f"{name}.svg"
+        place.unlink(missing_ok=True)  # a figure may have lost its drawing, as where a source task is not run
+        for output in cell.get("outputs", []):
+            drawing, said = (output.get("data", {}).pop(kind, "") for kind in (NARROW_DRAWING, SAID))
+            if drawing:
+                place.write_text("".join(drawing), encoding="utf-8")
+            if said:
+                cell.metadata["mystnb"]["image"]["alt"] += f" {''.join(said)}"
 
 
 def execute_notebooks(
@@ -241,7 +275,18 @@ def execute_notebooks(
                 raise
     paths = [EXECUTED / template.name for template in templates]
     _remove_unlinked_values(paths)
+    _remove_unshown_drawings(paths)
     return paths
+
+
+def _remove_unshown_pictures(site: Path) -> None:
+    """Remove what earlier builds left in the site: Sphinx adds pictures and takes none away."""
+    shown: set[str] = set()
+    for page in site.rglob("*.html"):
+        shown.update(_PICTURE.findall(page.read_text(encoding="utf-8")))
+    for path in (site / "_images").glob("*"):
+        if path.name not in shown:
+            path.unlink()
 
 
 def build_book(*, say: Callable[[str], None] = print) -> Path:
@@ -260,12 +305,11 @@ def build_book(*, say: Callable[[str], None] = print) -> Path:
     start = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", start, "build", ".", "--path-output", "book", "-W", "-n", "--keep-going"]
     say("building the pages")
-    # Sphinx adds pictures and removes none; those of earlier runs would stay in the site for ever.
-    shutil.rmtree(Path("book/_build/html/_images"), ignore_errors=True)
     outcome = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     )
     if outcome.returncode:
         tail = "\n".join((outcome.stdout + outcome.stderr).strip().splitlines()[-40:])
         raise NotebookError(f"jupyter-book found faults:\n{tail}")
-    return Path("book/_build/html/index.html")
+    _remove_unshown_pictures(SITE)
+    return SITE / "index.html"

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from l3muscle.downloads import run_tables, write_tables
-from l3muscle.figures import learning_curve
+from l3muscle.figures import learning_curve, svg_text
 from l3muscle.notebooks import EXECUTED
 from l3muscle.runtime import origin
 from l3muscle.statistics import (
@@ -20,11 +19,11 @@ from l3muscle.statistics import (
     observer_band,
     reported_p_values,
 )
+from l3muscle.steps import step_pictures
 from l3muscle.study import StudyResults
 from l3muscle.tables import numbered_table
 
 PICTURE_DPI = 150
-NARROW_IN = (4.2, 5.4)
 NOT_RUN, NEVER = "not run", "at no size"
 RUN_FILE = "run.json"  # what the pages' notes and footers have to know of the run
 
@@ -178,17 +177,8 @@ def _listing(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _make_narrow(figure: Figure) -> None:
-    figure.set_size_inches(NARROW_IN)
-    [axes], [legend] = figure.axes, figure.legends
-    handles, texts = axes.get_legend_handles_labels()
-    legend.remove()
-    figure.legend(handles, texts, loc="outside lower center", ncols=1, fontsize=9)
-    axes.tick_params(axis="x", labelsize=7.5)
-
-
 def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
-    """Write what the front page includes: `summary.md` with its picture, `notice.md`, `run.json`, the tables.
+    """Write what pages include: `summary.md` and its picture, `answer.md`, `notice.md`, `run.json`, pictures, tables.
 
     Returns
     -------
@@ -200,11 +190,12 @@ def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
     band = observer_band(observers, "dice")
     folder.mkdir(parents=True, exist_ok=True)
     figure = learning_curve(scores, band, "dice", labels=labels)
-    figure.savefig(folder / "summary.svg", metadata={"Date": None})
+    (folder / "summary.svg").write_text(svg_text(figure), encoding="utf-8")
     figure.savefig(folder / "summary.png", dpi=PICTURE_DPI)
-    # On a phone, at a size at which its letters can be read.
-    _make_narrow(figure)
-    figure.savefig(folder / "summary.narrow.svg", metadata={"Date": None})
+    (folder / "summary.narrow.svg").write_text(svg_text(figure.draw_narrow()), encoding="utf-8")
+    (folder / "steps").mkdir(exist_ok=True)
+    for name, drawing in step_pictures(results).items():
+        drawing.savefig(folder / "steps" / f"{name}.png", dpi=PICTURE_DPI, facecolor=drawing.get_facecolor())
     curve, tests = learning_curve_table(scores, "dice"), dunnett_table(scores, observers, "dice")
     answer = answer_table(tests, curve, labels)
     write_tables(
@@ -229,7 +220,7 @@ def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
 
 ```{{figure}} /{folder.as_posix()}/summary.svg
 :name: fig-front
-:alt: Mean Dice against training-set size for each source task, with the observers' mean as a band.
+:alt: Mean Dice against training-set size for each source task, with the observers' mean as a band. {figure.said}
 
 Mean Dice of the predicted outlines on the held-out test slices, with 95 % intervals, against the number of annotated
 slices that each model was fine-tuned on. The observers' mean is {band.mean:.3f}. Values appear under the pointer and
@@ -239,6 +230,10 @@ with the arrow keys; a click or Enter shows the outlines behind a point.
 {front_table}
 Every table of this book, and every score behind it: {{download}}`tables.zip </{folder.as_posix()}/tables.zip>`.
 """
+    whose = "Its images are of phantoms, not of patients" if results.plan["phantom"] else "Its cohort is its owner's"
+    (folder / "answer.md").write_text(
+        f"{answer_sentence(answer)} {whose}; {{numref}}`tab-front` sets it beside the paper.\n", encoding="utf-8"
+    )
     (folder / "notice.md").write_text(cohort_notice(results), encoding="utf-8")
     about = {"profile": results.profile.name, "phantom": results.plan["phantom"], "results": results_id(results)}
     (folder / RUN_FILE).write_text(json.dumps(about), encoding="utf-8")

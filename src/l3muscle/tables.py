@@ -1,7 +1,7 @@
 """Tables as Markdown text, for the pages of the book, and their values as CSV files beside it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,42 @@ def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
     lines += ["| " + " | ".join(str(row[name]) for name in names) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def by_size(
+    table: pd.DataFrame, labels: Mapping[str, str], sizes: Sequence[int], text: Callable[[Any], str]
+) -> list[dict[str, str]]:
+    """Rows of a table of cells: one row a source task, one column a training-set size.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row a cell: source_task, n_train, and what `text` reads.
+    labels : mapping of str to str
+        How each source task is called; the rows come in this order.
+    sizes : sequence of int
+        The columns.
+    text : callable
+        Makes the text of a cell from its row, a named tuple.
+
+    Returns
+    -------
+    list of dict
+        For `numbered_table`; a cell that the table lacks is called not run.
+    """
+    texts = {(row.source_task, row.n_train): text(row) for row in table.itertuples()}
+    return [
+        {"source task": label, **{f"n = {n}": texts.get((task, n), "not run") for n in sizes}}
+        for task, label in labels.items()
+    ]
+
+
+def interval_text(mean: float, low: float, high: float, digits: int = 3) -> str:
+    """A mean and, in small letters below it, its interval."""
+    if mean != mean:
+        return "n/a"
+    spread = "" if low != low else f" <small>({low:.{digits}f}–{high:.{digits}f})</small>"
+    return f"{mean:.{digits}f}{spread}".replace("-", "−")
 
 
 def numbered_table(

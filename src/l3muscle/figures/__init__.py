@@ -1,7 +1,8 @@
 """One function a figure: tables or images in, a matplotlib figure out.
 
 Figures are made without pyplot, so that they leave no state behind and can be drawn in any thread. They are drawn on a
-light ground; for a dark page `l3muscle.theme` exchanges their colours.
+light ground; for a dark page `l3muscle.theme` exchanges their colours. Each is drawn for the width of a page and, when
+a notebook shows it, once more for a narrow screen (`l3muscle.figures.look.PageFigure`).
 """
 
 from l3muscle.figures.agreement import (
@@ -14,24 +15,45 @@ from l3muscle.figures.agreement import (
 from l3muscle.figures.cohorts import against_reference, hu_histogram, split_map
 from l3muscle.figures.curves import accuracy_curve, learning_curve, source_curve, training_curves
 from l3muscle.figures.images import (
+    Panel,
     bone_removal,
     contact_sheet,
     error_maps,
     image_grid,
     outlines,
+    picture,
     puzzles,
     reconstructions,
 )
-from l3muscle.figures.look import FAINT, INK, METRIC_LABELS, OUTLINE_COLOURS, PAGE_WIDTH_IN, PAPER, TASK_STYLE, not_run
+from l3muscle.figures.look import (
+    FAINT,
+    INK,
+    METRIC_LABELS,
+    NARROW_DRAWING,
+    OUTLINE_COLOURS,
+    PAPER,
+    SAID,
+    TASK_STYLE,
+    PageFigure,
+    in_two_widths,
+    new_figure,
+    not_run,
+    page_width,
+    style,
+    svg_text,
+)
 
 __all__ = [
     "FAINT",
     "INK",
     "METRIC_LABELS",
+    "NARROW_DRAWING",
     "OUTLINE_COLOURS",
-    "PAGE_WIDTH_IN",
     "PAPER",
+    "SAID",
     "TASK_STYLE",
+    "PageFigure",
+    "Panel",
     "accuracy_curve",
     "against_reference",
     "bland_altman",
@@ -42,14 +64,20 @@ __all__ = [
     "error_maps",
     "hu_histogram",
     "image_grid",
+    "in_two_widths",
     "learning_curve",
+    "new_figure",
     "not_run",
     "observer_agreement",
     "outlines",
     "p_value_matrices",
+    "page_width",
+    "picture",
     "puzzles",
     "reconstructions",
     "source_curve",
     "split_map",
+    "style",
+    "svg_text",
     "training_curves",
 ]

@@ -5,12 +5,22 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from scipy.spatial import cKDTree
 
-from l3muscle.figures.look import FAINT, INK, PAPER, TASK_STYLE, VERMILION, new_figure, plain_log, style
+from l3muscle.figures.look import (
+    FAINT,
+    INK,
+    PAPER,
+    TASK_STYLE,
+    VERMILION,
+    PageFigure,
+    in_two_widths,
+    new_figure,
+    plain_log,
+    style,
+)
 from l3muscle.metrics import boundary, rms_dta
 from l3muscle.statistics.printed import ALPHA
 
@@ -28,17 +38,20 @@ READING_STYLE = {
 }
 
 
-def observer_agreement(observers: pd.DataFrame) -> Figure:
+@in_two_widths
+def observer_agreement(observers: pd.DataFrame, *, narrow: bool = False) -> PageFigure:
     """Every observer outline against the expert's, image by image (Section 2.4).
 
     Parameters
     ----------
     observers : DataFrame
         Observer table.
+    narrow : bool
+        Whether it is drawn for a narrow screen.
 
     Returns
     -------
-    Figure
+    PageFigure
         One panel a measure. Images stand in the same order in all, by their mean Dice; dots are outlines, bars the
         means of an image, the line and its band the mean over images and its standard error.
     """
@@ -46,7 +59,9 @@ def observer_agreement(observers: pd.DataFrame) -> Figure:
     place = {patient: number for number, patient in enumerate(order, start=1)}
     x = observers["patient_id"].map(place)
     with style():
-        figure, panels = new_figure(5.4, rows=2, columns=2, sharex=True)
+        figure, panels = new_figure(
+            9.6 if narrow else 5.4, rows=4 if narrow else 2, columns=1 if narrow else 2, narrow=narrow, sharex=True
+        )
         for axes, (metric, name) in zip(panels.ravel(), OBSERVER_PANELS.items(), strict=True):
             means = observers.groupby("patient_id")[metric].mean().reindex(order)
             middle, error = means.mean(), means.sem()
@@ -56,16 +71,16 @@ def observer_agreement(observers: pd.DataFrame) -> Figure:
                 axes.axhline(0, color=INK, lw=0.8)
             axes.plot(x, observers[metric], "o", ms=3.2, color=BLUE, alpha=0.55, mew=0)
             axes.plot(range(1, len(order) + 1), means, "_", ms=7, mew=1.6, color=INK)
-            axes.set_ylabel(name)
+            axes.set_title(name, fontsize=10, loc="left")
             axes.set_xticks([])
-        for axes in panels[1]:
+        for axes in panels[-1]:
             axes.set_xlabel(f"{len(order)} test images, by mean Dice")
         handles = [
             Line2D([], [], color=BLUE, marker="o", ms=4, ls="none", label="one outline"),
             Line2D([], [], color=INK, marker="_", ms=8, mew=1.6, ls="none", label="mean of an image"),
             Line2D([], [], color=VERMILION, ls=(0, (4, 2)), label="mean of the images ± standard error"),
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
+        figure.legend(handles=handles, loc="outside lower center", ncols=1 if narrow else 3, fontsize=9)
     return figure
 
 
@@ -75,7 +90,10 @@ def _nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.stack([points[:, ::-1], others[places][:, ::-1]], axis=1)
 
 
-def distance_definitions(pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, float]) -> Figure:
+@in_two_widths
+def distance_definitions(
+    pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, float], *, narrow: bool = False
+) -> PageFigure:
     """The readings of Equation 4 on a pair of masks small enough to see every boundary pixel.
 
     Parameters
@@ -83,10 +101,12 @@ def distance_definitions(pred: np.ndarray, ref: np.ndarray, spacing: tuple[float
     pred, ref : ndarray, (H, W) bool
     spacing : (float, float)
         Row and column spacing, mm.
+    narrow : bool
+        Whether it is drawn for a narrow screen.
 
     Returns
     -------
-    Figure
+    PageFigure
         Three panels, each with the distances that the reading takes and what it comes to.
     """
     points, others = np.argwhere(boundary(pred)), np.argwhere(boundary(ref))
@@ -99,8 +119,11 @@ def distance_definitions(pred: np.ndarray, ref: np.ndarray, spacing: tuple[float
     }
     titles = {"surface": "surface (used here)", "symmetric": "symmetric", "equation4": "Equation 4 as printed"}
     with style():
-        figure, [panels] = new_figure(2.35, columns=3)
-        for axes, (reading, sets) in zip(panels, drawn.items(), strict=True):
+        figure, panels = new_figure(
+            9.2 if narrow else 2.35, columns=1 if narrow else 3, rows=3 if narrow else 1, narrow=narrow
+        )
+        values = []
+        for axes, (reading, sets) in zip(panels.ravel(), drawn.items(), strict=True):
             axes.set_axis_off()
             axes.plot(others[:, 1], others[:, 0], "s", ms=2.6, color=FAINT, mew=0)
             axes.plot(points[:, 1], points[:, 0], "o", ms=2.6, color=INK, mew=0)
@@ -109,28 +132,33 @@ def distance_definitions(pred: np.ndarray, ref: np.ndarray, spacing: tuple[float
             axes.set_aspect(spacing[0] / spacing[1])
             axes.invert_yaxis()
             value = rms_dta(pred, ref, spacing, definition=reading) * 10
+            values.append(f"{titles[reading]} {value:.2f} mm")
             axes.set_title(f"{titles[reading]}\n{value:.2f} mm", fontsize=9, loc="left")
+        figure.said = f"{', '.join(values)}."
         handles = [
             Line2D([], [], color=INK, marker="o", ms=4, ls="none", label="predicted boundary"),
             Line2D([], [], color=FAINT, marker="s", ms=4, ls="none", label="reference boundary"),
             Line2D([], [], color=BLUE, label="prediction to reference"),
             Line2D([], [], color=VERMILION, label="reference to prediction"),
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8.5)
+        figure.legend(handles=handles, loc="outside lower center", ncols=2 if narrow else 4, fontsize=8.5)
     return figure
 
 
-def distance_readings(readings: pd.DataFrame) -> Figure:
+@in_two_widths
+def distance_readings(readings: pd.DataFrame, *, narrow: bool = False) -> PageFigure:
     """The other readings of the distance against the one that is used, a point a prediction.
 
     Parameters
     ----------
     readings : DataFrame
         surface, symmetric, equation4, in cm.
+    narrow : bool
+        Whether it is drawn for a narrow screen.
     """
     known = readings.dropna(subset=["surface", "symmetric", "equation4"])
     with style():
-        figure, [[axes]] = new_figure(4.2)
+        figure, [[axes]] = new_figure(4.4 if narrow else 4.2, narrow=narrow)
         # Thousands of points as vectors would make a page of several megabytes.
         for name, (colour, marker, _) in READING_STYLE.items():
             axes.plot(
@@ -162,7 +190,7 @@ def distance_readings(readings: pd.DataFrame) -> Figure:
             Line2D([], [], color=INK, lw=0.9, label="equal"),
             Line2D([], [], color=INK, lw=0.9, ls=(0, (4, 2)), label="twice as large"),
         ]
-        axes.legend(handles=handles, loc="upper left")
+        figure.legend(handles=handles, loc="outside lower center", ncols=2 if narrow else 4, fontsize=9)
     return figure
 
 
@@ -172,7 +200,10 @@ def _p_short(p_value: float) -> str:
     return "<.001" if p_value < ALPHA else f"{p_value:.3f}".removeprefix("0")
 
 
-def p_value_matrices(pairs: pd.DataFrame, printed: pd.DataFrame, *, labels: Mapping[str, str]) -> Figure:
+@in_two_widths
+def p_value_matrices(
+    pairs: pd.DataFrame, printed: pd.DataFrame, *, labels: Mapping[str, str], narrow: bool = False
+) -> PageFigure:
     """Tests between source tasks at every size: the paper below the diagonal, this run above it (Appendix C).
 
     Parameters
@@ -183,19 +214,21 @@ def p_value_matrices(pairs: pd.DataFrame, printed: pd.DataFrame, *, labels: Mapp
         From `printed_pairs`.
     labels : mapping of str to str
         The source tasks that are shown.
+    narrow : bool
+        Whether it is drawn for a narrow screen.
 
     Returns
     -------
-    Figure
+    PageFigure
     """
     sizes = sorted(set(pairs["n_train"]) | set(printed["n_train"]))
     tasks = [task for task in TASK_STYLE if task in labels]
     ours = {(row.n_train, frozenset((row.first, row.second))): row.p_value for row in pairs.itertuples()}
     paper = {(row.n_train, row.first, row.second): 0.0 if row.below else row.number for row in printed.itertuples()}
-    columns = min(2, len(sizes))
+    columns = 1 if narrow else min(2, len(sizes))
     rows = -(-len(sizes) // columns)
     with style():
-        figure, panels = new_figure(rows * 2.35 + 0.5, rows=rows, columns=columns)
+        figure, panels = new_figure(rows * 2.35 + (0.9 if narrow else 0.5), rows=rows, columns=columns, narrow=narrow)
         for axes in panels.ravel()[len(sizes) :]:
             axes.set_visible(False)
         for axes, n in zip(panels.ravel(), sizes, strict=False):
@@ -233,13 +266,20 @@ def p_value_matrices(pairs: pd.DataFrame, printed: pd.DataFrame, *, labels: Mapp
             Patch(facecolor=PAPER, edgecolor=FAINT, label="p ≥ 0.001, or –: not run"),
             Line2D([], [], ls="none", label="below the diagonal: paper; above: this run"),
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
+        figure.legend(handles=handles, loc="outside lower center", ncols=1 if narrow else 3, fontsize=9)
     return figure
 
 
+@in_two_widths
 def bland_altman(
-    points: pd.DataFrame, agreement: pd.DataFrame, measure: str, *, n_train: int, labels: Mapping[str, str]
-) -> Figure:
+    points: pd.DataFrame,
+    agreement: pd.DataFrame,
+    measure: str,
+    *,
+    n_train: int,
+    labels: Mapping[str, str],
+    narrow: bool = False,
+) -> PageFigure:
     """Difference from the expert against the mean of both, image by image (Bland and Altman 1986).
 
     Parameters
@@ -253,10 +293,12 @@ def bland_altman(
         Which training-set size to show.
     labels : mapping of str to str
         How each source task is called.
+    narrow : bool
+        Whether it is drawn for a narrow screen.
 
     Returns
     -------
-    Figure
+    PageFigure
         One panel a source task: points are images, the full line the mean difference, dashed lines the 95 % limits of
         agreement, the band the margin of equivalence.
     """
@@ -264,17 +306,20 @@ def bland_altman(
     chosen = points[points["n_train"] == n_train]
     tasks = list(dict.fromkeys(chosen["source_task"]))
     rows = agreement[agreement["n_train"] == n_train].set_index("source_task")
-    columns = min(len(tasks), 3)
+    columns = min(len(tasks), 2 if narrow else 3)
     with style():
         figure, panels = new_figure(
-            2.5 * -(-len(tasks) // columns) + 0.5,
+            (2.1 if narrow else 2.5) * -(-len(tasks) // columns) + 0.5,
             rows=-(-len(tasks) // columns),
             columns=columns,
+            narrow=narrow,
             sharex=True,
             sharey=True,
         )
-        for axes in panels.ravel()[len(tasks) :]:
-            axes.set_visible(False)
+        for place, axes in enumerate(panels.ravel()):
+            axes.set_visible(place < len(tasks))
+            # What stands over an empty place has to tell its own scale.
+            axes.tick_params(labelbottom=place + columns >= len(tasks))
         for axes, task in zip(panels.ravel(), tasks, strict=False):
             own, row = chosen[chosen["source_task"] == task], rows.loc[task]
             colour, marker = TASK_STYLE[task]
@@ -284,7 +329,9 @@ def bland_altman(
             for value, dashes in ((row["bias"], "-"), (row["lower_limit"], "--"), (row["upper_limit"], "--")):
                 if np.isfinite(value):
                     axes.axhline(value, color=VERMILION, lw=1.2, ls=dashes)
-            axes.set_title(labels[task], fontsize=9, loc="left")
+            axes.set_title(labels[task], fontsize=8 if narrow else 9, loc="left")
+        biases = ", ".join(f"{labels[task]} {rows.loc[task, 'bias']:+.1f}" for task in tasks)
+        figure.said = f"At n = {n_train} the mean differences in {unit} are: {biases}.".replace("-", "−")
         figure.supxlabel(f"muscle {name}, mean of prediction and expert ({unit})", fontsize=10)
         figure.supylabel(f"prediction − expert ({unit})", fontsize=10)
     return figure

@@ -6,16 +6,25 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from l3muscle.cohort.splits import Splits
-from l3muscle.figures.look import INK, OUTLINE_COLOURS, PAPER, TASK_STYLE, new_figure, style
+from l3muscle.figures.look import (
+    INK,
+    OUTLINE_COLOURS,
+    PAPER,
+    TASK_STYLE,
+    PageFigure,
+    in_two_widths,
+    new_figure,
+    style,
+)
 from l3muscle.reference_values import POPULATIONS, reference_values
 
 
-def split_map(splits: Splits, sizes: Sequence[int]) -> Figure:
+@in_two_widths
+def split_map(splits: Splits, sizes: Sequence[int], *, narrow: bool = False) -> PageFigure:
     """Who is held out, validates and trains, in each fold and subset (the paper's Figure 1).
 
     Parameters
@@ -23,10 +32,12 @@ def split_map(splits: Splits, sizes: Sequence[int]) -> Figure:
     splits : Splits
     sizes : sequence of int
         Training-set sizes, rising.
+    narrow : bool
+        Whether it is drawn for a narrow screen.
 
     Returns
     -------
-    Figure
+    PageFigure
         One row a fold and subset, one column a patient; a training patient's shade says from which size on the patient
         is in, so that smaller sets are seen to lie inside larger ones.
     """
@@ -44,13 +55,16 @@ def split_map(splits: Splits, sizes: Sequence[int]) -> Figure:
                 grid[row, [place[patient] for patient in splits.training_ids(fold, subset, size)]] = level
     shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.95, len(sizes)))[:, :3]
     colours = ["#efece4", *shades, "#d55e00", "#3a3f47"]
-    names = ["not used", *(f"n ≥ {size}" for size in sizes), "validation", "test (held out)"]
+    names = ["not used", *(f"in from n = {size}" for size in sizes), "validation", "test (held out)"]
     with style():
-        figure, ((axes,),) = new_figure(3.6)
+        figure, ((axes,),) = new_figure(4.4 if narrow else 3.6, narrow=narrow)
+        folds = ", ".join(str(len(fold)) for fold in splits.folds)
+        figure.said = f"{len(splits.test_ids)} patients are held out; the folds hold {folds}."
         axes.grid(False)
-        axes.pcolormesh(
-            grid, cmap=ListedColormap(colours), vmin=-0.5, vmax=test + 0.5, edgecolors=PAPER, linewidth=0.15
-        )
+        # Lines between columns a pixel wide would hide them.
+        axes.pcolormesh(grid, cmap=ListedColormap(colours), vmin=-0.5, vmax=test + 0.5, rasterized=True)
+        for row in range(1, len(grid)):
+            axes.axhline(row, color=PAPER, lw=2.5 if row % subsets == 0 else 0.8)
         axes.invert_yaxis()
         rows = [f"fold {row // subsets + 1} out, set {row % subsets + 1}" for row in range(len(grid))]
         axes.set_yticks(np.arange(len(grid)) + 0.5, rows)
@@ -58,26 +72,32 @@ def split_map(splits: Splits, sizes: Sequence[int]) -> Figure:
         axes.set_xlabel("patient")
         axes.spines[:].set_visible(False)
         handles = [Patch(facecolor=colour, label=name) for colour, name in zip(colours, names, strict=True)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=9)
+        figure.legend(handles=handles, loc="outside lower center", ncols=3 if narrow else 5, fontsize=9)
     return figure
 
 
-def hu_histogram(cohorts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+@in_two_widths
+def hu_histogram(cohorts: Mapping[str, tuple[np.ndarray, np.ndarray]], *, narrow: bool = False) -> PageFigure:
     """How Hounsfield units are distributed in the slices and in the muscle, for one cohort or several.
 
     Parameters
     ----------
     cohorts : mapping of str to (images (N, H, W) in HU, masks (N, H, W) bool)
+    narrow : bool
+        Whether it is drawn for a narrow screen.
 
     Returns
     -------
-    Figure
+    PageFigure
         Medians over patients, with the range from the 5th to the 95th percentile where there are ten or more.
     """
     edges = np.arange(-200, 251, 10)
     centres = (edges[:-1] + edges[1:]) / 2
     with style():
-        figure, (panels,) = new_figure(3.2, columns=2)
+        figure, panels = new_figure(
+            5.6 if narrow else 3.2, columns=1 if narrow else 2, rows=2 if narrow else 1, narrow=narrow
+        )
+        panels = panels.ravel()
         for number, (name, (images, masks)) in enumerate(cohorts.items()):
             colour = OUTLINE_COLOURS[(6, 5, 2)[number % 3]]
             for axes, values in (
@@ -95,30 +115,34 @@ def hu_histogram(cohorts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure
             axes.set_title(title, fontsize=10, loc="left")
             axes.set_xlabel("HU")
             axes.set_ylim(bottom=0)
-        panels[0].set_ylabel("pixels a bin of 10 HU (%)")
+        for axes in panels if narrow else panels[:1]:
+            axes.set_ylabel("pixels a bin of 10 HU (%)")
         if len(cohorts) > 1:
             panels[0].legend()
     return figure
 
 
-def against_reference(measures: pd.DataFrame) -> Figure:
+@in_two_widths
+def against_reference(measures: pd.DataFrame, *, narrow: bool = False) -> PageFigure:
     """Muscle area and density of a cohort, by sex, beside published values.
 
     Parameters
     ----------
     measures : DataFrame
         One row a patient: sma_cm2, smd_hu, sex (`"men"` or `"women"`).
+    narrow : bool
+        Whether it is drawn for a narrow screen.
 
     Returns
     -------
-    Figure
+    PageFigure
     """
     table = reference_values()
     markers = dict(zip(POPULATIONS, ("D", "s"), strict=True))
     colours = dict(zip(POPULATIONS, ("#d55e00", "#009e73"), strict=True))
     rng = np.random.default_rng(0)
     with style():
-        figure, (panels,) = new_figure(3.7, columns=2)
+        figure, (panels,) = new_figure(4.2 if narrow else 3.7, columns=2, narrow=narrow)
         for axes, (measure, label) in zip(
             panels, (("sma_cm2", "muscle area (cm²)"), ("smd_hu", "muscle density (HU)")), strict=True
         ):
@@ -147,5 +171,5 @@ def against_reference(measures: pd.DataFrame) -> Figure:
             Line2D([], [], marker=markers[key], color=colours[key], linestyle="none", label=f"{kinds[key]}, {name}")
             for key, name in POPULATIONS.items()
         ]
-        figure.legend(handles=handles, loc="outside lower center", fontsize=9)
+        figure.legend(handles=handles, loc="outside lower center", fontsize=7.5 if narrow else 9)
     return figure

@@ -5,16 +5,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from l3muscle.figures.look import (
     FAINT,
     INK,
+    METRIC_DIGITS,
     METRIC_LABELS,
     PAPER,
     TASK_STYLE,
     VERMILION,
+    PageFigure,
+    in_two_widths,
     new_figure,
     plain_log,
     size_axis,
@@ -28,10 +30,11 @@ DIFFERENCES = ("smd_difference_hu", "sma_difference_cm2")
 FLATTENING = 2.5  # a cell that makes the axis this many times as long as the others need is left off it
 
 
-def _tell_values(axes: Axes, x: pd.Series, part: pd.DataFrame, label: str) -> None:
+def _tell_values(axes: Axes, x: pd.Series, part: pd.DataFrame, label: str, digits: int) -> None:
     """Lay an unseen marker over each point of a cell, which tells its value in the book."""
     for place, row in zip(x, part.itertuples(), strict=True):
-        text = f"{label}, n = {row.n_train}: {row.mean:.3f} (95 % interval {row.low:.3f} to {row.high:.3f})"
+        mean, low, high = (f"{value:.{digits}f}".replace("-", "−") for value in (row.mean, row.low, row.high))
+        text = f"{label}, n = {row.n_train}: {mean} (95 % interval {low} to {high})"
         failed = f", {row.failures} failed predictions" if row.failures else ""
         gid = hover_id(row.source_task, str(row.n_train), f"{text}, {row.n_models} models{failed}")
         axes.plot([place], [row.mean], marker="o", ms=9, alpha=0, ls="none", gid=gid)
@@ -83,9 +86,27 @@ def _name_what_is_off(axes: Axes, off: pd.DataFrame, labels: Mapping[str, str]) 
         )
 
 
+def _in_words(table: pd.DataFrame, band: ObserverBand | None, labels: Mapping[str, str], digits: int) -> str:
+    """First and last point of each line, and the observers, as a sentence."""
+    parts = []
+    for task, part in table.dropna(subset="mean").groupby("source_task", sort=False):
+        ends = part.sort_values("n_train").iloc[[0, -1]].drop_duplicates("n_train")
+        points = " and ".join(f"{row.mean:.{digits}f} at n = {row.n_train}" for row in ends.itertuples())
+        parts.append(f"{labels[task]} {points}")
+    if band is not None:
+        parts.append(f"the observers {band.mean:.{digits}f}")
+    return f"Means: {'; '.join(parts)}.".replace("-", "−")
+
+
+@in_two_widths
 def learning_curve(
-    scores: pd.DataFrame, band: ObserverBand | None, metric: str = "dice", *, labels: Mapping[str, str]
-) -> Figure:
+    scores: pd.DataFrame,
+    band: ObserverBand | None,
+    metric: str = "dice",
+    *,
+    labels: Mapping[str, str],
+    narrow: bool = False,
+) -> PageFigure:
     """Mean of a metric against training-set size, for each source task (Figures 3 to 5).
 
     Parameters
@@ -97,10 +118,12 @@ def learning_curve(
     metric : str
     labels : mapping of str to str
         How each source task is called.
+    narrow : bool
+        Whether it is drawn for a narrow screen.
 
     Returns
     -------
-    Figure
+    PageFigure
         Points are means over all predictions of a cell, bars their 95 % intervals. A point is open where empty
         predictions are missing from its mean. A cell far from all others is named at the edge instead of shown.
     """
@@ -111,7 +134,8 @@ def learning_curve(
     off = _off_axis(table, always)
     shown = table.drop(off.index)
     with style():
-        figure, [[axes]] = new_figure(4.3)
+        figure, [[axes]] = new_figure(5.4 if narrow else 4.3, narrow=narrow)
+        figure.said = _in_words(table, band, labels, METRIC_DIGITS[metric])
         if band is not None:
             axes.axhspan(
                 band.mean - band.standard_error, band.mean + band.standard_error, color=VERMILION, alpha=0.16, lw=0
@@ -142,20 +166,27 @@ def learning_curve(
                     mfc=PAPER,
                     zorder=4,
                 )
-            _tell_values(axes, x, part, labels[task])
+            _tell_values(axes, x, part, labels[task], METRIC_DIGITS[metric])
         if incomplete:
             axes.plot([], [], marker="o", ls="none", color=FAINT, mfc=PAPER, label="open: empty predictions left out")
-        size_axis(axes, sorted(table["n_train"].unique()))
+        size_axis(axes, sorted(table["n_train"].unique()), narrow=narrow)
         axes.set_ylabel(METRIC_LABELS[metric])
         if len(off):
             _name_what_is_off(axes, off, labels)
-        figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+        figure.legend(loc="outside lower center", ncols=1 if narrow else 3, fontsize=9)
     return figure
 
 
+@in_two_widths
 def training_curves(
-    curves: pd.DataFrame, *, labels: Mapping[str, str], against: str = "step", shown: int = 50, seed: int = 0
-) -> Figure:
+    curves: pd.DataFrame,
+    *,
+    labels: Mapping[str, str],
+    against: str = "step",
+    shown: int = 50,
+    seed: int = 0,
+    narrow: bool = False,
+) -> PageFigure:
     """Training and validation loss of a random choice of models (Figure B1).
 
     Parameters
@@ -169,16 +200,26 @@ def training_curves(
         seen far more often.
     shown, seed : int
         How many models, and which.
+    narrow : bool
+        Whether it is drawn for a narrow screen.
 
     Returns
     -------
-    Figure
+    PageFigure
     """
     models = [model for _, model in curves.groupby(["source_task", "n_train", "fold", "subset", "repeat"])]
     chosen = np.random.default_rng(seed).permutation(len(models))[:shown]
     names = {"step": "training step", "epoch": "epoch (passes over the training set)"}
     with style():
-        figure, [panels] = new_figure(3.6, columns=2, sharey=True)
+        figure, panels = new_figure(
+            6.4 if narrow else 3.6,
+            columns=1 if narrow else 2,
+            rows=2 if narrow else 1,
+            narrow=narrow,
+            sharex=True,
+            sharey=True,
+        )
+        panels = panels.ravel()
         for axes, column, title in zip(
             panels, ("train_loss", "validation_loss"), ("training", "validation"), strict=True
         ):
@@ -200,22 +241,30 @@ def training_curves(
                 axes.set_xscale("log")
                 plain_log(axes.xaxis)
             axes.set_title(title, fontsize=10, loc="left")
+        for axes in panels[-1:] if narrow else panels:
             axes.set_xlabel(names[against])
-        panels[0].set_ylabel("cross-entropy + Dice loss")
+        for axes in panels if narrow else panels[:1]:
+            axes.set_ylabel("cross-entropy + Dice loss")
         drawn = {models[place]["source_task"].iloc[0] for place in chosen}
         handles = [
             Line2D([], [], color=colour, marker=marker, ms=4, lw=1.2, label=labels[task])
             for task, (colour, marker) in TASK_STYLE.items()
             if task in drawn
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
+        figure.legend(handles=handles, loc="outside lower center", ncols=1 if narrow else 3, fontsize=9)
     return figure
 
 
-def source_curve(curve: pd.DataFrame, *, ylabel: str) -> Figure:
+@in_two_widths
+def source_curve(curve: pd.DataFrame, *, ylabel: str, narrow: bool = False) -> PageFigure:
     """Training and validation loss of one source task (Figures A1 and A2)."""
     with style():
-        figure, [[axes]] = new_figure(3.0)
+        figure, [[axes]] = new_figure(3.0, narrow=narrow)
+        first, lowest = curve.iloc[0], curve.loc[curve["validation_loss"].idxmin()]
+        figure.said = (
+            f"The validation loss goes from {first['validation_loss']:.3g} at step {first['step']:.0f} to "
+            f"{lowest['validation_loss']:.3g} at its lowest, at step {lowest['step']:.0f}."
+        )
         axes.plot(
             curve["step"], curve["train_loss"], color=TASK_STYLE["segmentation"][0], marker="o", ms=4, label="training"
         )
@@ -228,7 +277,8 @@ def source_curve(curve: pd.DataFrame, *, ylabel: str) -> Figure:
     return figure
 
 
-def accuracy_curve(curve: pd.DataFrame, *, chance: float) -> Figure:
+@in_two_widths
+def accuracy_curve(curve: pd.DataFrame, *, chance: float, narrow: bool = False) -> PageFigure:
     """Share of the validation images that a classifying source task gets right, against step.
 
     Parameters
@@ -237,9 +287,12 @@ def accuracy_curve(curve: pd.DataFrame, *, chance: float) -> Figure:
         step, validation_accuracy.
     chance : float
         What guessing would get right.
+    narrow : bool
+        Whether it is drawn for a narrow screen.
     """
     with style():
-        figure, [[axes]] = new_figure(2.6)
+        figure, [[axes]] = new_figure(2.6, narrow=narrow)
+        figure.said = f"It ends at {curve['validation_accuracy'].iloc[-1]:.1%}; chance is {chance:.1%}."
         axes.plot(
             curve["step"], curve["validation_accuracy"], color=VERMILION, marker="s", ms=4, ls="--", label="validation"
         )

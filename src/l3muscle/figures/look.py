@@ -1,7 +1,10 @@
-"""What every figure shares: its colours, its width, its axes."""
+"""What every figure shares: its colours, its two widths, its axes."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial, wraps
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -11,11 +14,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 PAGE_WIDTH_IN = 7.4  # drawn at the width of the page's text column, so that 10 pt stays 10 pt
+NARROW_WIDTH_IN = 4.2  # and once more about as wide as a phone's screen, where the other's letters would be too small
+NARROW_DRAWING = "application/x-l3muscle-narrow"  # how the narrow drawing leaves a notebook's kernel; it holds SVG
+SAID = "text/x-l3muscle-said"  # and what the figure says in words
+CROWDED = 1.4  # neighbours on a narrow logarithmic axis, as a ratio
 PAPER = "#fdfcf9"
 INK = "#23272e"
 FAINT = "#6b717b"
 # Okabe and Ito's colours that keep apart for every kind of colour vision, each with a marker of its own.
-TASK_STYLE = {
+TASK_METRIC_DIGITS = {
+    "dice": 3,
+    "rms_dta_cm": 3,
+    "smd_difference_hu": 2,
+    "sma_difference_cm2": 1,
+}  # that mean something
+STYLE = {
     "random": ("#5b6068", "o"),
     "classification": ("#e69f00", "s"),
     "segmentation": ("#0072b2", "D"),
@@ -30,6 +43,7 @@ METRIC_LABELS = {
     "smd_difference_hu": "muscle density, prediction − expert (HU)",
     "sma_difference_cm2": "muscle area, prediction − expert (cm²)",
 }
+METRIC_DIGITS = {"dice": 3, "rms_dta_cm": 3, "smd_difference_hu": 2, "sma_difference_cm2": 1}  # that mean something
 STYLE = {
     "figure.facecolor": PAPER,
     "savefig.facecolor": PAPER,
@@ -59,17 +73,74 @@ def style():
         yield
 
 
-def new_figure(height: float, *, columns: int = 1, rows: int = 1, **grid) -> tuple[Figure, np.ndarray]:
-    """A figure as wide as the page and its panels, (rows, columns)."""
-    figure = Figure(figsize=(PAGE_WIDTH_IN, height), layout="constrained")
+class PageFigure(Figure):
+    """A figure of the book: as wide as the page's text, with a second drawing for narrow screens.
+
+    Attributes
+    ----------
+    draw_narrow : callable or None
+        Draws the same for a narrow screen. It is called when a notebook shows the figure.
+    said : str
+        What the figure shows in words and numbers, for those who cannot see it: it goes on where the alternative text
+        of the notebook's cell ends.
+    """
+
+    draw_narrow: "Callable[[], Figure] | None" = None
+    said: str = ""
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """What a notebook keeps beside the picture that its own backend makes."""
+        bundle = {SAID: self.said} if self.said else {}
+        if self.draw_narrow is not None:
+            bundle[NARROW_DRAWING] = svg_text(self.draw_narrow())
+        return bundle
+
+
+def svg_text(figure: Figure) -> str:
+    """A figure as SVG, without the date."""
+    stream = io.StringIO()
+    with style():
+        figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return stream.getvalue()
+
+
+def in_two_widths(draw: Callable[..., PageFigure]) -> Callable[..., PageFigure]:
+    """Give the figures of a function that takes `narrow` their second drawing: the same call with `narrow=True`."""
+
+    @wraps(draw)
+    def drawn(*args: Any, **kwargs: Any) -> PageFigure:
+        figure = draw(*args, **kwargs)
+        figure.draw_narrow = partial(draw, *args, **(kwargs | {"narrow": True}))
+        return figure
+
+    return drawn
+
+
+def page_width(narrow: bool) -> float:
+    """Width of a figure in inches."""
+    return NARROW_WIDTH_IN if narrow else PAGE_WIDTH_IN
+
+
+def new_figure(
+    height: float, *, columns: int = 1, rows: int = 1, narrow: bool = False, **grid
+) -> tuple[PageFigure, np.ndarray]:
+    """A figure as wide as the page, or as a narrow screen, and its panels, (rows, columns)."""
+    figure = PageFigure(figsize=(page_width(narrow), height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **grid)
     return figure, axes
 
 
-def size_axis(axes: Axes, sizes: Sequence[int]) -> None:
-    """Training-set size on a logarithmic axis that is labelled where there are data and nowhere else."""
+def size_axis(axes: Axes, sizes: Sequence[int], *, narrow: bool = False) -> None:
+    """Training-set size on a logarithmic axis that is labelled where there are data and nowhere else.
+
+    On a narrow figure a label that would touch the one before it stands a line lower.
+    """
     axes.set_xscale("log")
-    axes.set_xticks(sizes, [str(n) for n in sizes])
+    labels, lowered = [], False
+    for last, n in zip([None, *sizes], sizes, strict=False):
+        lowered = narrow and last is not None and n / last < CROWDED and not lowered
+        labels.append(f"\n{n}" if lowered else str(n))
+    axes.set_xticks(sizes, labels)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(min(sizes) / 1.22, max(sizes) * 1.22)
     axes.set_xlabel("training-set size n (annotated slices)")

@@ -1,9 +1,9 @@
 """Figures and tables of a training on one's own scans."""
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from l3muscle.figures.look import FAINT, PAGE_WIDTH_IN, TASK_STYLE, style
+from l3muscle.figures import FAINT, TASK_STYLE, PageFigure, in_two_widths, new_figure, style
+from l3muscle.own.estimate import MEASURES
 from l3muscle.own.train import OwnModel
 from l3muscle.runtime import origin
 
@@ -26,14 +26,15 @@ def model_strip(model: OwnModel, what: str) -> str:
     return f"```{{div}} l3-strip\n{line}\n```\n\n"
 
 
-def curve_figure(model: OwnModel) -> Figure:
+@in_two_widths
+def curve_figure(model: OwnModel, *, narrow: bool = False) -> PageFigure:
     """Held-out Dice against the number of training slices, with the forecast for twice as many."""
     curve = model.curve()
     measured, ahead = (curve[curve["kind"] == kind] for kind in ("measured", "forecast"))
     colour = TASK_STYLE["segmentation"][0]
     with style():
-        figure = Figure(figsize=(PAGE_WIDTH_IN, 3.0), layout="constrained")
-        axes = figure.subplots()
+        figure, [[axes]] = new_figure(3.6 if narrow else 3.0, narrow=narrow)
+        figure.said = "; ".join(f"{row.mean:.3g} with {row.n_train} slices" for row in measured.itertuples()) + "."
         _bars(axes, measured, color=colour, marker="o", label="held-out slices")
         if len(ahead):
             _bars(axes, ahead, color="#d55e00", marker="D", mfc="none", label="forecast, if the curve goes on")
@@ -42,7 +43,7 @@ def curve_figure(model: OwnModel) -> Figure:
         axes.set_xticks(curve["n_train"])
         axes.set_xlabel("training slices")
         axes.set_ylabel("mean Dice of held-out slices")
-        figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+        figure.legend(loc="outside lower center", ncols=1 if narrow else 2, fontsize=9)
     return figure
 
 
@@ -53,16 +54,22 @@ def _bars(axes, part: pd.DataFrame, **look) -> None:
 
 def error_rows(model: OwnModel) -> list[dict[str, str]]:
     """Rows of the table of held-out errors."""
-    return [
-        {
-            "measure": row.measure,
-            "mean": f"{row.mean:.3f}",
-            "95 % interval": f"{row.low:.3f} to {row.high:.3f}",
-            "between patients (SD)": f"{row.sd:.3f}",
-            "worst slice": f"{row.worst:.3f}",
-        }
-        for row in model.errors().itertuples()
-    ]
+    rows = []
+    for row in model.errors().itertuples():
+        digits = 3 if row.measure in (MEASURES["dice"], MEASURES["rms_dta_cm"]) else 1
+        mean, low, high, sd, worst = (
+            f"{value:.{digits}f}".replace("-", "−") for value in (row.mean, row.low, row.high, row.sd, row.worst)
+        )
+        rows.append(
+            {
+                "measure": row.measure.replace(" - ", " − "),
+                "mean": mean,
+                "95 % interval": f"{low} to {high}",
+                "between patients (SD)": sd,
+                "worst slice": worst,
+            }
+        )
+    return rows
 
 
 def measure_rows(measures: pd.DataFrame, count: int) -> list[dict[str, str]]:
@@ -74,7 +81,7 @@ def measure_rows(measures: pd.DataFrame, count: int) -> list[dict[str, str]]:
             "SMD, HU": f"{row.smd_hu:.1f}",
             "SMA in range": f"{row.sma_range_cm2:.1f}",
             "agreement": f"{row.agreement:.2f}",
-            "why to look first": row.reasons or "-",
+            "why to look first": row.reasons or "–",
         }
         for row in measures.head(count).itertuples()
     ]
