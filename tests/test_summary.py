@@ -64,6 +64,15 @@ def test_the_answer_in_words_groups_what_is_alike() -> None:
     )
 
 
+def test_the_rise_is_told_for_the_source_tasks_that_rise_least_and_most() -> None:
+    rows = [("random", 5, 0.5), ("random", 10, 0.75), ("jigsaw", 5, 0.5), ("jigsaw", 10, 0.375), ("late", 10, 0.9)]
+    curve = pd.DataFrame(rows, columns=["source_task", "n_train", "mean"])
+    labels = {"random": "random", "jigsaw": "jigsaw", "late": "late"}
+    said = summary.rise_sentence(curve, labels)
+    assert said == "From n = 5 to n = 10 mean Dice changes by −0.125 (jigsaw) to +0.250 (random)."
+    assert summary.rise_sentence(curve[curve.n_train == 10], labels) == ""
+
+
 def test_summary_shows_this_run(results: StudyResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = summary.write_summary(results, Path("executed")).read_text(encoding="utf-8")

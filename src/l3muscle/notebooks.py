@@ -193,7 +193,8 @@ def _remove_unshown_drawings(paths: list[Path]) -> None:
     """Remove the narrow drawings of figures that no chapter has any more."""
     shown = {_figure(cell) for path in paths for cell in nbformat.read(path, as_version=4).cells}
     for path in NARROW.glob("*.svg"):
-        if path.stem not in shown:
+        # The build puts dark copies beside them.
+        if path.name.removesuffix(".svg").removesuffix(".dark") not in shown:
             path.unlink()
 
 

@@ -173,6 +173,31 @@ def answer_sentence(answer: pd.DataFrame) -> str:
     return f"**In this run** {'; '.join(clauses)}.{tail}"
 
 
+def rise_sentence(curve: pd.DataFrame, labels: dict[str, str]) -> str:
+    """How much mean Dice changes from the smallest size to the largest, in one sentence.
+
+    Parameters
+    ----------
+    curve : DataFrame
+        From `learning_curve_table`, of Dice.
+    labels : dict of str to str
+
+    Returns
+    -------
+    str
+        Empty where no source task has been run at two sizes.
+    """
+    means = curve.pivot(index="source_task", columns="n_train", values="mean")
+    first, last = means.columns[0], means.columns[-1]
+    rise = (means[last] - means[first]).dropna().sort_values()
+    if first == last or rise.empty:
+        return ""
+    ends = dict.fromkeys(
+        f"{value:+.3f}".replace("-", "−") + f" ({labels[task]})" for task, value in rise.iloc[[0, -1]].items()
+    )
+    return f"From n = {first} to n = {last} mean Dice changes by {' to '.join(ends)}."
+
+
 def _listing(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
@@ -206,8 +231,8 @@ def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
     )
     front_table = numbered_table(
         answer.to_dict("records"),
-        caption="The size from which on a source task is not worse than the observers (Dice, p < 0.001), by the "
-        "paper on patients and by this run, with this run's mean Dice at its ends.",
+        caption="The size from which on no test finds a source task worse than the observers (Dice, p < 0.001): the "
+        "paper, on patients, beside this run, with this run's mean Dice at both ends.",
         name="tab-front",
     )
     missing = not_run_box(
@@ -217,6 +242,7 @@ def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
 {run_strip(results)}
 {missing}
 {answer_sentence(answer)} The paper's answer, on patients, stands beside it in {{numref}}`tab-front`.
+{rise_sentence(curve, labels)} {{doc}}`The method <method>` says where this edition departs from the paper, and what follows.
 
 ```{{figure}} /{folder.as_posix()}/summary.svg
 :name: fig-front

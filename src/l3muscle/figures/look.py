@@ -22,13 +22,7 @@ PAPER = "#fdfcf9"
 INK = "#23272e"
 FAINT = "#6b717b"
 # Okabe and Ito's colours that keep apart for every kind of colour vision, each with a marker of its own.
-TASK_METRIC_DIGITS = {
-    "dice": 3,
-    "rms_dta_cm": 3,
-    "smd_difference_hu": 2,
-    "sma_difference_cm2": 1,
-}  # that mean something
-STYLE = {
+TASK_STYLE = {
     "random": ("#5b6068", "o"),
     "classification": ("#e69f00", "s"),
     "segmentation": ("#0072b2", "D"),
