@@ -171,6 +171,23 @@ def test_labels_that_would_touch_stand_on_two_lines():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["5", "10", "75", "\n100", "125"]
 
 
+def test_an_outline_keeps_to_its_mask_with_fewer_points():
+    rows, columns = np.mgrid[:200, :200]
+    mask = (rows - 100) ** 2 + (columns - 100) ** 2 < 80**2
+    mask &= ~((rows - 100) ** 2 + (columns - 100) ** 2 < 20**2)
+    figure = figures.outlines([("a", np.zeros(mask.shape), (1, 1), {"expert": mask})])
+    [drawn] = figure.axes[0].collections
+    [path] = drawn.get_paths()
+    every = Figure().subplots().contour(mask.astype(float), [0.5]).get_paths()[0]
+    assert len(path.vertices) < 0.6 * len(every.vertices)
+    polygons = [polygon for polygon in path.to_polygons() if len(polygon) > 2]
+    assert len(polygons) == 2
+    box = np.flatnonzero(mask.any(1))[0] - 28
+    centre = 100 - max(box, 0)
+    distances = np.hypot(*(np.concatenate(polygons) - centre).T)
+    assert np.minimum(abs(distances - 80), abs(distances - 20)).max() <= 1.0
+
+
 def test_eleven_outlines_have_eleven_looks():
     mask = np.eye(40, dtype=bool)
     names = ["expert", *(f"observer {k}" for k in range(10))]

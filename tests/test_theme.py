@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from l3muscle import figures
-from l3muscle.theme import DARK, DARK_PAPER, dark_svg, hover_points, is_themed
+from l3muscle.theme import DARK, DARK_PAPER, dark_svg, hover_points, is_themed, slim_svg
 
 
 def contrast(first: str, second: str) -> float:
@@ -57,6 +57,16 @@ def test_dark_copy_differs_in_colours_only(svg: str) -> None:
         return re.sub("#[0-9a-f]{6}", "#", re.sub(r' fill="#[0-9a-f]{6}">', ">", text, count=1))
 
     assert drawing(dark) == drawing(svg)
+
+
+def test_a_slim_drawing_differs_in_digits_that_nobody_sees(svg: str) -> None:
+    slim = slim_svg(svg)
+    assert len(slim) < len(svg) and hover_points(slim) == hover_points(svg)
+    number = re.compile(r"-?\d+(?:\.\d+)?")
+    assert number.sub("", slim) == number.sub("", svg)
+    pairs = zip(number.findall(slim), number.findall(svg), strict=True)
+    assert max(abs(float(one) - float(other)) for one, other in pairs) <= 0.01
+    assert slim_svg(slim) == slim
 
 
 def test_black_that_goes_without_saying_is_turned_too() -> None:

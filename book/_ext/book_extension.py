@@ -62,6 +62,16 @@ def copy_viewer(app: Sphinx, exception: Exception | None) -> None:
     shutil.copytree(source, place)
 
 
+def offer_templates(app: Sphinx, exception: Exception | None) -> None:
+    """Offer a chapter's notebook for download as it is written: what it shows is on the page, and weighs megabytes."""
+    if exception is not None or app.builder.format != "html":
+        return
+    for path in Path(app.outdir, "_sources", "book", "executed").glob("*.ipynb"):
+        template = Path(app.srcdir, "notebooks", path.name)
+        if template.is_file():
+            shutil.copyfile(template, path)
+
+
 def offer_settings(app: Sphinx, config: Config) -> None:
     """Let prose name the settings of the profiles, so that no page can tell others than those that are run."""
     substitutions = {name: load_profile(name).model_dump(mode="json") for name in PROFILES}
@@ -110,4 +120,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("html-page-context", trim_scripts, priority=900)
     app.connect("build-finished", copy_mathjax)
     app.connect("build-finished", copy_viewer)
+    app.connect("build-finished", offer_templates)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

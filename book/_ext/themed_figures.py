@@ -9,7 +9,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 from l3muscle.figures import TASK_STYLE
-from l3muscle.theme import Point, dark_svg, hover_points, is_themed
+from l3muscle.theme import Point, dark_svg, hover_points, is_themed, slim_svg
 
 VIEWER = "book/executed/viewer"
 NARROW = Path("book", "executed", "narrow")  # `l3muscle.notebooks` puts the drawings for narrow screens here
@@ -41,7 +41,8 @@ def _overlay(view: str, points: list[Point], viewer: str) -> nodes.raw:
 def _pair(app: Sphinx, image: nodes.image, source: Path, svg: str) -> nodes.container:
     """The drawing and its dark copy, one of which is shown, under its points."""
     dark = source.with_suffix(".dark.svg")
-    _write(dark, dark_svg(svg))
+    _write(source, slim_svg(svg))
+    _write(dark, dark_svg(slim_svg(svg)))
     light_copy, dark_copy = image.copy(), image.copy()
     for copy, path, shown in ((light_copy, source, "only-light"), (dark_copy, dark, "only-dark")):
         copy["uri"] = "/" + os.path.relpath(path, app.srcdir).replace(os.sep, "/")

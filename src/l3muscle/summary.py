@@ -242,8 +242,7 @@ def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
 {run_strip(results)}
 {missing}
 {answer_sentence(answer)} The paper's answer, on patients, stands beside it in {{numref}}`tab-front`.
-{rise_sentence(curve, labels)} {{doc}}`The method <method>` says where this edition departs from the
-paper, and what follows.
+{rise_sentence(curve, labels)} {{doc}}`The method <method>` says where this edition departs from the paper.
 
 ```{{figure}} /{folder.as_posix()}/summary.svg
 :name: fig-front

@@ -27,7 +27,14 @@ _COLOUR = re.compile("|".join(DARK), re.IGNORECASE)
 _ROOT = re.compile(r"<svg\b[^>]*>")
 _POINT = re.compile(rf'<g id="{HOVER}([^"]*)">(.*?)</g>', re.DOTALL)
 _PLACE = re.compile(r'<use\b[^>]*?\bx="([-\d.]+)"\s+y="([-\d.]+)"')
+_PATH = re.compile(r'\bd="[^"]*"')
+_LONG = re.compile(r"(\.\d\d)\d+")
 _VIEW = re.compile(r'viewBox="([-\d. ]+)"')
+
+
+def slim_svg(svg: str) -> str:
+    """The same drawing with the places along its lines to a hundredth of a point: outlines of masks halve in size."""
+    return _PATH.sub(lambda path: _LONG.sub(r"\1", path.group()), svg)
 
 
 def is_themed(svg: str) -> bool:

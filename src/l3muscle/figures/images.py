@@ -9,12 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.path import Path as MplPath
 from scipy import ndimage
 
 from l3muscle.figures.look import OUTLINE_COLOURS, PageFigure, in_two_widths, new_figure, page_width, style
 from l3muscle.metrics import boundary, remove_bone
 from l3muscle.predictions import ErrorMap
 
+SIMPLER_PX = 0.4  # how far a drawn outline may lie beside the mask's
 PICTURE_LINES = {"expert": (OUTLINE_COLOURS[0], 1.5), "prediction": (OUTLINE_COLOURS[1], 1.5)}
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))  # once the colours are spent
 
@@ -35,6 +37,19 @@ def _show_slice(axes: Axes, hu: np.ndarray, spacing: Sequence[float], window_hu:
         hu, cmap="gray", vmin=level_hu - window_hu / 2, vmax=level_hu + window_hu / 2, aspect=spacing[0] / spacing[1]
     )
     axes.set_axis_off()
+
+
+def _outline(axes: Axes, mask: np.ndarray, **look) -> None:
+    """A mask's outline, with no more points than it needs: one at every pixel would make a page of megabytes."""
+    drawn = axes.contour(mask.astype(float), [0.5], **look)
+    simple = []
+    for path in drawn.get_paths():
+        path = MplPath(path.vertices, path.codes)
+        path.simplify_threshold = SIMPLER_PX
+        path = path.cleaned(simplify=True)
+        # It ends with a mark that a path which is drawn must not have.
+        simple.append(MplPath(path.vertices[:-1], path.codes[:-1]))
+    drawn.set_paths(simple)
 
 
 @in_two_widths
@@ -81,7 +96,7 @@ def outlines(
             for name, mask in masks.items():
                 width = 1.5 if name == names[0] else 0.9
                 colour, dashes = looks[name]
-                axes.contour(mask[box].astype(float), [0.5], colors=[colour], linewidths=width, linestyles=[dashes])
+                _outline(axes, mask[box], colors=[colour], linewidths=width, linestyles=[dashes])
             axes.set_title(title, fontsize=9, loc="left")
         handles = [
             Line2D([], [], color=colour, ls=dashes, lw=2, label=name) for name, (colour, dashes) in looks.items()
@@ -382,6 +397,6 @@ def picture(panels: Sequence[Panel], *, size: tuple[float, float] = (3.2, 2.4)) 
             for name, mask in panel.masks.items():
                 colour, width = PICTURE_LINES.get(name, ("#ffffff", 0.6))
                 bold = name in PICTURE_LINES
-                axes.contour(mask.astype(float), [0.5], colors=[colour], linewidths=width, zorder=3 if bold else 2)
+                _outline(axes, mask, colors=[colour], linewidths=width, zorder=3 if bold else 2)
             axes.axis(_frame(panel, size[0] * rows / (size[1] * columns)))
     return figure
