@@ -2,23 +2,25 @@
 
     python tests/soak_kills.py [--kills 50] [--seed 0] [--out results/soak/kills]
 
-A small study with all phases (`small_study.py`) is run by `l3muscle study run`: for half of the kills in one process,
-for half with two workers. Each kill takes the whole process group, at a random moment of a phase chosen beforehand;
-then the same command is given again. After each kill everything that was reported as stored is still there and sound,
-and of what was begun no more is lost than was in progress. At the end all is compared, bit for bit, with a run that
-nobody disturbed, and nothing half-made may be left over. The outcome has a row a phase and number of workers.
+A small study with all phases (`small_study.py`) is run by `l3muscle study run`: for three of four kills in one process,
+for the others with two workers. Each kill takes the whole process group, at a random moment of a phase chosen
+beforehand; then the same command is given again. After each kill everything that was reported as stored is still there
+and sound, and of what was begun no more is lost than was in progress. At the end all is compared, bit for bit, with a
+run that nobody disturbed, and nothing half-made may be left over. The outcome has a row a phase and number of workers.
 """
 
 import argparse
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -46,9 +48,11 @@ class Fault(Exception):
 class Life:
     """One study from an empty folder to its end, killed on the way."""
 
-    def __init__(self, folder: Path, workers: int, durations: dict[str, float], rng: random.Random) -> None:
-        folder.mkdir()
-        self.folder, self.workers, self.durations, self.rng = folder, workers, durations, rng
+    def __init__(
+        self, folder: Path, workers: int, durations: dict[str, float], rng: random.Random, zygote: subprocess.Popen
+    ) -> None:
+        folder.mkdir(parents=True)
+        self.folder, self.workers, self.durations, self.rng, self.zygote = folder, workers, durations, rng, zygote
         self.profile = write_profile(folder)
         self.runs, self.notes = folder / "runs", folder / "notes"
         self.seen = 0  # notes read
@@ -58,15 +62,25 @@ class Life:
         self.resumable: dict[str, int] = {}  # trainings that were killed with a state kept, and its step
         self.lost: list[int] = []
 
-    def start(self) -> subprocess.Popen:
+    def start(self) -> int:
+        """Begin the study, or go on with it; returns the process group."""
         self.begun.clear()
-        command = [sys.executable, str(TOP / "tests" / "small_study.py"), "study", "run"]
-        command += ["--profile", str(self.profile), "--runs", str(self.runs), "--workers", str(self.workers)]
         scratch = self.folder / "scratch"
         scratch.mkdir(exist_ok=True)
-        environment = {**os.environ, NOTES: str(self.notes), "TMPDIR": str(scratch), "OMP_NUM_THREADS": "1"}
-        with (self.folder / "said").open("ab") as said:
-            return subprocess.Popen(command, env=environment, stdout=said, stderr=said, start_new_session=True)
+        arguments = ["study", "run", "--profile", self.profile, "--runs", self.runs, "--workers", self.workers]
+        order = {
+            "arguments": list(map(str, arguments)),
+            "environment": {NOTES: str(self.notes), "TMPDIR": str(scratch), "OMP_NUM_THREADS": "1"},
+            "said": str(self.folder / "said"),
+        }
+        self.zygote.stdin.write(json.dumps(order) + "\n")
+        self.zygote.stdin.flush()
+        return int(self.zygote.stdout.readline())
+
+    def status(self, wait_s: float) -> int | None:
+        """Exit status of the run; None while it lasts."""
+        ready, _, _ = select.select([self.zygote.stdout], [], [], wait_s)
+        return int(self.zygote.stdout.readline()) if ready else None
 
     def read(self) -> list[tuple[float, str, str, str]]:
         """Notes since the last call: when, begin or end, phase, of what."""
@@ -92,7 +106,7 @@ class Life:
 
     def kill_in(self, phase: str) -> bool:
         """Start the study and kill it in a phase; False where it came to its end before."""
-        process = self.start()
+        group = self.start()
         skip = self.rng.randrange(3) if phase in ("experiment", "state", "store") else 0
         share, began = self.rng.random(), time.monotonic()
         while time.monotonic() - began < LONGEST_S:
@@ -101,23 +115,24 @@ class Life:
                     skip -= 1
                     if skip < 0:
                         time.sleep(share * self.durations[phase])
-                        self.end(process)
+                        self.end(group)
                         return True
-            if process.poll() is not None:
+            code = self.status(POLL_S)
+            if code is not None:
                 self.read()
-                if process.returncode:
-                    raise Fault(f"the run ended with status {process.returncode}: {self.last_words()}")
+                if code:
+                    raise Fault(f"the run ended with status {code}: {self.last_words()}")
                 return False
-            time.sleep(POLL_S)
-        self.end(process)
+        self.end(group)
         raise Fault(f"no end within {LONGEST_S} s")
 
-    def end(self, process: subprocess.Popen) -> None:
+    def end(self, group: int) -> None:
         """Kill the group, and look at what is left."""
-        group = [p for p in psutil.process_iter() if _group_of(p) == process.pid]
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        psutil.wait_procs(group, timeout=30)
+        members = [process for process in psutil.process_iter() if _group_of(process) == group]
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+        self.status(LONGEST_S)
+        psutil.wait_procs(members, timeout=30)
         self.read()
         store = Store(self.runs / NAME)
         for name in self.stored:
@@ -131,13 +146,14 @@ class Life:
             raise Fault(f"{len(unfinished)} trainings were lost by one kill")
         self.resumable |= {name: self.states[key] for name in unfinished if (key := name.split("/")[1]) in self.states}
 
-    def finish(self) -> None:
-        """Let the study come to its end."""
-        process = self.start()
-        process.wait(LONGEST_S)
-        self.read()
-        if process.returncode:
-            raise Fault(f"the last run ended with status {process.returncode}: {self.last_words()}")
+    def finish(self) -> list[tuple[float, str, str, str]]:
+        """Let the study come to its end; returns the notes of that."""
+        self.start()
+        code = self.status(LONGEST_S)
+        notes = self.read()
+        if code != 0:
+            raise Fault(f"the last run ended with status {code}: {self.last_words()}")
+        return notes
 
     def last_words(self) -> str:
         return (self.folder / "said").read_text(errors="replace")[-2000:]
@@ -183,45 +199,41 @@ def _is_sound(store: Store, kind: str, key: str) -> bool:
         return False
 
 
-def undisturbed(folder: Path, workers: int) -> tuple[dict, dict[str, float]]:
+def undisturbed(folder: Path, zygote: subprocess.Popen) -> tuple[dict, dict[str, float]]:
     """Content of a run that nobody disturbs, and how long each phase takes."""
-    life = Life(folder, workers, {}, random.Random(0))
-    process = life.start()
-    process.wait(LONGEST_S)
-    spans, open_since = defaultdict(list), {}
-    started = None
-    for when, what, phase, subject in life.read():
+    life = Life(folder, 1, {}, random.Random(0), zygote)
+    notes = life.finish()
+    spans, since = defaultdict(list), {}
+    for when, what, phase, subject in notes:
         if what == "begin":
-            open_since[phase, subject] = when
-            if phase == "start":
-                started = when
-            elif started is not None:
-                spans["start"].append(when - started)
-                started = None
+            since[phase, subject] = when
         else:
-            spans[phase].append(when - open_since[phase, subject])
-    if process.returncode:
-        raise Fault(f"the undisturbed run ended with status {process.returncode}: {life.last_words()}")
+            spans[phase].append(when - since[phase, subject])
+    # What comes before the first phase that notes its end.
+    spans["start"] = [notes[1][0] - notes[0][0]]
     return content(life.runs), {phase: median(spans[phase]) for phase in PHASES}
 
 
-def campaign(workers: int, kills: int, seed: int, place: Path) -> tuple[list[dict], dict]:
+def campaign(
+    workers: int, kills: int, seed: int, place: Path, reference: dict, durations: dict, zygote: subprocess.Popen
+) -> tuple[list[dict], dict]:
     """Kill studies until enough kills were done, and let each come to its end."""
     rng = random.Random(f"{seed} {workers}")
-    reference, durations = undisturbed(place / "undisturbed", workers)
+    a_life = [phase for phase in PHASES for _ in range(A_LIFE[phase])]
+    to_do = Counter(a_life * (kills // len(a_life)) + rng.sample(a_life, kills % len(a_life)))
     done: Counter[str] = Counter()
     lives, resumed, most_lost = 0, 0, 0
-    while done.total() < kills:
+    while done != to_do:
         if lives == MOST_LIVES:
             raise Fault(f"only {done.total()} kills found their phase in {lives} studies")
-        life = Life(place / f"life-{lives}", workers, durations, rng)
+        life = Life(place / f"life-{workers}-{lives}", workers, durations, rng, zygote)
+        here = {phase: min(to_do[phase] - done[phase], A_LIFE[phase]) for phase in PHASES}
         # In the order in which a study comes to them; some it meets all along.
-        left = {phase: max(A_LIFE[phase] * kills // sum(A_LIFE.values()), 1) - done[phase] for phase in PHASES}
-        along = [phase for phase in ALL_ALONG for _ in range(left[phase])]
+        along = [phase for phase in ALL_ALONG for _ in range(here[phase])]
         rng.shuffle(along)
-        order = ["phantom"] * left["phantom"] + ["source"] * left["source"]
-        for phase in (*order, *along, *["publication"] * left["publication"]):
-            if done.total() < kills and life.kill_in(phase):
+        order = ["phantom"] * here["phantom"] + ["source"] * here["source"]
+        for phase in (*order, *along, *["publication"] * here["publication"]):
+            if life.kill_in(phase):
                 done[phase] += 1
                 print(f"workers: {workers}, kill {done.total()}: {phase}, {life.lost[-1]} lost", flush=True)
         life.finish()
@@ -237,21 +249,34 @@ def campaign(workers: int, kills: int, seed: int, place: Path) -> tuple[list[dic
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=50, help="half of them in one process, half with two workers")
+    parser.add_argument("--kills", type=int, default=50, help="a quarter of them with two workers")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=TOP / "results" / "soak" / "kills")
     options = parser.parse_args()
     started, rows, abouts = time.monotonic(), [], []
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
-        for workers, kills in ((1, options.kills // 2), (2, options.kills - options.kills // 2)):
-            (Path(place) / str(workers)).mkdir()
-            try:
-                more, about = campaign(workers, kills, options.seed, Path(place) / str(workers))
-            except Fault as error:
-                print(f"FAULT with {workers} workers: {error}")
-                return 1
-            rows += more
-            abouts.append(about)
+    command = [sys.executable, str(TOP / "tests" / "small_study.py")]
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place,
+        subprocess.Popen(
+            command,
+            env={**os.environ, NOTES: os.devnull},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        ) as zygote,
+    ):
+        try:
+            reference, durations = undisturbed(Path(place) / "undisturbed", zygote)
+            for workers, kills in ((1, options.kills - options.kills // 4), (2, options.kills // 4)):
+                more, about = campaign(workers, kills, options.seed, Path(place), reference, durations, zygote)
+                rows += more
+                abouts.append(about)
+        except Fault as error:
+            print(f"FAULT: {error}")
+            return 1
+        finally:
+            zygote.stdin.close()
     print(*abouts, sep="\n")
     options.out.mkdir(parents=True, exist_ok=True)
     about = {

@@ -569,13 +569,13 @@ class Study:
         place = self.cohort_folder
         if not self.is_phantom:
             return False
+        remove_abandoned(place.parent)
         if os.path.lexists(place):
             damaged = damaged_file(place)
             if damaged is None:
                 return False
             set_aside(place)
             self.store.set_aside.append(f"{place.parent.name}/{place.name}/{damaged}")
-        remove_abandoned(place.parent)
         settings, draft = self.profile.cohort, draft_of(place)
         drawn = draft / place.name
         try:
