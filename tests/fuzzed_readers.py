@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,8 @@ import pydicom
 import torch
 from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from l3muscle.archive import open_archive
 from l3muscle.checkpoint import CheckpointFile
@@ -28,12 +31,12 @@ from l3muscle.cohort.masks import nifti_mask, png_mask, read_masks
 from l3muscle.cohort.nifti import Volume
 from l3muscle.cohort.phantom import people_of
 from l3muscle.cohort.splits import Splits
-from l3muscle.model_file import load_model, save_model
+from l3muscle.model_file import load_model, save_model, tensor_digest
 from l3muscle.models import build_fcn
 from l3muscle.profile import ImageSettings, NetworkSettings, load_profile
 from l3muscle.runtime import provenance
-from l3muscle.store import Artefact, Store, file_sha256
-from l3muscle.study import StudyResults
+from l3muscle.store import Artefact, Store, file_sha256, sealed
+from l3muscle.study import PLAN_FORMAT, StudyResults
 
 SHAPE = (32, 40)
 LPS = np.array([[-0.9, 0, 0, 20], [0, -0.8, 0, 30], [0, 0, 3, -5], [0, 0, 0, 1.0]])
@@ -106,7 +109,7 @@ def _write_run(folder: Path) -> None:
     )
     experiment = {"source_task": "random", "n_train": 2, "fold": 0, "subset": 0, "repeat": 0}
     plan = {
-        "format": 1,
+        "format": PLAN_FORMAT,
         "profile": load_profile("smoke").model_dump(mode="json"),
         "cohort_folder": "../cohort",
         "usable_only": False,
@@ -118,13 +121,19 @@ def _write_run(folder: Path) -> None:
         "sources": {},
         "experiments": [{**experiment, "key": "abc"}],
     }
-    store.write_text("plan.json", json.dumps(plan, indent=1))
+    store.write_document("plan.json", plan)
     splits = Splits(("a",), (("b",), ("c",)), ((("c",),), (("b",),)))
-    store.write_text("splits.json", splits.to_json())
-    store.write_text("failed.json", json.dumps([{"experiment": experiment, "reason": "out of memory"}]))
+    store.write_document("splits.json", json.loads(splits.to_json()))
+    store.write_document("failed.json", {"failed": [{"experiment": experiment, "reason": "out of memory"}]})
 
 
 def _results(folder: Path) -> object:
+    """Read a run whose documents were forged to go with their seals, where they are documents at all."""
+    for name in ("plan.json", "splits.json", "failed.json"):
+        with suppress(ValueError, RecursionError):
+            document = json.loads((folder / "run" / name).read_text(encoding="utf-8"))
+            if isinstance(document, dict):
+                Store(folder / "run").write_document(name, document)
     results = StudyResults(folder / "run")
     return results.planned(), results.keys, results.failures(), results.splits(), results.source_kind("jigsaw")
 
@@ -137,7 +146,7 @@ def _resealed(name: str, read: Callable[[Store], object]) -> Callable[[Path], ob
         place = store.folder("experiments", "abc")
         record = json.loads((place / "record.json").read_text(encoding="utf-8"))
         record["sha256"][name] = file_sha256(place / name)
-        (place / "record.json").write_text(json.dumps(record), encoding="utf-8")
+        (place / "record.json").write_text(json.dumps(sealed("experiments/abc", record)), encoding="utf-8")
         return read(store)
 
     return reader
@@ -145,6 +154,11 @@ def _resealed(name: str, read: Callable[[Store], object]) -> Callable[[Path], ob
 
 def _record(folder: Path) -> object:
     store = Store(folder / "run")
+    path = store.folder("experiments", "abc") / "record.json"
+    with suppress(ValueError, RecursionError):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record, dict):
+            path.write_text(json.dumps(sealed("experiments/abc", record)), encoding="utf-8")
     found = store.record("experiments", "abc")
     if found is None:
         # Set aside; put back for the next one.
@@ -152,6 +166,15 @@ def _record(folder: Path) -> object:
         if damaged.is_dir():
             damaged.rename(folder / "run" / "experiments" / "abc")
     return found
+
+
+def _reseal_tensors(path: Path) -> Path:
+    """Forge a file of tensors whose checksum goes with what was made of it, where it is one at all."""
+    with suppress(SafetensorError, OSError), safe_open(path, framework="pt") as archive:
+        header = archive.metadata() or {}
+        tensors = {name: archive.get_tensor(name).clone() for name in archive.keys()}  # noqa: SIM118 (not a dict)
+        save_file(tensors, path, metadata={**header, "sha256": tensor_digest(tensors, header)})
+    return path
 
 
 def _volume(folder: Path, name: str) -> object:
@@ -254,9 +277,15 @@ def readers(folder: Path) -> dict[str, Reader]:
             of("saros/case_000/body-regions.nii.gz"),
         ),
         "profile": Reader("profile.yml", lambda at: load_profile(str(at / "profile.yml")), of("profile.yml")),
-        "model": Reader("model.safetensors", lambda at: load_model(at / "model.safetensors"), of("model.safetensors")),
+        "model": Reader(
+            "model.safetensors",
+            lambda at: load_model(_reseal_tensors(at / "model.safetensors")),
+            of("model.safetensors"),
+        ),
         "checkpoint": Reader(
-            "state.safetensors", lambda at: CheckpointFile(at / "state.safetensors").load(), of("state.safetensors")
+            "state.safetensors",
+            lambda at: CheckpointFile(_reseal_tensors(at / "state.safetensors")).load(),
+            of("state.safetensors"),
         ),
         "store-record": Reader(in_run + "record.json", _record, of(in_run + "record.json")),
         "store-table": Reader(

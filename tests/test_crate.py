@@ -14,6 +14,7 @@ import pytest
 from rocrate.rocrate import ROCrate
 
 from l3muscle.crate import CrateError, pseudonyms, write_crate
+from l3muscle.store import Store
 from l3muscle.study import StudyError, StudyResults, open_results
 
 TOP = Path(__file__).resolve().parents[1]
@@ -106,7 +107,7 @@ def own(finished, runs, tmp_path) -> StudyResults:
     plan = json.loads((tmp_path / "smoke" / "plan.json").read_text())
     plan |= {"phantom": False, "cohort_folder": "/data/Mrs Example"}
     plan["profile"]["sources"]["weights_folder"] = str(Path("/home", "someone", "weights"))
-    (tmp_path / "smoke" / "plan.json").write_text(json.dumps(plan))
+    Store(tmp_path / "smoke").write_document("plan.json", plan)
     return StudyResults(tmp_path / "smoke")
 
 

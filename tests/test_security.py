@@ -21,6 +21,7 @@ from l3muscle.cohort import dicom
 from l3muscle.errors import L3MuscleError
 from l3muscle.profile import NATURAL_TASKS, _PlainLoader, load_profile
 from l3muscle.source_tasks import natural
+from l3muscle.store import Store
 from l3muscle.study import StudyError, StudyResults
 
 TOP = Path(__file__).resolve().parents[1]
@@ -148,7 +149,7 @@ def test_a_forged_plan_does_not_lead_out_of_its_store(tmp_path, key):
     path = tmp_path / "run" / "plan.json"
     plan = json.loads(path.read_text())
     plan["experiments"][0]["key"] = key
-    path.write_text(json.dumps(plan))
+    Store(path.parent).write_document("plan.json", plan)
     with pytest.raises(StudyError, match=r"plan\.json is damaged at experiments\.0\.key"):
         StudyResults(path.parent)
 

@@ -1,6 +1,5 @@
 """The table that says how far a study is."""
 
-import json
 import re
 import threading
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from rich.console import Console
 from l3muscle import status
 from l3muscle.status import show_status, status_table
 from l3muscle.store import Store
-from l3muscle.study import FAILURES, StudyResults
+from l3muscle.study import FAILURES, PLAN, StudyResults
 
 
 def rendered(results: StudyResults) -> str:
@@ -26,9 +25,9 @@ def with_failures(results: StudyResults, monkeypatch, tmp_path, *experiments) ->
     kept = {e: r for e, r in results.records.items() if e not in experiments}
     folder = tmp_path / "smoke"
     folder.mkdir()
-    (folder / "plan.json").write_text(json.dumps(results.plan))
+    Store(folder).write_document(PLAN, results.plan)
     entries = [{"experiment": asdict(e), "reason": "the loss is not finite"} for e in results.records]
-    Store(folder).write_text(FAILURES, json.dumps(entries))
+    Store(folder).write_document(FAILURES, {"failed": entries})
     copy = StudyResults(folder)
     monkeypatch.setattr(StudyResults, "records", kept)
     return copy

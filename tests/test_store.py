@@ -85,7 +85,7 @@ def test_drafts_lie_hidden_beside_the_place_and_the_finished_folder_is_for_every
     store.write("experiments", "xyz", ARTEFACT)
     # On one file system, so that renaming is one step; hidden, so that no reader takes it for an artefact.
     assert [path.parent for path in seen] == [store.root / "experiments"]
-    assert seen[0].name.startswith(".draft-")
+    assert seen[0].name.startswith(".xyz.") and seen[0].name.endswith(".draft")
     assert store.folder("experiments", "xyz").stat().st_mode & 0o777 == 0o755
 
 

@@ -12,6 +12,7 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from l3muscle import cli
+from l3muscle.store import sealed
 from l3muscle.verify import (
     Comparison,
     VerifyError,
@@ -49,7 +50,7 @@ def raise_scores(runs: Path, by: float) -> None:
         record = json.loads(path.with_name("record.json").read_text())
         record["sha256"]["scores.parquet"] = hashlib.sha256(path.read_bytes()).hexdigest()
         record["provenance"]["processor"] = "Another Processor"
-        path.with_name("record.json").write_text(json.dumps(record))
+        path.with_name("record.json").write_text(json.dumps(sealed(f"experiments/{path.parent.name}", record)))
 
 
 def test_a_run_is_the_same_on_the_machine_that_made_it_and_stays_untouched(finished, runs):

@@ -1,7 +1,6 @@
 """Where a long training keeps its state, so that one that was killed goes on from there: one file, whole or absent."""
 
 import json
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from l3muscle.drafts import drafted, remove_abandoned
 from l3muscle.model_file import tensor_digest
 
 SAVE_EVERY_S = 60.0
@@ -45,14 +45,11 @@ class CheckpointFile:
     def save(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Write a state in place of the last one. A full disk costs the state, not the training."""
         tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.draft")
-        try:
+        header = {"values": json.dumps(values)}
+        with suppress(OSError, SafetensorError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, draft, metadata={"values": json.dumps(values), "sha256": tensor_digest(tensors)})
-            draft.replace(self.path)
-        except (OSError, SafetensorError):
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
+            with drafted(self.path) as draft:
+                save_file(tensors, draft, metadata={**header, "sha256": tensor_digest(tensors, header)})
         self._last = time.monotonic()
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -61,14 +58,15 @@ class CheckpointFile:
             with safe_open(self.path, framework="pt") as archive:
                 header = archive.metadata() or {}
                 tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (not a dict)
-            values = json.loads(header["values"])
-        except (OSError, SafetensorError, KeyError, ValueError):
+            if tensor_digest(tensors, header) != header.get("sha256"):
+                return None
+            return tensors, json.loads(header["values"])
+        except (OSError, SafetensorError, KeyError, ValueError, RecursionError):
             return None
-        return (tensors, values) if tensor_digest(tensors) == header.get("sha256") else None
 
     def remove(self) -> None:
         """Forget the state, of a training whose outcome is safe."""
         with suppress(OSError):
-            for path in (self.path, *self.path.parent.glob(f".{self.path.name}.*.draft")):
-                path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
+            remove_abandoned(self.path.parent, self.path.name)
             self.path.parent.rmdir()

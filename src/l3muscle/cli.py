@@ -183,7 +183,7 @@ def study_run(
 ) -> None:
     """Run what is missing of the study, or of a part of it."""
     from l3muscle.profile import load_profile
-    from l3muscle.runner import progress_bar, run_study
+    from l3muscle.runner import run_study
     from l3muscle.study import Study, choose, experiments
 
     settings = load_profile(profile)
@@ -197,9 +197,8 @@ def study_run(
         for line in forecast(study, workers=workers, only=only, say=say).lines():
             say(line)
         return
-    if study.is_phantom and not study.cohort_folder.is_dir():
-        with progress_bar(settings.cohort.patients, "phantom cohort", unit="patient") as bar:
-            study.make_phantom(workers=workers, on_patient=lambda done: bar.update(done - bar.n))
+    with _counter("phantom cohort", unit="patient") as show:
+        study.make_phantom(workers=workers, on_patient=lambda done: show(done, settings.cohort.patients))
     progress = run_study(
         study, workers=workers, scheduler=scheduler, queue=queue, time_budget=time_budget, only=only, say=say
     )

@@ -1,12 +1,13 @@
 """A trained segmenter as one self-describing file: safetensors whose header holds how to build and feed it.
 
-A file holds one network or an ensemble of them. `l3muscle-model-1` is one network under its own names; in
-`l3muscle-ensemble-1` the names of each member begin with its number and a slash.
+A file holds one network or an ensemble of them. `l3muscle-model-2` is one network under its own names; in
+`l3muscle-ensemble-2` the names of each member begin with its number and a slash. The header's checksum is over tensors
+and header alike: a display window or a width that changed on the disk would change every outline.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,14 +19,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from l3muscle.drafts import drafted
 from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.models import FCN, build_fcn
 from l3muscle.preprocess import frame_of, prepare_image, restore_mask, to_network_input
 from l3muscle.profile import ImageSettings, NetworkSettings
 from l3muscle.quality import Calibration, pairwise_dice
 
-FORMAT = "l3muscle-model-1"
-ENSEMBLE_FORMAT = "l3muscle-ensemble-1"
+FORMAT = "l3muscle-model-2"
+ENSEMBLE_FORMAT = "l3muscle-ensemble-2"
 
 
 class ModelFileError(L3MuscleError):
@@ -107,11 +109,15 @@ class Segmenter:
         ]
 
 
-def tensor_digest(weights: dict[str, Tensor]) -> str:
-    """SHA-256 over names and bytes of named tensors, as hexadecimal digits."""
-    digest = hashlib.sha256()
+def tensor_digest(weights: Mapping[str, Tensor], header: Mapping[str, str] | None = None) -> str:
+    """SHA-256 over named tensors (name, type, shape, bytes) and a file's header, as hexadecimal digits.
+
+    Of the header the entry `sha256` does not count: it is where the digest goes.
+    """
+    about = {name: text for name, text in (header or {}).items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(weights):
-        digest.update(name.encode())
+        digest.update(f"{name} {weights[name].dtype} {tuple(weights[name].shape)}".encode())
         digest.update(weights[name].contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
@@ -171,14 +177,11 @@ def _save(
         "network": network.model_dump_json(),
         "image": image.model_dump_json(),
         "about": json.dumps(about),
-        "sha256": tensor_digest(weights),
     }
-    draft = path.with_name(f".{path.name}.draft")
     try:
-        save_file(weights, draft, metadata=header)
-        draft.replace(path)
+        with drafted(path) as draft:
+            save_file(weights, draft, metadata={**header, "sha256": tensor_digest(weights, header)})
     except (OSError, SafetensorError) as error:
-        draft.unlink(missing_ok=True)
         raise ModelFileError(f"cannot write {path}: {reason_of(error)}") from None
 
 
@@ -193,8 +196,8 @@ def load_model(path: Path) -> Segmenter:
     Raises
     ------
     ModelFileError
-        If it is absent, not a safetensors file, not made by `save_model` or `save_ensemble`, or its tensors do not
-        match their checksum.
+        If it is absent, not a safetensors file, not made by `save_model` or `save_ensemble`, or does not match its
+        checksum.
     """
     if not path.is_file():
         raise ModelFileError(f"there is no model file {path}; `make book` leaves one at runs/laptop/model.safetensors")
@@ -206,8 +209,8 @@ def load_model(path: Path) -> Segmenter:
         raise ModelFileError(f"{path} cannot be read as a model: {error}") from None
     if header.get("format") not in (FORMAT, ENSEMBLE_FORMAT):
         raise ModelFileError(f"{path} is not a model of this package (its header lacks 'format: {FORMAT}')")
-    if tensor_digest(weights) != header.get("sha256"):
-        raise ModelFileError(f"{path} is damaged: its tensors do not match their checksum")
+    if tensor_digest(weights, header) != header.get("sha256"):
+        raise ModelFileError(f"{path} is damaged: it does not match its checksum")
     try:
         settings = NetworkSettings.model_validate_json(header["network"])
         image = ImageSettings.model_validate_json(header["image"])

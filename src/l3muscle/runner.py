@@ -4,7 +4,6 @@ Workers compute and hand back artefacts; only this process writes to the store. 
 folder nor the store's, and one that dies costs its experiment a retry and nothing else.
 """
 
-import json
 import logging
 import os
 import sys
@@ -28,6 +27,7 @@ from l3muscle.errors import L3MuscleError
 from l3muscle.store import Artefact
 from l3muscle.study import (
     FAILURES,
+    MODEL,
     Experiment,
     Job,
     Study,
@@ -218,7 +218,7 @@ class _Budget:
 
 
 def sources_missing(study: Study, jobs: list[Job]) -> list[str]:
-    """Source tasks that these experiments need and that are not learned or loaded yet."""
+    """Source tasks that these experiments begin from and that are not learned or loaded yet."""
     needed = {job.experiment.source_task for job in jobs}
     tasks = [task for task in study.source_tasks() if task in needed]
     return [task for task in tasks if study.store.record("sources", study.source_key(task)) is None]
@@ -264,29 +264,37 @@ def run_study(
     budget = _Budget(time_budget)
     wanted = set(choose([job.experiment for job in study.jobs], only or {}))
     jobs = [job for job in study.jobs if job.experiment in wanted]
-    for sentence in study.changes():
+    had_model = os.path.lexists(study.folder / MODEL)
+    for sentence in (*study.tidy(), *study.changes()):
         say(sentence)
     study.write_plan()
     missing = [job for job in jobs if study.store.record("experiments", job.key) is None]
+    needed = {job.experiment.source_task for job in missing}
+    # What is learned here is shown in its own right, so a lost one is learned again even if no experiment needs it.
+    unlearned = [t for t in sources_missing(study, jobs) if t in needed or not is_published(study.profile, t)]
     for damaged in study.store.set_aside:
         say(f"damaged artefact {damaged} set aside; it is made again")
     # Not on a worker, which need not reach the internet and has no terminal for a download's progress.
-    for task in sources_missing(study, missing):
+    for task in list(unlearned):
         if is_published(study.profile, task):
             study.store_source(task, train_source(study.profile, task, study.prepared))
+            unlearned.remove(task)
     progress = Progress(len(jobs) - len(missing), 0, {}, len(missing), 0.0)
-    if missing:
+    if missing or unlearned:
         with progress_bar(len(jobs), "experiments", unit="model", initial=progress.done_before) as bar:
             if workers == 1 and scheduler is None and queue is None:
-                _run_here(study, missing, budget, progress, bar)
+                _run_here(study, missing, unlearned, budget, progress, bar)
             else:
                 with _workers(workers, scheduler, queue) as client:
                     say(f"dashboard: {client.dashboard_link}")
                     _say_of_threads(client, say)
-                    _Dispatch(study, missing, budget, progress, bar, client).run(expected=workers if queue else 1)
+                    dispatch = _Dispatch(study, missing, unlearned, budget, progress, bar, client)
+                    dispatch.run(expected=workers if queue else 1)
     entries = [{"experiment": asdict(experiment), "reason": why} for experiment, why in progress.failed.items()]
-    study.store.write_text(FAILURES, json.dumps(entries, indent=1))
-    study.publish_model()
+    study.store.write_document(FAILURES, {"failed": entries})
+    published = study.publish_model()
+    if published is not None and not had_model and not progress.finished:
+        say(f"{published} was missing; it is written anew")
     progress.seconds = budget.elapsed()
     return progress
 
@@ -300,9 +308,11 @@ def _finish(study: Study, job: Job, artefact: Artefact, budget: _Budget, progres
     bar.update()
 
 
-def _run_here(study: Study, missing: list[Job], budget: _Budget, progress: Progress, bar: tqdm) -> None:
+def _run_here(
+    study: Study, missing: list[Job], unlearned: list[str], budget: _Budget, progress: Progress, bar: tqdm
+) -> None:
     weights: dict[str, dict[str, Tensor]] = {}
-    for task in sources_missing(study, missing):
+    for task in unlearned:
         if not budget.allows_another():
             return
         bar.set_postfix_str(f"source task {task}")
@@ -339,11 +349,18 @@ class _Dispatch:
     """The experiments of one run on the workers of one cluster, which may come and go."""
 
     def __init__(
-        self, study: Study, missing: list[Job], budget: _Budget, progress: Progress, bar: tqdm, client: Client
+        self,
+        study: Study,
+        missing: list[Job],
+        unlearned: list[str],
+        budget: _Budget,
+        progress: Progress,
+        bar: tqdm,
+        client: Client,
     ) -> None:
         self.study, self.budget, self.progress, self.bar, self.client = study, budget, progress, bar, client
         self.waiting: list[Job] = list(missing)
-        self.unlearned: list[str] = sources_missing(study, missing)
+        self.unlearned: list[str] = list(unlearned)
         self.learning: dict[Future, str] = {}
         self.running: dict[Future, Job] = {}
         self.sent: dict[str, Future] = {}
@@ -358,7 +375,8 @@ class _Dispatch:
             except (OSError, CancelledError):
                 # A connection that breaks, or that cannot be made any more.
                 self._scheduler_has_gone()
-            if not self.learning and not self.running and (not self.waiting or not self._may_begin()):
+            left = self.waiting or self.unlearned
+            if not self.learning and not self.running and (not left or not self._may_begin()):
                 return
             if self.client.status != "running":
                 self._scheduler_has_gone()

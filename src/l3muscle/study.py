@@ -8,6 +8,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cache, cached_property
 from pathlib import Path
@@ -23,10 +25,12 @@ from torch import Tensor
 from l3muscle import augment, losses, metrics, models, preprocess, runtime, target_task, training
 from l3muscle.checkpoint import CheckpointFile
 from l3muscle.cohort import Cohort, anatomy, canvas, dicom, load_cohort, observers, phantom
+from l3muscle.cohort.phantom import PhantomError
 from l3muscle.cohort.splits import Splits, SplitsError, make_splits
+from l3muscle.drafts import draft_of, remove, remove_abandoned, set_aside
 from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.metrics import Reference
-from l3muscle.model_file import save_model
+from l3muscle.model_file import ModelFileError, load_model, save_model
 from l3muscle.models import build_fcn, build_trunk, transfer_weights
 from l3muscle.preprocess import Frame, frame_of, prepare_image, prepare_mask, restore_mask, to_network_input
 from l3muscle.profile import NATURAL_TASKS, Profile, SourceTrainingSettings, load_profile
@@ -36,7 +40,7 @@ from l3muscle.source_tasks.jigsaw import Jigsaw, JigsawNetwork
 from l3muscle.source_tasks.natural import load_natural
 from l3muscle.source_tasks.procedural import ProceduralSegmentation
 from l3muscle.source_tasks.reconstruction import Reconstruction
-from l3muscle.store import Artefact, Store
+from l3muscle.store import Artefact, Store, StoreError, damaged_file, unsealed, write_checksums
 from l3muscle.target_task import MuscleSegmentation
 from l3muscle.training import Fit, Loop, Task, TrainingPaused, fit
 
@@ -52,8 +56,8 @@ SOURCE_MODULES = {
 }
 COHORT_TASKS = ("reconstruction", "jigsaw")  # learned from the cohort's own slices
 PREDICTION_BATCH = 16
-FAILURES = "failed.json"
-PLAN_FORMAT = 1  # of plan.json; a reader refuses any other
+PLAN, SPLITS, FAILURES, MODEL = "plan.json", "splits.json", "failed.json", "model.safetensors"
+PLAN_FORMAT = 2  # of plan.json; a reader refuses any other
 EXAMPLES = 3  # kept of a source task, for a picture
 
 
@@ -547,20 +551,55 @@ class Study:
         self.cohort_folder = cohort_folder or runs / "cohorts" / f"phantom-{phantom_key}"
 
     def make_phantom(self, *, workers: int = 1, on_patient: Callable[[int], None] | None = None) -> bool:
-        """Write the profile's phantom cohort unless it is there; returns whether it was written."""
-        if not self.is_phantom or self.cohort_folder.is_dir():
+        """Write the profile's phantom cohort unless it is there as it was written; returns whether it was.
+
+        A damaged one is set aside, as the store does with artefacts.
+
+        Raises
+        ------
+        PhantomError
+            If it cannot be written.
+        StudyError
+            If one of the worker processes dies.
+        """
+        place = self.cohort_folder
+        if not self.is_phantom:
             return False
-        settings = self.profile.cohort
-        phantom.write_phantom(
-            self.cohort_folder,
-            patients=settings.patients,
-            seed=settings.seed,
-            size=settings.size,
-            setting=settings.setting,
-            test_patients=settings.test_patients,
-            workers=workers,
-            progress=on_patient,
-        )
+        remove_abandoned(place.parent)
+        if os.path.lexists(place):
+            damaged = damaged_file(place)
+            if damaged is None:
+                return False
+            set_aside(place)
+            self.store.set_aside.append(f"{place.parent.name}/{place.name}/{damaged}")
+        settings, draft = self.profile.cohort, draft_of(place)
+        drawn = draft / place.name
+        try:
+            phantom.write_phantom(
+                drawn,
+                patients=settings.patients,
+                seed=settings.seed,
+                size=settings.size,
+                setting=settings.setting,
+                test_patients=settings.test_patients,
+                workers=workers,
+                progress=on_patient,
+            )
+            write_checksums(drawn)
+            try:
+                drawn.rename(place)
+            except OSError:
+                # Another process was faster, with the same phantom.
+                if damaged_file(place) is not None:
+                    raise
+        except PhantomError as error:
+            raise PhantomError(str(error).replace(str(drawn), str(place))) from None
+        except OSError as error:
+            raise PhantomError(f"cannot write {place}: {reason_of(error)}") from None
+        except BrokenExecutor:
+            raise StudyError("a process that drew the phantom has died; the same command draws it anew") from None
+        finally:
+            remove(draft)
         return True
 
     @cached_property
@@ -664,6 +703,49 @@ class Study:
         """Source tasks that have to be learned or loaded before the experiments that use them."""
         return [task for task in self.profile.grid.source_tasks if task != "random"]
 
+    def tidy(self) -> list[str]:
+        """Remove what killed runs left half-made, and find what was damaged since; returns what was, as sentences.
+
+        Artefacts are looked at when they are needed, and the documents of a run are written anew by every run.
+        """
+        sentences = []
+        for folder in (self.folder, *(self.folder / kind for kind in ("experiments", "sources", "observers"))):
+            remove_abandoned(folder)
+        for name in (PLAN, SPLITS, FAILURES):
+            try:
+                found = self.store.document(name)
+            except StoreError as error:
+                sentences.append(f"{error}; it is written anew")
+            else:
+                # Every run writes these two before its first experiment; failures, at its end.
+                if found is None and name != FAILURES and (self.folder / "experiments").is_dir():
+                    sentences.append(f"{self.folder / name} is missing; it is written anew")
+        model = self.folder / MODEL
+        if os.path.lexists(model):
+            try:
+                load_model(model)
+            except ModelFileError as error:
+                set_aside(model)
+                sentences.append(f"{error}; set aside, and written anew from the best experiment")
+        sentences += self._tidy_checkpoints()
+        return sentences
+
+    def _tidy_checkpoints(self) -> list[str]:
+        sentences = []
+        states = self.checkpoint("any").parent
+        remove_abandoned(states)
+        for path in states.glob("[!.]*"):
+            finished = any(self.store.folder(kind, path.stem).is_dir() for kind in ("experiments", "sources"))
+            # A run that was killed between storing an outcome and forgetting its last state.
+            if not finished and CheckpointFile(path).load() is not None:
+                continue
+            if not finished:
+                sentences.append(f"the state of an unfinished training, {path}, is damaged; it begins anew")
+            remove(path)
+        with suppress(OSError):
+            states.rmdir()
+        return sentences
+
     def changes(self) -> list[str]:
         """What is no longer as it was when this run was last started, as sentences; empty where all is.
 
@@ -712,8 +794,8 @@ class Study:
             "sources": {task: self.source_key(task) for task in self.source_tasks()},
             "experiments": [{**asdict(job.experiment), "key": job.key} for job in self.jobs],
         }
-        self.store.write_text("splits.json", self.splits.to_json())
-        self.store.write_text("plan.json", json.dumps(plan, indent=1))
+        self.store.write_document(SPLITS, json.loads(self.splits.to_json()))
+        self.store.write_document(PLAN, plan)
 
     def publish_model(self) -> Path | None:
         """Copy the kept model of lowest validation loss at the largest size to `model.safetensors`."""
@@ -725,7 +807,7 @@ class Study:
         if not kept:
             return None
         _, loss, experiment, job = min(kept)
-        path = self.folder / "model.safetensors"
+        path = self.folder / MODEL
         about = {
             "experiment": asdict(experiment),
             "validation_loss": loss,
@@ -784,37 +866,59 @@ class StudyResults:
 
     def __init__(self, folder: Path) -> None:
         try:
-            self.plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+            plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise StudyError(
                 f"no study has been started in {folder}; run `l3muscle study run --profile {folder.name}`"
             ) from None
         except (OSError, ValueError, RecursionError) as error:
-            raise StudyError(f"{folder / 'plan.json'} cannot be read: {reason_of(error)}") from None
-        found = self.plan.get("format") if isinstance(self.plan, dict) else None
+            raise StudyError(f"{folder / PLAN} cannot be read: {reason_of(error)}; {self._again(folder)}") from None
+        found = plan.get("format") if isinstance(plan, dict) else None
         if found != PLAN_FORMAT:
             raise StudyError(
                 f"{folder} was written by another version of L3 Muscle (its plan has format {found}, this version "
                 f"reads {PLAN_FORMAT}); move it away, or use the version that wrote it"
             )
+        try:
+            self.plan = unsealed(PLAN, plan)
+        except ValueError as error:
+            raise StudyError(f"{folder / PLAN} is damaged: {error}; {self._again(folder)}") from None
         self.folder = folder
         self.store = Store(folder)
         try:
             self.profile = _Plan.model_validate(self.plan).profile
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"]))
-            raise StudyError(f"{folder / 'plan.json'} is damaged at {where}; move {folder} away") from None
+            raise StudyError(f"{folder / PLAN} is damaged at {where}; move {folder} away") from None
+
+    @staticmethod
+    def _again(folder: Path) -> str:
+        return f"`l3muscle study run --profile {folder.name}` makes it anew"
 
     @cached_property
     def records(self) -> dict[Experiment, dict[str, Any]]:
-        """Records of the finished experiments."""
+        """Records of the finished experiments.
+
+        Raises
+        ------
+        StudyError
+            Once, if some were damaged: they are set aside, and belong to what is missing from then on.
+        """
         found = {}
         for entry in self.plan["experiments"]:
             place = dict(entry)
             record = self.store.record("experiments", place.pop("key"))
             if record is not None:
                 found[Experiment(**place)] = record
+        self._report_damage()
         return found
+
+    def _report_damage(self) -> None:
+        """Nobody reads what is left of a damaged run and takes it for all of it."""
+        if self.store.set_aside:
+            count, names = len(self.store.set_aside), ", ".join(self.store.set_aside[:3])
+            self.store.set_aside.clear()
+            raise StudyError(f"damaged and set aside ({count}): {names}; {self._again(self.folder)}")
 
     @cached_property
     def keys(self) -> dict[Experiment, str]:
@@ -826,12 +930,10 @@ class StudyResults:
     def failures(self) -> dict[Experiment, str]:
         """Experiments that failed when they were last tried and are still missing, with the reason."""
         try:
-            entries = json.loads((self.folder / FAILURES).read_text(encoding="utf-8"))
+            entries = (self.store.document(FAILURES) or {"failed": []})["failed"]
             failed = {Experiment(**entry["experiment"]): entry["reason"] for entry in entries}
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            raise StudyError(f"{self.folder / FAILURES} is damaged; remove it") from None
+        except (StoreError, KeyError, TypeError):
+            raise StudyError(f"{self.folder / FAILURES} is damaged; {self._again(self.folder)}") from None
         return {experiment: reason for experiment, reason in failed.items() if experiment not in self.records}
 
     def planned(self) -> int:
@@ -860,9 +962,17 @@ class StudyResults:
         return self.store.table("observers", self.plan["observers"], "scores")
 
     def source_record(self, source_task: str) -> dict[str, Any] | None:
-        """How a source task's weights came about; None for random initialisation, and for what was not run."""
+        """How a source task's weights came about; None for random initialisation, and for what was not run.
+
+        Raises
+        ------
+        StudyError
+            Once, if it was damaged.
+        """
         key = self.plan["sources"].get(source_task)
-        return None if key is None else self.store.record("sources", key)
+        record = None if key is None else self.store.record("sources", key)
+        self._report_damage()
+        return record
 
     def source_curve(self, source_task: str) -> pd.DataFrame | None:
         """Training curve of a source task: step, train_loss, validation_loss, and where it has classes their accuracy.
@@ -899,16 +1009,33 @@ class StudyResults:
         return Path(os.path.normpath(self.folder / self.plan["cohort_folder"]))
 
     def cohort(self) -> Cohort:
-        """The cohort that the run used."""
-        return load_cohort(self.cohort_folder, usable_only=self.plan.get("usable_only", False))
+        """The cohort that the run used.
+
+        Raises
+        ------
+        CohortError
+            If it cannot be read.
+        StudyError
+            If it is not what the run used: images or outlines differ.
+        """
+        folder = self.cohort_folder
+        damaged = damaged_file(folder) if self.plan["phantom"] and folder.is_dir() else None
+        if damaged is not None:
+            raise StudyError(f"{folder / damaged} is not as it was written; {self._again(self.folder)}")
+        cohort = load_cohort(folder, usable_only=self.plan.get("usable_only", False))
+        if cohort.fingerprint != self.plan["cohort"]:
+            raise StudyError(f"the images or outlines in {folder} are not those that the run used")
+        return cohort
 
     def splits(self) -> Splits:
         """The splits that the run used."""
-        path = self.folder / "splits.json"
+        found = self.store.document(SPLITS)
+        if found is None:
+            raise StudyError(f"there is no {self.folder / SPLITS}; {self._again(self.folder)}")
         try:
-            return Splits.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, SplitsError) as error:
-            raise StudyError(f"{path} cannot be read: {reason_of(error)}") from None
+            return Splits.from_json(json.dumps(found))
+        except SplitsError as error:
+            raise StudyError(f"{self.folder / SPLITS} cannot be read: {error}") from None
 
 
 def open_results(profile: str, runs: str | Path = "runs") -> StudyResults:
