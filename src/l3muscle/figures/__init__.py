@@ -21,6 +21,7 @@ from l3muscle.figures.images import (
     outlines,
     puzzles,
     reconstructions,
+    training_so_far,
 )
 from l3muscle.figures.look import FAINT, INK, METRIC_LABELS, OUTLINE_COLOURS, PAGE_WIDTH_IN, PAPER, TASK_STYLE, not_run
 
@@ -52,4 +53,5 @@ __all__ = [
     "source_curve",
     "split_map",
     "training_curves",
+    "training_so_far",
 ]
