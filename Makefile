@@ -24,7 +24,7 @@ help:
 	@echo 'make book       set everything up, run the study, build the book (PROFILE=$(PROFILE))'
 	@echo 'make test       set everything up, pass the tests'
 	@echo 'make pages      visit every page of the built book in a browser (needs Chromium)'
-	@echo 'make lab        open the notebooks in JupyterLab'
+	@echo 'make lab        play: JupyterLab on a notebook that trains small networks before your eyes'
 	@echo 'make bench      run the benchmarks'
 	@echo 'make soak       feed every reader damaged files for eight minutes (2 cores); outcome in results/soak'
 	@echo 'make mutants    change the measures, losses, statistics, splits and store, and see which changes tests miss'
@@ -45,8 +45,10 @@ test: $(READY)
 pages: $(READY)
 	@$(BIN)/python -m pytest -q -rs -n 2 book/tests
 
+# On a copy that is kept: what is played with stays out of the notebooks that the book is made from.
 lab: $(READY)
-	@$(BIN)/jupyter lab notebooks
+	@mkdir -p play && { [ -e play/playground.ipynb ] || cp notebooks/playground.ipynb play/; }
+	@$(BIN)/jupyter lab play/playground.ipynb
 
 bench: $(READY)
 	@$(BIN)/python -m pytest benchmarks -q -s

@@ -61,6 +61,37 @@ def dark_svg(svg: str) -> str:
     return _COLOUR.sub(lambda match: DARK[match.group().lower()], svg)
 
 
+def jupyter_svg(svg: str) -> str:
+    """The same drawing as HTML for Jupyter, in the colours of its theme and changing with it.
+
+    Parameters
+    ----------
+    svg : str
+        As matplotlib writes it.
+
+    Returns
+    -------
+    str
+        The SVG, with a name for each colour, and the style sheet that says what they are in either theme.
+    """
+
+    def name(colour: str) -> str:
+        return f"--l3-{colour.lower().removeprefix('#')}"
+
+    light = ";".join(f"{name(colour)}:{colour}" for colour in DARK)
+    dark = ";".join(f"{name(colour)}:{other}" for colour, other in DARK.items())
+    rules = (
+        f".l3-figure{{{light};display:inline-block;background:var({name('#fdfcf9')})}}"
+        f"[data-jp-theme-light=false] .l3-figure{{{dark}}}.l3-figure svg{{display:block;max-width:100%;height:auto}}"
+    )
+    root = _ROOT.search(svg)
+    if root is not None:
+        # What comes before is for files; black goes without saying.
+        svg = f'{root.group()[:-1]} style="fill:var({name("#000000")})">{svg[root.end() :]}'
+    svg = _COLOUR.sub(lambda match: f"var({name(match.group())})", svg)
+    return f'<div class="l3-figure"><style>{rules}</style>{svg}</div>'
+
+
 @dataclass(frozen=True)
 class Point:
     """A point of a figure that tells its value.

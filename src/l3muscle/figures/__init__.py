@@ -24,6 +24,7 @@ from l3muscle.figures.images import (
     picture,
     puzzles,
     reconstructions,
+    training_so_far,
 )
 from l3muscle.figures.look import (
     FAINT,
@@ -80,4 +81,5 @@ __all__ = [
     "style",
     "svg_text",
     "training_curves",
+    "training_so_far",
 ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -12,7 +13,16 @@ from matplotlib.patches import Patch
 from matplotlib.path import Path as MplPath
 from scipy import ndimage
 
-from l3muscle.figures.look import OUTLINE_COLOURS, PageFigure, in_two_widths, new_figure, page_width, style
+from l3muscle.figures.look import (
+    OUTLINE_COLOURS,
+    TASK_STYLE,
+    VERMILION,
+    PageFigure,
+    in_two_widths,
+    new_figure,
+    page_width,
+    style,
+)
 from l3muscle.metrics import boundary, remove_bone
 from l3muscle.predictions import ErrorMap
 
@@ -104,6 +114,54 @@ def outlines(
         figure.legend(
             handles=handles, loc="outside lower center", ncols=min(len(names), 3 if narrow else 6), fontsize=9
         )
+    return figure
+
+
+def training_so_far(
+    curve: pd.DataFrame,
+    last_step: int,
+    watched: tuple[str, np.ndarray, Sequence[float], Mapping[str, np.ndarray]],
+    *,
+    window_hu: float = 400,
+    level_hu: float = 50,
+) -> Figure:
+    """A training while it goes on: its losses beside the outline of one slice.
+
+    Parameters
+    ----------
+    curve : DataFrame
+        One row a validation: step, train_loss, validation_loss. May be empty.
+    last_step : int
+        Where the training will end: the axis does not change from picture to picture.
+    watched : (title, hu (H, W), spacing in mm, masks by name)
+        Shown whole.
+    window_hu, level_hu : float
+
+    Returns
+    -------
+    Figure
+    """
+    title, hu, spacing, masks = watched
+    with style():
+        figure, [[left, right]] = new_figure(3.3, columns=2, width_ratios=(1, 1.25))
+        for column, label, colour, marker, dashes in (
+            ("train_loss", "training", TASK_STYLE["segmentation"][0], "o", "-"),
+            ("validation_loss", "validation", VERMILION, "s", "--"),
+        ):
+            values = curve.get(column, [])
+            left.plot(curve.get("step", []), values, color=colour, marker=marker, ms=4, ls=dashes, label=label)
+        left.set_xlim(0, last_step)
+        left.set_ylim(bottom=0)
+        left.set_xlabel("step")
+        left.set_ylabel("loss")
+        left.legend(loc="upper right")
+        _show_slice(right, hu, spacing, window_hu, level_hu)
+        for (name, mask), colour in zip(masks.items(), OUTLINE_COLOURS, strict=False):
+            if mask.any():
+                right.contour(mask.astype(float), [0.5], colors=[colour], linewidths=1.3)
+            right.plot([], [], color=colour, lw=2, label=name)
+        right.set_title(title, fontsize=9, loc="left")
+        right.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=len(masks), fontsize=9)
     return figure
 
 
