@@ -370,8 +370,8 @@ class Playground:
         """
         self._check(choice)
         prepared, splits = self.study.prepared, self.study.splits
-        runtime.keep_freed_memory()
-        torch.set_num_threads(self.profile.threads_per_worker)
+        settings = self.profile.training
+        device = runtime.begin_training(threads=self.profile.threads_per_worker, deterministic=settings.deterministic)
         weights, start = self.source(choice.source_task, say=say)
         watched = self.watched(watch)
         started = time.perf_counter()
@@ -379,12 +379,11 @@ class Playground:
         place = (choice.source_task, choice.n_train, choice.fold, 0, choice.seed)
         seed = runtime.seed_of("experiment", self.profile.grid.seed, *place)
         torch.manual_seed(seed)
-        device = runtime.best_device()
         network = build_network(self.profile.network)
         if weights is not None:
             transfer_weights(weights, network)
         changed = {"bce_weight": choice.bce_weight, "dice_weight": choice.dice_weight}
-        settings = self.profile.training.model_copy(update=changed)
+        settings = settings.model_copy(update=changed)
         training_ids = splits.training_ids(choice.fold, 0, choice.n_train)
         task = _Counted(
             *(part.to(device) for part in prepared.select(training_ids)),
