@@ -164,7 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from l3muscle.runtime import provenance
 
-    load, started = os.getloadavg()[0], time.monotonic()
+    load, started, here = os.getloadavg()[0], time.monotonic(), provenance()
     if load > 0.5:
         print(f"the machine is busy (load {load:.1f}): times will scatter, ratios less")
     parts: dict[str, float] = {}
@@ -193,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
         "seconds": round(time.monotonic() - started),
         "seconds_of_parts": parts,
         "peers": versions(),
-        "provenance": provenance(),
+        "provenance": here,
     }
     draft.replace(options.out / "scores.csv")
     (options.out / "provenance.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

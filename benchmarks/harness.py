@@ -52,12 +52,12 @@ class Work:
 
 
 def limit_threads(count: int) -> None:
-    """Let every library of this process use so many threads."""
-    import torch
+    """Let every library that this process has imported use so many threads."""
     from threadpoolctl import threadpool_limits
 
-    torch.set_num_threads(count)
     threadpool_limits(count)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(count)
     if "SimpleITK" in sys.modules:

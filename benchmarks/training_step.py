@@ -12,7 +12,7 @@ floating-point operations over its time are what is made of it.
 from collections.abc import Callable
 from pathlib import Path
 
-from harness import Rows, Sides, SideFailed, Work
+from harness import Rows, SideFailed, Sides, Work
 
 PART = "training step"
 MATRIX = 2048

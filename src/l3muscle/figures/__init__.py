@@ -11,6 +11,7 @@ from l3muscle.figures.agreement import (
     observer_agreement,
     p_value_matrices,
 )
+from l3muscle.figures.benchmarks import accuracy_at_budget, contrast_curves, forecast_and_measured, ratio_chart, stars
 from l3muscle.figures.cohorts import against_reference, hu_histogram, split_map
 from l3muscle.figures.curves import accuracy_curve, learning_curve, source_curve, training_curves
 from l3muscle.figures.images import (
@@ -32,14 +33,17 @@ __all__ = [
     "PAGE_WIDTH_IN",
     "PAPER",
     "TASK_STYLE",
+    "accuracy_at_budget",
     "accuracy_curve",
     "against_reference",
     "bland_altman",
     "bone_removal",
     "contact_sheet",
+    "contrast_curves",
     "distance_definitions",
     "distance_readings",
     "error_maps",
+    "forecast_and_measured",
     "hu_histogram",
     "image_grid",
     "learning_curve",
@@ -48,8 +52,10 @@ __all__ = [
     "outlines",
     "p_value_matrices",
     "puzzles",
+    "ratio_chart",
     "reconstructions",
     "source_curve",
     "split_map",
+    "stars",
     "training_curves",
 ]
