@@ -25,15 +25,15 @@ help:
 	@echo 'make test       set everything up, pass the tests'
 	@echo 'make pages      visit every page of the built book in a browser (needs Chromium)'
 	@echo 'make lab        play: JupyterLab on a notebook that trains small networks before your eyes'
-	@echo 'make bench      run the benchmarks'
+	@echo 'make bench      compare with other libraries, 15 quiet minutes (2 cores); outcome in results/bench'
 	@echo 'make soak       feed every reader damaged files for eight minutes (2 cores); outcome in results/soak'
 	@echo 'make mutants    change the measures, losses, statistics, splits and store, and see which changes tests miss'
 	@echo 'make coverage   branch coverage of the package by the tests'
 	@echo 'make audit      look the locked packages up among known vulnerabilities (needs the network)'
 	@echo 'make env        only set up $(VENV) (PYTHON=$(PYTHON))'
-	@echo 'make lock       write requirements.lock anew from pyproject.toml'
+	@echo 'make lock       write requirements.lock and that of benchmarks/ anew'
 	@echo 'make clean      remove what the targets made, the study in runs/ included; keeps $(VENV)'
-	@echo 'make distclean  the same, and $(VENV)'
+	@echo 'make distclean  the same, and $(VENV), $(BENCH)'
 
 book: $(READY)
 	@$(BIN)/l3muscle book --profile $(PROFILE)
@@ -50,8 +50,20 @@ lab: $(READY)
 	@mkdir -p play && { [ -e play/playground.ipynb ] || cp notebooks/playground.ipynb play/; }
 	@$(BIN)/jupyter lab play/playground.ipynb
 
+# What we compare with goes into an environment of its own, with the same versions of everything that both have. A library
+# that does not install on this machine is left out, and the results say so. SIZE=quick makes every row, with few repeats.
+SIZE ?= full
+BENCH := .venv-bench
+BENCH_INSTALL = $(BIN)/uv pip install --quiet --python $(BENCH)/bin/python
 bench: $(READY)
-	@$(BIN)/python -m pytest benchmarks -q -s
+	@[ "$$(cat $(BENCH)/.place 2>/dev/null)" = "$(CURDIR)" ] \
+	  || { $(BIN)/uv venv --quiet --clear --python $(BIN)/python $(BENCH) && echo "$(CURDIR)" > $(BENCH)/.place; }
+	@$(BENCH_INSTALL) --compile-bytecode --requirement benchmarks/requirements.lock \
+	  || { $(BENCH_INSTALL) --requirement requirements.lock; \
+	    for peer in $$(sed -n '/^bench = /,/^]/s/^ *"\([a-z0-9-]*\).*/\1/p' pyproject.toml); do \
+	      $(BENCH_INSTALL) --constraint benchmarks/requirements.lock $$peer || echo "$$peer is left out"; done; }
+	@$(BENCH_INSTALL) --no-deps --editable .
+	@$(BENCH)/bin/python benchmarks/bench.py --size $(SIZE)
 
 # Atheris guides the damage by coverage; it has wheels for Linux only, so it is no part of the lock.
 soak: $(READY)
@@ -82,13 +94,16 @@ env: $(READY)
 lock: $(READY)
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-emit-index-url \
 	  --custom-compile-command 'make lock' pyproject.toml --output-file requirements.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group pyproject.toml:bench --no-emit-index-url \
+	  --constraint requirements.lock --custom-compile-command 'make lock' pyproject.toml \
+	  --output-file benchmarks/requirements.lock
 
 clean:
 	rm -rf book/_build book/executed runs mutants build dist .pytest_cache .ruff_cache
 	@find src tests benchmarks notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(BENCH)
 
 # --- the environment -------------------------------------------------------------------------------------------
 

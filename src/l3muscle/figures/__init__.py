@@ -12,6 +12,7 @@ from l3muscle.figures.agreement import (
     observer_agreement,
     p_value_matrices,
 )
+from l3muscle.figures.benchmarks import accuracy_at_budget, contrast_curves, forecast_and_measured, ratio_chart, stars
 from l3muscle.figures.cohorts import against_reference, hu_histogram, split_map
 from l3muscle.figures.curves import accuracy_curve, learning_curve, source_curve, training_curves
 from l3muscle.figures.images import (
@@ -55,14 +56,17 @@ __all__ = [
     "TASK_STYLE",
     "PageFigure",
     "Panel",
+    "accuracy_at_budget",
     "accuracy_curve",
     "against_reference",
     "bland_altman",
     "bone_removal",
     "contact_sheet",
+    "contrast_curves",
     "distance_definitions",
     "distance_readings",
     "error_maps",
+    "forecast_and_measured",
     "hu_histogram",
     "image_grid",
     "in_two_widths",
@@ -75,9 +79,11 @@ __all__ = [
     "page_width",
     "picture",
     "puzzles",
+    "ratio_chart",
     "reconstructions",
     "source_curve",
     "split_map",
+    "stars",
     "style",
     "svg_text",
     "training_curves",
