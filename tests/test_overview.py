@@ -1,5 +1,6 @@
 """What a cohort holds, before anything is trained on it."""
 
+import matplotlib.colors
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from l3muscle.cohort.splits import make_splits
 from l3muscle.metrics import muscle_area
 from l3muscle.overview import OverviewError, measure_patients, summarise, write_overview
 from l3muscle.reference_values import POPULATIONS, reference_values, shares_below
+from l3muscle.theme import DARK
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,10 @@ def test_split_map_shows_smaller_sets_inside_larger_ones():
     cohort = Cohort(nothing.astype(np.int16), nothing > 0, np.ones((30, 2)), ids, seen)
     sizes = (3, 6, 12)
     splits = make_splits(cohort, sizes=sizes, folds=3, subsets=2, seed=0, test_patients=6)
-    (axes, *_) = figures.split_map(splits, sizes).axes
+    figure = figures.split_map(splits, sizes)
+    (axes, *_) = figure.axes
+    swatches = [matplotlib.colors.to_hex(patch.get_facecolor()) for patch in figure.legends[0].legend_handles]
+    assert not set(swatches) & set(DARK), "a dark copy would change the legend and not the pixels"
     grid = axes.collections[0].get_array().reshape(6, 30)
     assert (grid[:, 24:] == 5).all()
     for row, (fold, subset) in enumerate((f, s) for f in range(3) for s in range(2)):

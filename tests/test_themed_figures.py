@@ -27,7 +27,8 @@ def page(tmp_path: Path) -> tuple[SimpleNamespace, nodes.document]:
         docname="book/page", found_docs=set(), relfn2path=lambda uri, name: (uri, str(tmp_path / uri.lstrip("/")))
     )
     document = new_document("page")
-    document += nodes.figure("", nodes.image(uri="/drawn/one.svg", alt="An empty panel."), names=["fig-one"])
+    bundle = nodes.container("", nodes.image(uri="/drawn/one.svg", alt="An empty panel."))
+    document += nodes.figure("", bundle, names=["fig-one"])
     return SimpleNamespace(srcdir=tmp_path, env=env), document
 
 

@@ -107,9 +107,10 @@ def read_markdown(app: Sphinx, what: str, name: str, obj: Any, options: Any, lin
 
 
 def skip_borrowed(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """Leave out what pydantic adds to every class of settings, and what a named tuple says of its fields."""
+    """Leave out what pydantic adds to settings, named tuples say of fields, and matplotlib adds to its artists."""
     added = ("model_config", "model_post_init", "model_fields", "model_computed_fields")
-    return True if name in added or str(obj.__doc__).startswith("Alias for field number") else None
+    theirs = str(getattr(obj, "__module__", "")).startswith("matplotlib.")
+    return True if name in added or theirs or str(obj.__doc__).startswith("Alias for field number") else None
 
 
 def look_up_exactly(app: Sphinx, doctree: nodes.document) -> None:

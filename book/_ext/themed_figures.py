@@ -65,7 +65,11 @@ def _narrow_drawing(app: Sphinx, image: nodes.image, source: Path) -> Path | Non
 
     It is `<file>.narrow.svg` beside the picture, or, of a notebook's figure, `<name of the figure>.svg` in `NARROW`.
     """
-    names = image.parent["names"] if isinstance(image.parent, nodes.figure) else []
+    around = image.parent
+    # What a notebook's cell shows lies in a bundle, of which the right kind is chosen later.
+    while around is not None and not isinstance(around, nodes.figure):
+        around = around.parent
+    names = around["names"] if around is not None else []
     places = [source.with_suffix(".narrow.svg"), *(Path(app.srcdir, NARROW, f"{name}.svg") for name in names)]
     return next((place for place in places if place.is_file()), None)
 

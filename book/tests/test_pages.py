@@ -258,8 +258,8 @@ def cells_from_scores(run: Path) -> dict[tuple[str, str, str], str]:
         cells["tab-dice", task, f"n = {n}"] = _with_interval(cell["dice"])
         cells["tab-dta", task, f"n = {n}"] = _with_interval(cell["rms_dta_cm"].dropna())
         differences = cell.groupby("patient_id")[["sma_difference_cm2", "smd_difference_hu"]].mean().mean()
-        cells["tab-agreement-sma", task, f"n = {n}"] = f"{differences['sma_difference_cm2']:+.1f} "
-        cells["tab-agreement-smd", task, f"n = {n}"] = f"{differences['smd_difference_hu']:+.1f} "
+        cells["tab-agreement-sma", task, f"n = {n}"] = f"{differences['sma_difference_cm2']:+z.1f} "
+        cells["tab-agreement-smd", task, f"n = {n}"] = f"{differences['smd_difference_hu']:+z.1f} "
         if n in (scores["n_train"].min(), scores["n_train"].max()):
             cells["tab-front", task, f"Dice, n = {n}"] = f"{cell['dice'].mean():.3f}"
     lowest = curves.groupby(["source_task", "n_train", "fold", "subset", "repeat"])["validation_loss"].min()

@@ -330,7 +330,7 @@ def bland_altman(
                 if np.isfinite(value):
                     axes.axhline(value, color=VERMILION, lw=1.2, ls=dashes)
             axes.set_title(labels[task], fontsize=8 if narrow else 9, loc="left")
-        biases = ", ".join(f"{labels[task]} {rows.loc[task, 'bias']:+.1f}" for task in tasks)
+        biases = ", ".join(f"{labels[task]} {rows.loc[task, 'bias']:+z.1f}" for task in tasks)
         figure.said = f"At n = {n_train} the mean differences in {unit} are: {biases}.".replace("-", "−")
         figure.supxlabel(f"muscle {name}, mean of prediction and expert ({unit})", fontsize=10)
         figure.supylabel(f"prediction − expert ({unit})", fontsize=10)

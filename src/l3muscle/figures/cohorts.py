@@ -15,6 +15,7 @@ from l3muscle.figures.look import (
     OUTLINE_COLOURS,
     PAPER,
     TASK_STYLE,
+    VERMILION,
     PageFigure,
     in_two_widths,
     new_figure,
@@ -54,7 +55,8 @@ def split_map(splits: Splits, sizes: Sequence[int], *, narrow: bool = False) -> 
             if size <= len(splits.orders[fold][subset]):
                 grid[row, [place[patient] for patient in splits.training_ids(fold, subset, size)]] = level
     shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.95, len(sizes)))[:, :3]
-    colours = ["#efece4", *shades, "#d55e00", "#3a3f47"]
+    # Greys that a dark copy leaves alone, as it must the picture's pixels.
+    colours = ["#d8d4cb", *shades, VERMILION, "#4d5562"]
     names = ["not used", *(f"in from n = {size}" for size in sizes), "validation", "test (held out)"]
     with style():
         figure, ((axes,),) = new_figure(4.4 if narrow else 3.6, narrow=narrow)
