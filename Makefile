@@ -48,7 +48,7 @@ pages: $(READY)
 # On a copy that is kept: what is played with stays out of the notebooks that the book is made from.
 lab: $(READY)
 	@mkdir -p play && { [ -e play/playground.ipynb ] || cp notebooks/playground.ipynb play/; }
-	@$(BIN)/jupyter lab play/playground.ipynb
+	@$(BIN)/jupyter lab --ServerApp.root_dir=. play/playground.ipynb
 
 # What we compare with goes into an environment of its own, with the same versions of everything that both have. A library
 # that does not install on this machine is left out, and the results say so. SIZE=quick makes every row, with few repeats.

@@ -322,3 +322,17 @@ def test_epochs_are_drawn_on_a_logarithmic_axis():
     curve = curve.assign(source_task="random", n_train=5, fold=0, subset=0, repeat=0)
     axes = figures.training_curves(curve, labels=LABELS, against="epoch").axes[0]
     assert axes.get_xscale() == "log" and axes.lines[0].get_xdata().tolist() == [3, 30]
+
+
+def test_a_training_so_far_has_the_axis_of_the_whole_and_every_outline():
+    hu, mask = np.zeros((40, 60), dtype=np.int16), np.zeros((40, 60), dtype=bool)
+    mask[10:20, 10:20] = True
+    curve = pd.DataFrame({"step": [5, 10], "train_loss": [2.0, 1.0], "validation_loss": [2.0, 1.5]})
+    masks = {"expert": mask, "network": np.zeros_like(mask)}
+    left, right = figures.training_so_far(curve, 100, ("a slice", hu, (1.0, 1.0), masks)).axes
+    assert [line.get_ydata().tolist() for line in left.lines] == [[2.0, 1.0], [2.0, 1.5]]
+    assert left.get_xlim()[1] >= 100 and left.get_ylim()[0] == 0
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["expert", "network"]
+    assert len(right.collections) == 1, "an empty mask has no outline to draw"
+    waiting, _ = figures.training_so_far(pd.DataFrame(), 100, ("a slice", hu, (1.0, 1.0), masks)).axes
+    assert waiting.get_xlim() == left.get_xlim()

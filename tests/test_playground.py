@@ -5,20 +5,21 @@ import shutil
 import threading
 from pathlib import Path
 
-import matplotlib
+import nbformat
 import papermill
 import pytest
 import yaml
-from papermill.exceptions import PapermillExecutionError
+from matplotlib.figure import Figure
 
-from l3muscle import playground
-from l3muscle.playground import Choice, Playground, PlaygroundError, open_playground, strengthened
+from l3muscle import playground, playground_panel
+from l3muscle.parameters import ParameterError, documented, refuse
+from l3muscle.playground import LIMITS, Choice, Playground, PlaygroundError, open_playground, strengthened
 from l3muscle.playground_panel import Panel, comparison_html
 from l3muscle.profile import AugmentationSettings
 from l3muscle.study import open_results
 from l3muscle.training import TrainingError
 
-matplotlib.use("agg")
+TEMPLATE = Path(__file__).resolve().parents[1] / "notebooks" / "playground.ipynb"
 
 
 def quiet(line: str) -> None:
@@ -28,8 +29,7 @@ def quiet(line: str) -> None:
 def state(folder: Path) -> dict[str, str]:
     """Every file and folder below a folder, with the files' hashes."""
     return {
-        str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-        for path in folder.rglob("*")
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in folder.rglob("*")
     }
 
 
@@ -46,7 +46,8 @@ def usual(ground) -> Choice:
 
 @pytest.fixture
 def panel(ground, usual) -> Panel:
-    return Panel(ground, usual)
+    """Every step is drawn: few steps."""
+    return Panel(ground, usual.model_copy(update={"steps": 2}))
 
 
 def test_a_training_with_the_studys_settings_gives_the_studys_scores(ground, usual, runs, monkeypatch):
@@ -151,14 +152,15 @@ def test_without_a_study_a_small_phantom_is_drawn(tiny, tmp_path):
 
 
 def test_the_panel_shows_what_was_chosen_and_compares_its_runs(panel, usual):
-    assert panel.choice() == usual and "No training yet" in panel.table.value
+    short = panel.choice()
+    assert short == usual.model_copy(update={"steps": 2}) and "No training yet" in panel.table.value
     waiting = panel.picture.value
     assert 'role="img"' in waiting and "Waiting" in waiting
     first = panel.run()
-    assert first.choice == usual and "Step 6 of 6" in panel.picture.value and panel.progress.value == 6
+    assert first.choice == short and "Step 2 of 2" in panel.picture.value and panel.progress.value == 2
     panel.controls["n_train"].value = 4
     panel.controls["source_task"].value = "random"
-    assert panel.run().choice == usual.model_copy(update={"n_train": 4, "source_task": "random"})
+    assert panel.run().choice == short.model_copy(update={"n_train": 4, "source_task": "random"})
     table = panel.comparison()
     assert list(table.index) == [1, 2] and list(table["n"]) == [2, 4]
     assert list(table["test Dice"]) == [run.scores.mean() for run in panel.runs]
@@ -180,6 +182,7 @@ def test_every_control_has_a_label_and_a_bounded_value(panel):
 def test_stop_ends_a_panels_training_and_only_one_runs_at_a_time(panel, monkeypatch):
     reached, go_on = threading.Event(), threading.Event()
     count = panel._count
+    panel.controls["steps"].value = 6
 
     def wait_at_third(step: int) -> None:
         count(step)
@@ -240,17 +243,46 @@ def test_what_the_study_has_not_is_a_dash(ground, usual):
     assert "<td>–</td>" in comparison_html(panel.comparison())
 
 
-def test_the_notebook_plays_by_itself_and_writes_nothing_into_the_runs(finished, runs, tmp_path):
-    template = Path(__file__).resolve().parents[1] / "notebooks" / "playground.ipynb"
+def test_a_notebook_that_a_person_has_open_does_not_wait_and_any_other_does(ground, usual, monkeypatch):
+    panel = Panel(ground, usual.model_copy(update={"steps": 2}))
+    monkeypatch.setenv(playground_panel.SERVED, "playground.ipynb")
+    film = panel.first()
+    panel.wait()
+    assert film is panel.film and "as it grew: step 1" in film.value
+    monkeypatch.delenv(playground_panel.SERVED)
+    assert isinstance(panel.first(), Figure) and len(panel.runs) == 2
+
+
+def test_the_notebook_plays_by_itself_and_writes_nothing_into_the_runs(finished, runs, tmp_path, monkeypatch):
+    monkeypatch.delenv(playground_panel.SERVED, raising=False)
     before = state(runs)
     chosen = {"profile": "smoke", "runs": str(runs), "n_train": 4, "steps": 4, "augmentation": 0}
-    executed = papermill.execute_notebook(str(template), str(tmp_path / "out.ipynb"), chosen, progress_bar=False)
+    executed = papermill.execute_notebook(str(TEMPLATE), str(tmp_path / "out.ipynb"), chosen, progress_bar=False)
     shown = [output.get("data", {}) for cell in executed.cells for output in cell.get("outputs", [])]
     assert any("application/vnd.jupyter.widget-view+json" in data for data in shown)
-    assert any("image/svg+xml" in data for data in shown), "no film of the outline"
+    assert sum("image/svg+xml" in data for data in shown) == 2, "the curve with the outline, and how it grew"
     assert any("test Dice" in data.get("text/html", "") for data in shown)
     assert state(runs) == before
-    with pytest.raises(PapermillExecutionError, match="augmentation = 9: should be less than or equal to 3"):
-        papermill.execute_notebook(
-            str(template), str(tmp_path / "out.ipynb"), {**chosen, "augmentation": 9}, progress_bar=False
-        )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"augmentation": 9}, "augmentation = 9: should be less than or equal to 3"),
+        ({"source_task": "jigsav"}, "source_task = 'jigsav': should be 'random'"),
+        ({"n_train": 0}, "n_train = 0: should be greater than 0"),
+        ({"steps": 160.0}, "steps = 160.0: should be a valid integer"),
+        ({"learning_rate": 0.0}, "learning_rate = 0.0: should be greater than 0"),
+        ({"rate": 0.1}, "there is no parameter 'rate'"),
+    ],
+)
+def test_the_notebook_refuses_what_cannot_be_chosen(given, message):
+    [cell] = [
+        cell for cell in nbformat.read(TEMPLATE, as_version=4).cells if "parameters" in cell.metadata.get("tags", [])
+    ]
+    known = documented(cell.source)
+    assert set(known) == {"profile", "runs", *Choice.model_fields}
+    assert Choice(**{name: known[name].default for name in Choice.model_fields}) == Choice()
+    with pytest.raises(ParameterError) as caught:
+        refuse(known, given, **LIMITS)
+    assert message in str(caught.value)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from l3muscle import figures
-from l3muscle.theme import DARK, DARK_PAPER, dark_svg, hover_points, is_themed, slim_svg
+from l3muscle.theme import DARK, DARK_PAPER, dark_svg, hover_points, is_themed, jupyter_svg, slim_svg
 
 
 def contrast(first: str, second: str) -> float:
@@ -80,3 +80,17 @@ def test_points_tell_the_values_of_their_cells(svg: str) -> None:
     assert [(point.series, point.step) for point in points] == [("random", "5"), ("random", "10")]
     assert all("n = 5: 0." in point.text and "2 models" in point.text for point in points[:1])
     assert 0 < points[0].x < points[1].x < width
+
+
+def test_a_drawing_for_jupyter_has_both_themes_and_no_colour_of_its_own(svg: str) -> None:
+    page = jupyter_svg(svg)
+    sheet, drawing = re.fullmatch(
+        r'<div class="l3-figure"><style>(.*?)</style>(<svg.*)</div>', page, re.DOTALL
+    ).groups()
+    light, dark = sheet.split("[data-jp-theme-light=false]")
+    used = set(re.findall(r"var\(--l3-([0-9a-f]{6})\)", drawing))
+    assert figures.INK.removeprefix("#") in used and not used - {colour.removeprefix("#") for colour in DARK}
+    for colour in used:
+        assert f"--l3-{colour}:#{colour}" in light and f"--l3-{colour}:{DARK['#' + colour]}" in dark
+    assert not any(colour in drawing for colour in DARK)
+    assert re.sub(r"var\(--l3-(\w+)\)", r"#\1", drawing).count("#") == svg.count("#") + 1

@@ -2,22 +2,27 @@
 
 import html
 import io
+import os
 import threading
 from collections.abc import Callable
 from typing import Any, get_args
 
 import ipywidgets as widgets
 import pandas as pd
+from IPython.display import display
+from matplotlib.figure import Figure
 
+from l3muscle import figures
 from l3muscle.errors import L3MuscleError, reason_of
-from l3muscle.figures import training_so_far
 from l3muscle.playground import STRONGEST, Choice, Playground, Run, Snapshot, Watched
 from l3muscle.profile import SourceTask
 from l3muscle.theme import jupyter_svg
 
-LABEL_WIDTH = "9.5em"
-CONTROLS_WIDTH = "23em"
-LONGEST = 300  # steps that a control offers: some fifteen seconds of the laptop's network on one core
+LABEL_WIDTH = "13em"
+CONTROLS_WIDTH = "24em"
+LONGEST = 300  # steps that a control offers
+RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+SERVED = "JPY_SESSION_NAME"  # of a kernel's environment where a Jupyter server started it for a notebook
 COLUMNS = {
     "source_task": "source task",
     "n_train": "n",
@@ -30,24 +35,40 @@ COLUMNS = {
     "steps": "steps",
 }
 
+OUTCOMES = {"validation loss": 3, "test Dice": 3, "lowest": 3, "study's Dice": 3, "seconds": 1}  # and their digits
 
-def live_html(curve: pd.DataFrame, last_step: int, watched: Watched, shot: Snapshot | None) -> str:
-    """The picture of a training that goes on, for Jupyter, with what it shows in words."""
-    title = f"{watched.patient_id}, test slice"
-    box = watched.box()
+
+def _live_figure(curve: pd.DataFrame, last_step: int, watched: Watched, shot: Snapshot | None) -> Figure:
+    title, box = f"{watched.patient_id}, test slice", watched.box()
     masks = {"expert": watched.expert[box]}
-    words = "Waiting for a training; a test slice with the expert's outline."
     if shot is not None:
         title += f": Dice {shot.dice:.3f} at step {shot.step}"
         masks["network"] = shot.outline[box]
+    return figures.training_so_far(curve, last_step, (title, watched.hu[box], watched.spacing, masks))
+
+
+def _as_html(figure: Figure, words: str) -> str:
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None})
+    return f'<div role="img" aria-label="{html.escape(words)}">{jupyter_svg(stream.getvalue())}</div>'
+
+
+def live_html(curve: pd.DataFrame, last_step: int, watched: Watched, shot: Snapshot | None) -> str:
+    """The picture of a training that goes on, for Jupyter, with what it shows in words."""
+    words = "Waiting for a training; a test slice with the expert's outline."
+    if shot is not None:
         words = (
             f"Step {shot.step} of {last_step}: training loss {curve['train_loss'].iloc[-1]:.3f}, validation loss "
             f"{curve['validation_loss'].iloc[-1]:.3f}, Dice of the test slice {shot.dice:.3f}."
         )
-    stream = io.StringIO()
-    figure = training_so_far(curve, last_step, (title, watched.hu[box], watched.spacing, masks))
-    figure.savefig(stream, format="svg", metadata={"Date": None})
-    return f'<div role="img" aria-label="{html.escape(words)}">{jupyter_svg(stream.getvalue())}</div>'
+    return _as_html(_live_figure(curve, last_step, watched, shot), words)
+
+
+def film_html(run: Run) -> str:
+    """The watched outline from the first validation to the last, for Jupyter."""
+    film = run.film()
+    words = "; ".join(title for title, *_ in film)
+    return _as_html(figures.outlines(film), f"The outline of {run.watched.patient_id} as it grew: {words}.")
 
 
 def comparison(playground: Playground, runs: list[Run]) -> pd.DataFrame:
@@ -72,18 +93,18 @@ def comparison(playground: Playground, runs: list[Run]) -> pd.DataFrame:
                 "seconds": run.seconds,
             }
         )
-    return pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="run"))
+    columns = [*COLUMNS.values(), *OUTCOMES]
+    return pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(1, len(rows) + 1, name="run"))
 
 
 def comparison_html(table: pd.DataFrame) -> str:
     """That table in Jupyter's own look, the best of the session in bold."""
     if table.empty:
         return "<p>No training yet.</p>"
-    digits = {"validation loss": 3, "test Dice": 3, "lowest": 3, "study's Dice": 3, "seconds": 1}
     best = table["test Dice"].idxmax()
 
     def cell(name: str, value: Any, run: int) -> str:
-        text = "–" if value != value else f"{value:.{digits[name]}f}" if name in digits else f"{value:.4g}"
+        text = "–" if value != value else f"{value:.{OUTCOMES[name]}f}" if name in OUTCOMES else f"{value:.4g}"
         return f"<b>{text}</b>" if name == "test Dice" and run == best else text
 
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in ["run", *table.columns])
@@ -135,6 +156,7 @@ class Panel(widgets.VBox):
         self.status = widgets.HTML()
         self.picture = widgets.HTML(layout=widgets.Layout(flex="1 1 34em", min_width="20em"))
         self.table = widgets.HTML(comparison_html(pd.DataFrame()))
+        self.film = widgets.HTML()
         self._tell(playground.about)
         self._show_slice()
         self.train_button.on_click(lambda button: self.start())
@@ -149,19 +171,25 @@ class Panel(widgets.VBox):
         super().__init__([top, self.table])
 
     def _make_controls(self, choice: Choice) -> dict[str, widgets.Widget]:
-        slider, real = widgets.IntSlider, widgets.FloatSlider
+        # The browser's own fields: a slider of ipywidgets has no name for a screen reader.
+        whole, real = widgets.BoundedIntText, widgets.BoundedFloatText
+        rates = sorted({*RATES, choice.learning_rate})
         made = {
             "source_task": _labelled(widgets.Dropdown, "Source task", options=get_args(SourceTask)),
-            "n_train": _labelled(slider, "Training slices n", min=1, max=self.playground.largest),
-            "fold": _labelled(slider, "Fold", min=0, max=self.playground.folds - 1),
-            "seed": _labelled(widgets.BoundedIntText, "Seed", min=0, max=10**6),
-            "bce_weight": _labelled(real, "Weight of BCE", min=0, max=2, step=0.1, readout_format=".1f"),
-            "dice_weight": _labelled(real, "Weight of Dice", min=0, max=2, step=0.1, readout_format=".1f"),
-            "augmentation": _labelled(real, "Augmentation", min=0, max=STRONGEST, step=0.25, readout_format=".2f"),
-            "learning_rate": _labelled(
-                widgets.FloatLogSlider, "Learning rate", min=-4, max=0, step=0.1, readout_format=".2g"
+            "n_train": _labelled(
+                whole, f"Training slices n, 1–{self.playground.largest}", min=1, max=self.playground.largest
             ),
-            "steps": _labelled(slider, "Steps", min=2, max=max(LONGEST, choice.steps)),
+            "fold": _labelled(whole, f"Fold, 0–{self.playground.folds - 1}", min=0, max=self.playground.folds - 1),
+            "seed": _labelled(whole, "Seed", min=0, max=10**6),
+            "bce_weight": _labelled(real, "Weight of BCE", min=0, max=10, step=0.25),
+            "dice_weight": _labelled(real, "Weight of Dice", min=0, max=10, step=0.25),
+            "augmentation": _labelled(real, f"Augmentation, 0–{STRONGEST:g}", min=0, max=STRONGEST, step=0.25),
+            "learning_rate": _labelled(
+                widgets.Dropdown, "Learning rate", options=[(f"{rate:g}", rate) for rate in rates]
+            ),
+            "steps": _labelled(
+                whole, f"Steps, 2–{max(LONGEST, choice.steps)}", min=2, max=max(LONGEST, choice.steps), step=20
+            ),
         }
         for name, control in made.items():
             control.value = getattr(choice, name)
@@ -207,6 +235,22 @@ class Panel(widgets.VBox):
             raise self.failure
         return self.runs[-1]
 
+    def first(self) -> widgets.HTML | Figure:
+        """Train for the first time, to be the last line of a cell.
+
+        Returns
+        -------
+        HTML or Figure
+            The watched outline as it grew. In a notebook that a person has open it appears when the training has ended,
+            as a cell that waited would keep *Stop* from being heard; elsewhere this waits, and shows the losses too.
+        """
+        if SERVED in os.environ:
+            self.start()
+            return self.film
+        run = self.run()
+        display(_live_figure(run.curve, run.choice.steps, run.watched, run.snapshots[-1]))
+        return figures.outlines(run.film())
+
     def comparison(self) -> pd.DataFrame:
         """The session's runs as a table."""
         return comparison(self.playground, self.runs)
@@ -232,6 +276,7 @@ class Panel(widgets.VBox):
             self.progress.value = self.progress.max
             self.progress.bar_style = "success" if run.stopped == "max_steps" else "warning"
             self.table.value = comparison_html(self.comparison())
+            self.film.value = film_html(run)
             self._tell(_outcome(run, len(self.runs)))
         finally:
             self.train_button.disabled, self.stop_button.disabled = False, True
@@ -254,7 +299,6 @@ def _labelled(make: Callable[..., widgets.Widget], label: str, **settings: Any) 
         description=label,
         style={"description_width": LABEL_WIDTH},
         layout=widgets.Layout(width="auto"),
-        **({"continuous_update": False} if "Slider" in make.__name__ else {}),
         **settings,
     )
 

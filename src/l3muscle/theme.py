@@ -81,7 +81,7 @@ def jupyter_svg(svg: str) -> str:
     light = ";".join(f"{name(colour)}:{colour}" for colour in DARK)
     dark = ";".join(f"{name(colour)}:{other}" for colour, other in DARK.items())
     rules = (
-        f".l3-figure{{{light};display:inline-block;background:var({name('#fdfcf9')})}}"
+        f".l3-figure{{{light};display:inline-block;vertical-align:top;padding:6px;background:var({name('#fdfcf9')})}}"
         f"[data-jp-theme-light=false] .l3-figure{{{dark}}}.l3-figure svg{{display:block;max-width:100%;height:auto}}"
     )
     root = _ROOT.search(svg)

@@ -150,7 +150,7 @@ def training_so_far(
         ):
             values = curve.get(column, [])
             left.plot(curve.get("step", []), values, color=colour, marker=marker, ms=4, ls=dashes, label=label)
-        left.set_xlim(0, last_step)
+        left.set_xlim(0, 1.03 * last_step)
         left.set_ylim(bottom=0)
         left.set_xlabel("step")
         left.set_ylabel("loss")
