@@ -149,11 +149,11 @@ def outcome(table: pd.DataFrame, *, wins: str = "faster", loses: str = "slower")
     if even:
         sentences.append(f"{even} of {len(measured)} are within {EVEN:.0%}")
     if len(worse):
-        named = ", ".join(
-            f"{row.peer} ({row.case}: {plain(1 / row.ratio, 2)} times)"
-            for row in worse.sort_values("ratio").itertuples()
-        )
-        sentences.append(f"ours is {loses} than {named}")
+        named = []
+        for peer, own in worse.sort_values("ratio").groupby("peer", sort=False):
+            cases = "; ".join(f"{row.case}: {plain(1 / row.ratio, 2)}" for row in own.itertuples())
+            named.append(f"{peer} ({cases} times)")
+        sentences.append(f"ours is {loses} than {', '.join(named)}")
     text = "; ".join(sentences)
     return text[0].upper() + text[1:] + "."
 
