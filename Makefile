@@ -51,7 +51,8 @@ lab: $(READY)
 	@$(BIN)/jupyter lab --ServerApp.root_dir=. play/playground.ipynb
 
 # What we compare with goes into an environment of its own, with the same versions of everything that both have. A library
-# that does not install on this machine is left out, and the results say so. SIZE=quick makes every row, with few repeats.
+# that does not install on this machine is left out, and the results say so. SIZE=quick makes every row, with few repeats;
+# BENCH_FLAGS='--task-seconds 60 --task-repeats 5' gives the trainings of its part `task` more time.
 SIZE ?= full
 BENCH := .venv-bench
 BENCH_INSTALL = $(BIN)/uv pip install --quiet --python $(BENCH)/bin/python
@@ -63,7 +64,7 @@ bench: $(READY)
 	    for peer in $$(sed -n '/^bench = /,/^]/s/^ *"\([a-z0-9-]*\).*/\1/p' pyproject.toml); do \
 	      $(BENCH_INSTALL) --constraint benchmarks/requirements.lock $$peer || echo "$$peer is left out"; done; }
 	@$(BENCH_INSTALL) --no-deps --editable .
-	@$(BENCH)/bin/python benchmarks/bench.py --size $(SIZE)
+	@$(BENCH)/bin/python benchmarks/bench.py --size $(SIZE) $(BENCH_FLAGS)
 
 # Atheris guides the damage by coverage; it has wheels for Linux only, so it is no part of the lock.
 soak: $(READY)

@@ -65,18 +65,18 @@ class Size:
         Sides that take part; all where it is empty.
     """
 
-    rounds: int = 7
+    rounds: int = 5
     block_s: float = 0.25
     pairs: int = 12
-    images: int = 8
+    images: int = 4
     image_size: int = 512
     draws: int = 6
     cores: int = field(default_factory=lambda: os.cpu_count() or 1)
     networks: tuple = ()
-    task_s: float = 20.0
+    task_s: float = 10.0
     task_n: tuple[int, ...] = (5, 10, 25)
     task_repeats: int = 3
-    task_test: int = 20
+    task_test: int = 12
     grow: dict = field(default_factory=dict)
     study_steps: int = 160
     only: tuple[str, ...] = ()
@@ -106,7 +106,6 @@ def sizes() -> dict[str, Size]:
             rounds=2,
             block_s=0.05,
             pairs=3,
-            images=4,
             draws=2,
             networks=(laptop, ("resnet50", 64, 8, (128, 128), 2, 1, cores)),
             task_s=6,

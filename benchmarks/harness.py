@@ -10,6 +10,7 @@ import csv
 import importlib
 import math
 import multiprocessing
+import os
 import resource
 import sys
 import time
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 COLUMNS = ("part", "case", "quantity", "unit", "better", "side", "repeat", "value", "note")
-START_S = 120  # for a process to start and import its library
+START_S = 300  # for a process to start and import its library
 CALL_S = 300  # for one call
 
 
@@ -39,7 +40,7 @@ class Work:
     Attributes
     ----------
     run : callable
-        What is timed.
+        What is timed; where it returns a float, so many seconds of it are taken off.
     units : int
         Pairs, images or steps in one call.
     outcome : callable, optional
@@ -52,9 +53,10 @@ class Work:
 
 
 def limit_threads(count: int) -> None:
-    """Let every library that this process has imported use so many threads."""
+    """Let every library of this process use so many threads, those that it has not imported yet too."""
     from threadpoolctl import threadpool_limits
 
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(count))
     threadpool_limits(count)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(count)
@@ -80,7 +82,10 @@ def _serve(connection, folder: str, module: str, name: str) -> None:
     sys.path.insert(0, folder)
     work = None
     while True:
-        verb, *payload = connection.recv()
+        try:
+            verb, *payload = connection.recv()
+        except EOFError:  # the parent is gone
+            return
         if verb == "stop":
             return
         try:
@@ -90,10 +95,11 @@ def _serve(connection, folder: str, module: str, name: str) -> None:
                 limit_threads(threads)
                 answer = work.units
             elif verb == "time":
-                started = time.perf_counter()
+                started, off = time.perf_counter(), 0.0
                 for _ in range(payload[0]):
-                    work.run()
-                answer = time.perf_counter() - started
+                    returned = work.run()
+                    off += returned if isinstance(returned, float) else 0.0
+                answer = time.perf_counter() - started - off
             elif verb == "outcome":
                 answer = None if work.outcome is None else work.outcome()
             else:

@@ -250,7 +250,7 @@ def _train_nnunet(data, chosen, budget_s, folder, repeat):
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ[variable] = str(own / variable)
         (own / variable).mkdir(parents=True)
-    os.environ |= {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "nnUNet_compile": "0"}
+    os.environ |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "nnUNet_compile": "0"}
     raw = own / "nnUNet_raw" / name
     for part in ("imagesTr", "labelsTr"):
         (raw / part).mkdir(parents=True)
@@ -277,6 +277,8 @@ def _train_nnunet(data, chosen, budget_s, folder, repeat):
     extract_fingerprints([1], num_processes=1)
     plan_experiments([1])
     preprocess_dataset(1, configurations=("2d",), num_processes=(1,))
+    os.environ |= {"nnUNet_n_proc_DA": "0"}  # in this process, where its time counts; the planner takes no 0
+    torch.set_num_threads(1)  # the planner has changed it
     torch.manual_seed(repeat)
     np.random.seed(repeat)
     device = torch.device("cpu")

@@ -63,7 +63,7 @@ def test_ratios_are_taken_within_a_repeat_and_above_one_ours_is_better(scores):
 def test_a_baseline_that_failed_leaves_no_ratio(scores):
     gone = scores[~((scores.side == "ours") & (scores.part == "measures"))]
     table = compare(gone, "measures", "time a pair")
-    assert table["ratio"].isna().all() and outcome(table) == "Nothing could be compared here."
+    assert table["ratio"].isna().all() and outcome(table) == comparisons.NOT_MEASURED
     assert comparison_rows(table)[0]["ours"] == "n/a"
 
 
@@ -103,12 +103,44 @@ def test_each_part_is_put_into_words(scores):
     assert "at n = 5 *nnU-Net* is ahead (0.900; ours 0.800)" in said and "30 s of CPU time" in said
     table = comparisons.forecasts(scores)
     assert comparisons.forecast_rows(table)[0]["time, ratio"] == "**0.80**"
-    assert "time was forecast at 0.80 to 0.80 times" in comparisons.forecast_outcome(table)
+    assert "Time was forecast at 0.80 to 0.80 times" in comparisons.forecast_outcome(table)
     said = comparisons.sharpness_outcome(scores)
     assert said == (
         "Of waves 4 pixels long, ours keeps 81% of the contrast; as much is left by as sharp (81%); less is left by "
         "duller (66%)."
     )
+
+
+def test_an_archive_without_a_part_says_so(scores):
+    nothing = scores[scores.part == "none"]
+    table = compare(nothing, "measures", "time a pair")
+    made = (comparisons.agreement_rows, comparisons.peak_rows, comparisons.budget_rows)
+    for rows_ in [comparison_rows(table), comparisons.forecast_rows(comparisons.forecasts(nothing)),
+                  *(make(nothing) for make in made)]:  # fmt: skip
+        assert rows_ == [{"what": "not measured in the archived run"}]
+    for said in (
+        outcome(table),
+        comparisons.agreement_outcome(nothing),
+        comparisons.budget_outcome(nothing, 1),
+        comparisons.forecast_outcome(comparisons.forecasts(nothing)),
+        comparisons.sharpness_outcome(nothing),
+    ):
+        assert said == comparisons.NOT_MEASURED
+    assert comparisons.aims_outcome(nothing) == "" and reasons_where_worse(table, {}) == ""
+    for draw, shown in (
+        (figures.ratio_chart, table),
+        (figures.contrast_curves, nothing),
+        (figures.accuracy_at_budget, nothing),
+        (figures.forecast_and_measured, nothing),
+    ):
+        assert "not part of this run" in draw(shown).axes[0].texts[0].get_text()
+
+
+@pytest.mark.parametrize(("seconds", "missed"), [(0.4, 0), (0.6, 1)])
+def test_an_aim_that_is_missed_is_said_to_be(seconds, missed):
+    case = "all four measures, reference prepared"
+    found = pd.DataFrame(rows("measures", case, "time a pair", "ours", [seconds]), columns=COLUMNS)
+    assert comparisons.aims_outcome(found).count("missed") == missed
 
 
 def test_the_papers_cost_is_said_only_where_a_gpu_was_measured(scores):
@@ -142,7 +174,7 @@ def test_figures_draw_the_medians(scores):
     curves = {line.get_label(): line.get_ydata() for line in figures.contrast_curves(sharp).axes[0].lines}
     np.testing.assert_allclose(curves["duller"], np.sinc(FREQUENCIES) ** 4)
     dice = scores[scores.quantity == "Dice"]
-    [point] = [line.get_ydata()[0] for line in figures.accuracy_at_budget(dice, ["ours"]).axes[0].lines[:1]]
+    [point] = [line.get_ydata()[0] for line in figures.accuracy_at_budget(dice).axes[0].lines[:1]]
     assert point == 0.8
     panels = figures.forecast_and_measured(scores[scores.part == "scaling"]).axes
     assert [float(line.get_ydata()[0]) for axes in panels for line in axes.lines] == [8, 10, 600, 500]

@@ -15,6 +15,12 @@ from l3muscle.profile import Profile
 
 OURS = "ours"
 EVEN = 0.02  # a ratio nearer to 1 than this is called equal
+# Milliseconds for all four measures of a mask at 512 x 512: case, against what, at most.
+AIMS = (
+    ("all four measures, reference prepared", "a prepared reference", 0.5),
+    ("all four measures", "a new one", 2.5),
+)
+NOT_MEASURED = "This part was not measured in the archived run."
 
 
 def compare(
@@ -112,7 +118,12 @@ def comparison_rows(table: pd.DataFrame, *, ours: str = "ours", theirs: str = "t
                 "range": "" if np.isnan(row.ratio) else f"{plain(row.low, 2)} … {plain(row.high, 2)}",
             }
         )
-    return rows
+    return rows or _nothing()
+
+
+def _nothing() -> list[dict[str, str]]:
+    """A table that says that it has nothing to show."""
+    return [{"what": "not measured in the archived run"}]
 
 
 def outcome(table: pd.DataFrame, *, wins: str = "faster", loses: str = "slower") -> str:
@@ -126,7 +137,7 @@ def outcome(table: pd.DataFrame, *, wins: str = "faster", loses: str = "slower")
     """
     measured = table.dropna(subset="ratio")
     if measured.empty:
-        return "Nothing could be compared here."
+        return NOT_MEASURED
     better = measured[measured["ratio"] > 1 + EVEN]
     worse = measured[measured["ratio"] < 1 - EVEN]
     sentences = []
@@ -138,11 +149,11 @@ def outcome(table: pd.DataFrame, *, wins: str = "faster", loses: str = "slower")
     if even:
         sentences.append(f"{even} of {len(measured)} are within {EVEN:.0%}")
     if len(worse):
-        named = ", ".join(
-            f"{row.peer} ({row.case}: {plain(1 / row.ratio, 2)} times)"
-            for row in worse.sort_values("ratio").itertuples()
-        )
-        sentences.append(f"ours is {loses} than {named}")
+        named = []
+        for peer, own in worse.sort_values("ratio").groupby("peer", sort=False):
+            cases = "; ".join(f"{row.case}: {plain(1 / row.ratio, 2)}" for row in own.itertuples())
+            named.append(f"{peer} ({cases} times)")
+        sentences.append(f"ours is {loses} than {', '.join(named)}")
     text = "; ".join(sentences)
     return text[0].upper() + text[1:] + "."
 
@@ -204,12 +215,14 @@ def agreement_rows(scores: pd.DataFrame) -> list[dict[str, str]]:
     for (case, quantity), group in apart.groupby(["case", "quantity"], sort=False):
         found = {row.side: f"{plain(row.value, 2)} {row.unit}".strip() for row in group.itertuples()}
         rows.append({"work": case, "value": quantity, **{side: found.get(side, "–") for side in sides}})
-    return rows
+    return rows or _nothing()
 
 
 def agreement_outcome(scores: pd.DataFrame, *, tolerance: float = 1e-6) -> str:
     """How many values agree, and which do not, in a sentence or two."""
     apart = _largest_differences(scores)
+    if apart.empty:
+        return NOT_MEASURED
     far = apart[apart["value"] >= tolerance]
     text = f"{len(apart) - len(far)} of {len(apart)} values agree with ours to six decimals."
     if len(far):
@@ -237,7 +250,7 @@ def peak_rows(scores: pd.DataFrame) -> list[dict[str, str]]:
                 "peak memory": f"{plain(memory.max())} MiB",
             }
         )
-    return rows
+    return rows or _nothing()
 
 
 def _budget(scores: pd.DataFrame, quantity: str) -> pd.DataFrame:
@@ -258,7 +271,7 @@ def budget_rows(scores: pd.DataFrame) -> list[dict[str, str]]:
             row |= {"Dice": f"**{values.median():.3f}**", "range": f"{values.min():.3f} … {values.max():.3f}"}
             row |= {"repeats": str(len(values)), "CPU time": f"{seconds:.1f} s", "steps": f"{count:.0f}"}
         rows.append(row)
-    return rows
+    return rows or _nothing()
 
 
 def budget_outcome(scores: pd.DataFrame, seconds: float) -> str:
@@ -273,7 +286,7 @@ def budget_outcome(scores: pd.DataFrame, seconds: float) -> str:
     """
     dice = _budget(scores, "Dice").dropna(subset="value")
     if dice.empty:
-        return "This part was not measured."
+        return NOT_MEASURED
     ahead = []
     for case, group in dice.groupby("case", sort=False):
         middle = group.groupby("side")["value"].median().sort_values(ascending=False)
@@ -300,17 +313,20 @@ def forecast_rows(table: pd.DataFrame) -> list[dict[str, str]]:
         cells[f"{row.quantity}, predicted"] = f"{plain(row.predicted)} {row.unit}"
         cells[f"{row.quantity}, measured"] = f"{plain(row.measured)} {row.unit}"
         cells[f"{row.quantity}, ratio"] = f"**{row.predicted / row.measured:.2f}**"
-    return list(rows.values())
+    return list(rows.values()) or _nothing()
 
 
 def forecast_outcome(table: pd.DataFrame) -> str:
     """How far forecasts were from what was measured, in a sentence."""
+    if table.empty:
+        return NOT_MEASURED
     ratio = table["predicted"] / table["measured"]
     said = [
         f"{quantity} was forecast at {own.min():.2f} to {own.max():.2f} times what was then measured"
         for quantity, own in ratio.groupby(table["quantity"], sort=False)
     ]
-    return ("; ".join(said) or "nothing was measured") + "."
+    text = "; ".join(said)
+    return text[0].upper() + text[1:] + "."
 
 
 def paper_cost(scores: pd.DataFrame, profile: Profile, gpu: str | None) -> str:
@@ -342,6 +358,8 @@ def sharpness_outcome(scores: pd.DataFrame, *, frequency: float = 0.25) -> str:
     """Which sides keep as much contrast as ours at one frequency, and which keep less, in a sentence."""
     own = scores[(scores["quantity"] == "contrast kept") & (scores["case"] == f"{frequency:g} cycles a pixel")]
     kept = own.dropna(subset="value").groupby("side", sort=False)["value"].median().sort_values(ascending=False)
+    if OURS not in kept:
+        return NOT_MEASURED
     others = kept.drop(OURS)
     groups = {
         "more is left by": others[others > kept[OURS] * (1 + EVEN)],
@@ -354,3 +372,15 @@ def sharpness_outcome(scores: pd.DataFrame, *, frequency: float = 0.25) -> str:
             parts.append(f"{words} {', '.join(f'{side} ({value:.0%})' for side, value in group.items())}")
     text = "; ".join(parts)
     return text[0].upper() + text[1:] + "."
+
+
+def aims_outcome(scores: pd.DataFrame) -> str:
+    """How long all four measures take against a prepared reference and a new one, and whether that was the aim."""
+    own = scores[(scores["part"] == "measures") & (scores["quantity"] == "time a pair")]
+    said = []
+    for case, name, aim in AIMS:
+        taken = values_of(own[own["case"] == case], OURS).median()
+        if not np.isnan(taken):
+            missed = "" if taken <= aim else " (**missed**)"
+            said.append(f"{plain(taken)} ms against {name}, where {aim:g} ms or less was the aim{missed}")
+    return f"All four measures of a mask take {'; '.join(said)}." if said else ""

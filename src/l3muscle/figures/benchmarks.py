@@ -1,7 +1,5 @@
 """Comparisons with other libraries: ratios, sharpness, accuracy at equal cost, forecasts."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 import torch
@@ -9,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from l3muscle.comparisons import OURS, plain, values_of
-from l3muscle.figures.look import FAINT, INK, VERMILION, new_figure, plain_log, size_axis, style
+from l3muscle.figures.look import FAINT, INK, VERMILION, new_figure, not_run, plain_log, size_axis, style
 from l3muscle.profile import AugmentationSettings
 from l3muscle.resolution import siemens_star, warp_once_and_in_chain
 from l3muscle.theme import hover_id
@@ -32,6 +30,8 @@ def ratio_chart(table: pd.DataFrame) -> Figure:
         Right of the line at 1 ours is better, left of it the peer.
     """
     shown = table.dropna(subset="ratio")
+    if shown.empty:
+        return not_run("this comparison")
     cases = list(dict.fromkeys(shown["case"]))
     lines = len(shown) + 1.3 * len(cases)
     with style():
@@ -88,6 +88,8 @@ def contrast_curves(scores: pd.DataFrame) -> Figure:
         every place between pixels alike.
     """
     own = scores[scores["value"].notna()]
+    if own.empty:
+        return not_run("sharpness")
     own = own.assign(frequency=own["case"].str.split().str[0].astype(float))
     curves = own.groupby(["side", "frequency"], sort=False)["value"].median().unstack(0)
     end = curves.iloc[-1].sort_values(ascending=False)
@@ -142,21 +144,23 @@ def stars(size: int = 220, *, seed: int = 1) -> Figure:
     return figure
 
 
-def accuracy_at_budget(scores: pd.DataFrame, sides: Sequence[str]) -> Figure:
+def accuracy_at_budget(scores: pd.DataFrame) -> Figure:
     """Dice against the number of training slices, each side after the same computing time.
 
     Parameters
     ----------
     scores : DataFrame
         The archive's rows of the quantity `Dice`, whose case is `"n = 10"`.
-    sides : sequence of str
-        In the order of the legend.
 
     Returns
     -------
     Figure
         Points are medians over the repeats, bars their range.
     """
+    scores = scores[scores["value"].notna()]
+    if scores.empty:
+        return not_run("this comparison")
+    sides = list(dict.fromkeys(scores["side"]))
     own = scores.assign(n=scores["case"].str.extract(r"(\d+)", expand=False).astype(int))
     sizes = sorted(own["n"].unique())
     with style():
@@ -194,6 +198,8 @@ def forecast_and_measured(scores: pd.DataFrame) -> Figure:
         One panel for each quantity and thing that grows.
     """
     own = scores[scores["value"].notna()]
+    if own.empty:
+        return not_run("this comparison")
     own = own.assign(thing=own["case"].str.partition(" = ")[0], at=own["case"].str.partition(" = ")[2])
     things = list(dict.fromkeys(own["thing"]))
     names = {"n": "training slices n", "image": "pixels", "models": "models", "workers": "workers"}
