@@ -3,8 +3,9 @@
     python benchmarks/augmentation_ablation.py --profile laptop --out results/augmentation-ablation
 
 Both settings share cohort, splits, seeds, source weights and every other setting, so that each model has a partner
-that differs in nothing else; a model whose partner is not finished is left out. Writes `scores.csv` (one row a model and
-test image; the column `augmentation` says which setting) and `provenance.json`. Takes up where an earlier call ended.
+that differs in nothing else; a model whose partner is not finished is left out. Writes `scores.csv` (one row a model
+and test image; the column `augmentation` says which setting) and `provenance.json`. Takes up where an earlier call
+ended.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from l3muscle.figures.agreement import (
     observer_agreement,
     p_value_matrices,
 )
-from l3muscle.figures.cohorts import against_reference, hu_histogram, split_map
+from l3muscle.figures.cohorts import against_reference, hu_histogram, hu_shares, split_map
 from l3muscle.figures.curves import accuracy_curve, learning_curve, source_curve, training_curves
 from l3muscle.figures.images import (
     bone_removal,
@@ -41,6 +41,7 @@ __all__ = [
     "distance_readings",
     "error_maps",
     "hu_histogram",
+    "hu_shares",
     "image_grid",
     "learning_curve",
     "not_run",
