@@ -11,28 +11,29 @@ SIZES = (5, 10, 25, 50, 75, 100, 125)
 EXPERT = {"smd": np.linspace(20, 45, IMAGES), "sma": np.linspace(100, 180, IMAGES)}
 
 
-def _rows(rng, task_dice: float, distance: float, density: float, area: float, scatter: float) -> pd.DataFrame:
+def _rows(rng, task_dice: float, distance: float, density: float, area: float, scatter: float, **keys) -> pd.DataFrame:
     noise = rng.normal(0, 1, (4, IMAGES))
-    table = pd.DataFrame(
+    density, area = density + 20 * scatter * noise[2], area + 40 * scatter * noise[3]
+    return pd.DataFrame(
         {
+            **keys,
             "patient_id": [f"p{i}" for i in range(IMAGES)],
             "dice": task_dice + scatter * noise[0],
             "rms_dta_cm": distance + 2 * scatter * noise[1],
-            "smd_difference_hu": density + 20 * scatter * noise[2],
-            "sma_difference_cm2": area + 40 * scatter * noise[3],
+            "smd_difference_hu": density,
+            "sma_difference_cm2": area,
+            "smd_hu": EXPERT["smd"] + density,
+            "sma_cm2": EXPERT["sma"] + area,
             "failure": "",
         }
     )
-    table["smd_hu"] = EXPERT["smd"] + table["smd_difference_hu"]
-    table["sma_cm2"] = EXPERT["sma"] + table["sma_difference_cm2"]
-    return table
 
 
 def observers(rng, shift: float = 0.0) -> pd.DataFrame:
     parts = []
     for observer in range(5):
-        part = _rows(rng, 0.901 + shift, 0.318 + 2 * shift, -6.0 + 100 * shift, -5.1 + 200 * shift, 0.004)
-        parts.append(part.assign(observer=f"o{observer}"))
+        means = 0.901 + shift, 0.318 + 2 * shift, -6.0 + 100 * shift, -5.1 + 200 * shift
+        parts.append(_rows(rng, *means, 0.004, observer=f"o{observer}"))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -54,8 +55,8 @@ def as_paper(rng) -> pd.DataFrame:
             wide = 0.012 if n_train == 5 else 0.005 if n_train == 10 else 0.004
             for fold in range(4):
                 error = (-47.0, -9.0) if far else (8 / n_train, -8 / n_train)
-                part = _rows(rng, dice, distance, *error, wide)
-                parts.append(part.assign(source_task=task, n_train=n_train, fold=fold, subset=0, repeat=0))
+                keys = {"source_task": task, "n_train": n_train, "fold": fold, "subset": 0, "repeat": 0}
+                parts.append(_rows(rng, dice, distance, *error, wide, **keys))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -70,8 +71,8 @@ def reversed_findings(rng) -> pd.DataFrame:
                 dice = 0.995
             for fold in range(4):
                 errors = (10.0 * (step + 1) * (task != "random" or step > 0), 20.0 * (step + 1))
-                part = _rows(rng, dice, distance, *errors, 0.004 + 0.004 * step)
-                parts.append(part.assign(source_task=task, n_train=n_train, fold=fold, subset=0, repeat=0))
+                keys = {"source_task": task, "n_train": n_train, "fold": fold, "subset": 0, "repeat": 0}
+                parts.append(_rows(rng, dice, distance, *errors, 0.004 + 0.004 * step, **keys))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -115,6 +116,15 @@ def test_no_claim_holds_on_the_opposite_findings(opposite, name):
 def test_a_run_of_one_cell_decides_nothing_about_the_others(tiny_run):
     about_other_cells = tiny_run.drop(index=[name for name in tiny_run.index if name.startswith("observers-")])
     assert not (about_other_cells["verdict"] == "holds").any()
+
+
+def test_without_observers_no_statement_about_them_is_decided(paper_like):
+    rng = np.random.default_rng(0)
+    alone = ledger(Evidence(as_paper(rng), pd.DataFrame([]))).set_index("claim")
+    about_observers = ["ten-slices", "observers-dice", "better-from-50", "order-of-magnitude", "all-far-at-5"]
+    assert set(alone.loc[about_observers, "verdict"]) == {"cannot be decided at this scale"}
+    others = ["ten-slices-muscle", "levels-off", "segmentation-first-at-5", "area-not-different"]
+    assert (alone.loc[others] == paper_like.loc[others]).all(axis=None)
 
 
 def test_the_printed_tables_bear_out_what_they_decide(paper_like):

@@ -17,59 +17,32 @@ from l3muscle.statistics import (
 IMAGES = 20
 
 
+def measured(dice: np.ndarray, **keys) -> pd.DataFrame:
+    """Scores of one rater, all measures going with its Dice."""
+    patients = [f"p{i}" for i in range(IMAGES)]
+    same = dict.fromkeys(("dice", "smd_difference_hu", "sma_difference_cm2"), dice)
+    others = {"rms_dta_cm": 1.2 - dice, "smd_hu": 30 + dice, "sma_cm2": 150 + dice, "failure": ""}
+    return pd.DataFrame({**keys, "patient_id": patients, **same, **others})
+
+
 def table(rng: np.random.Generator, means: dict[int, float], *, image: np.ndarray, model_sd: float) -> pd.DataFrame:
     """Scores of one source task with 8 models a size: mean + image + model + noise."""
     rows = []
     for n_train, mean in means.items():
         for fold in range(4):
             for repeat in range(2):
-                model = rng.normal(0, model_sd)
-                dice = mean + image + model + rng.normal(0, 0.005, IMAGES)
-                rows.append(
-                    pd.DataFrame(
-                        {
-                            "source_task": "random",
-                            "n_train": n_train,
-                            "fold": fold,
-                            "subset": 0,
-                            "repeat": repeat,
-                            "patient_id": [f"p{i}" for i in range(IMAGES)],
-                            "dice": dice,
-                            "rms_dta_cm": 1.2 - dice,
-                            "smd_hu": 30 + dice,
-                            "sma_cm2": 150 + dice,
-                            "smd_difference_hu": dice,
-                            "sma_difference_cm2": dice,
-                            "failure": "",
-                        }
-                    )
-                )
+                dice = mean + image + rng.normal(0, model_sd) + rng.normal(0, 0.005, IMAGES)
+                keys = {"source_task": "random", "n_train": n_train, "fold": fold, "subset": 0, "repeat": repeat}
+                rows.append(measured(dice, **keys))
     return pd.concat(rows, ignore_index=True)
 
 
 def observers(rng: np.random.Generator, *, image: np.ndarray) -> pd.DataFrame:
-    rows = []
-    for observer in range(4):
-        dice = 0.9 + image + rng.normal(0, 0.005, IMAGES)
-        rows.append(
-            pd.DataFrame(
-                {
-                    "observer": f"o{observer}",
-                    "patient_id": [f"p{i}" for i in range(IMAGES)],
-                    "dice": dice,
-                    "rms_dta_cm": 1.2 - dice,
-                    "smd_hu": 30 + dice,
-                    "sma_cm2": 150 + dice,
-                    "smd_difference_hu": dice,
-                    "sma_difference_cm2": dice,
-                    "failure": "",
-                }
-            )
-        )
+    rows = [measured(0.9 + image + rng.normal(0, 0.005, IMAGES), observer=f"o{observer}") for observer in range(4)]
     return pd.concat(rows, ignore_index=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def known():
     rng = np.random.default_rng(0)
     image = rng.normal(0, 0.02, IMAGES)

@@ -112,7 +112,7 @@ class Evidence:
     Attributes
     ----------
     scores, observers : DataFrame
-        As `l3muscle.statistics` takes them.
+        As `l3muscle.statistics` takes them; a cohort without observers has an empty table, which decides nothing.
     """
 
     scores: pd.DataFrame
@@ -149,6 +149,8 @@ class Evidence:
         paper's words this is the one that gives p-values near 1, as Table 2 prints them.
         """
         measure = MEASURED.get(metric)
+        if measure is None and self.observers.empty:
+            return [Compared(f"{task} n = {n}", *(np.nan,) * 4) for task in tasks for n in sizes]
 
         def dunnett() -> pd.DataFrame:
             if measure is None:
@@ -322,6 +324,8 @@ def _observer_mean(metric: str, reported: float) -> Callable[[Evidence], Outcome
 
     def check(evidence: Evidence) -> Outcome:
         band = observer_band(evidence.observers, metric)
+        if band is None:
+            return Outcome(None, "this cohort has no observers")
         half = 1.96 * band.standard_error
         low, high = band.mean - half, band.mean + half
         margin = MARGINS[metric]
@@ -446,6 +450,8 @@ def _errors_shrink(metric: str) -> Callable[[Evidence], Outcome]:
 
 def _ten_are_enough(evidence: Evidence) -> Outcome:
     """Whether the segmentation source task reaches the observers with an order of magnitude fewer slices than 160."""
+    if evidence.observers.empty:
+        return Outcome(None, "this cohort has no observers")
     table = slices_needed_table(evidence.scores, evidence.observers, "dice").set_index("source_task")
     if "segmentation" not in table.index or np.isnan(table.loc["segmentation", "needed"]):
         return Outcome(None, "the segmentation source task was not run, or too few models")

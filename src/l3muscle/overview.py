@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from l3muscle import figures
 from l3muscle.cohort import Cohort, CohortReport
+from l3muscle.cohort.splits import Splits
 from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.metrics import Reference
 
@@ -44,6 +45,24 @@ def measure_patients(cohort: Cohort) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def split_table(splits: Splits) -> pd.DataFrame:
+    """Who is held out, validates and trains, in each fold and subset.
+
+    Returns
+    -------
+    DataFrame
+        fold, subset, patient_id, role (`"test"`, `"validation"`, `"training"`), place (of a training patient in the
+        order in which they are added: a training set of n holds places 1 to n; missing for the others).
+    """
+    rows = []
+    for fold, orders in enumerate(splits.orders):
+        for subset, order in enumerate(orders):
+            rows += [(fold, subset, patient, "test", pd.NA) for patient in splits.test_ids]
+            rows += [(fold, subset, patient, "validation", pd.NA) for patient in splits.folds[fold]]
+            rows += [(fold, subset, patient, "training", place) for place, patient in enumerate(order, start=1)]
+    return pd.DataFrame(rows, columns=["fold", "subset", "patient_id", "role", "place"]).astype({"place": "Int64"})
 
 
 def summarise(measures: pd.DataFrame) -> list[dict[str, str]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from IPython import get_ipython
 
 from l3muscle.downloads import run_tables, write_tables
 from l3muscle.figures import learning_curve, svg_text
@@ -108,6 +109,47 @@ def not_run_box(results: StudyResults, what: str, *, tasks: Sequence[str] = (), 
         f"{what} needs experiments that the run of the profile **{results.profile.name}** does not have: "
         f"{', '.join(missing)}. Nothing is shown in their place.\n```\n"
     )
+
+
+def no_observers_box(what: str) -> str:
+    """A visible box for what cannot be shown of a cohort that nobody but the expert outlined.
+
+    Parameters
+    ----------
+    what : str
+        As the subject of a sentence.
+    """
+    return (
+        "```{admonition} Not run in this profile\n:class: warning l3-not-run\n"
+        f"{what} needs the outlines of observers, and this cohort has none. Nothing is shown in their place.\n```\n"
+    )
+
+
+def opening(results: StudyResults, *, observers: bool = False) -> str:
+    """What a chapter of results begins with: the strip, and boxes for what the run does not have.
+
+    Where the run has no finished experiment at all, the cells after this one do nothing: there is nothing that they
+    could show.
+
+    Parameters
+    ----------
+    results : StudyResults
+    observers : bool
+        Whether the chapter is about the observers, and not about experiments.
+    """
+    grid = results.profile.grid
+    if observers:
+        box, empty = "", results.observer_scores().empty
+        if empty:
+            box = no_observers_box("This chapter")
+    else:
+        box, empty = not_run_box(results, "A part of this chapter", tasks=grid.source_tasks, sizes=grid.sizes), False
+        if not results.records:
+            box, empty = not_run_box(results, "This chapter"), True
+    shell = get_ipython()
+    if empty and shell is not None:
+        shell.input_transformers_cleanup.append(lambda lines: [])
+    return run_strip(results) + box
 
 
 def _level_from(worse: dict[int, bool]) -> str:

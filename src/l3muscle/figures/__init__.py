@@ -13,7 +13,7 @@ from l3muscle.figures.agreement import (
     p_value_matrices,
 )
 from l3muscle.figures.benchmarks import accuracy_at_budget, contrast_curves, forecast_and_measured, ratio_chart, stars
-from l3muscle.figures.cohorts import against_reference, hu_histogram, split_map
+from l3muscle.figures.cohorts import against_reference, hu_histogram, hu_shares, split_map
 from l3muscle.figures.curves import accuracy_curve, learning_curve, source_curve, training_curves
 from l3muscle.figures.images import (
     Panel,
@@ -68,6 +68,7 @@ __all__ = [
     "error_maps",
     "forecast_and_measured",
     "hu_histogram",
+    "hu_shares",
     "image_grid",
     "in_two_widths",
     "learning_curve",

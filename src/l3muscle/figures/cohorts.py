@@ -78,6 +78,39 @@ def split_map(splits: Splits, sizes: Sequence[int], *, narrow: bool = False) -> 
     return figure
 
 
+HU_EDGES = np.arange(-200, 251, 10)
+
+
+def hu_shares(images: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
+    """How Hounsfield units are distributed in slices and in the muscle: what `hu_histogram` draws of one cohort.
+
+    Parameters
+    ----------
+    images : ndarray, (N, H, W), HU
+    masks : ndarray, (N, H, W) bool
+
+    Returns
+    -------
+    DataFrame
+        region (`"slice"`, `"muscle"`), hu (middle of a bin of 10), and of the share of pixels in it, in per cent, over
+        the patients: median, low and high (5th and 95th percentile; NaN for fewer than ten patients).
+    """
+    parts = []
+    for region, values in (
+        ("slice", list(images)),
+        ("muscle", [hu[mask] for hu, mask in zip(images, masks, strict=True)]),
+    ):
+        counts = np.array([np.histogram(own, HU_EDGES)[0] for own in values])
+        shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        low, high = (
+            np.percentile(shares, [5, 95], axis=0) if len(shares) >= 10 else np.full((2, shares.shape[1]), np.nan)
+        )
+        middle = (HU_EDGES[:-1] + HU_EDGES[1:]) / 2
+        part = {"region": region, "hu": middle, "median": np.median(shares, axis=0), "low": low, "high": high}
+        parts.append(pd.DataFrame(part))
+    return pd.concat(parts, ignore_index=True)
+
+
 @in_two_widths
 def hu_histogram(cohorts: Mapping[str, tuple[np.ndarray, np.ndarray]], *, narrow: bool = False) -> PageFigure:
     """How Hounsfield units are distributed in the slices and in the muscle, for one cohort or several.
@@ -93,8 +126,6 @@ def hu_histogram(cohorts: Mapping[str, tuple[np.ndarray, np.ndarray]], *, narrow
     PageFigure
         Medians over patients, with the range from the 5th to the 95th percentile where there are ten or more.
     """
-    edges = np.arange(-200, 251, 10)
-    centres = (edges[:-1] + edges[1:]) / 2
     with style():
         figure, panels = new_figure(
             5.6 if narrow else 3.2, columns=1 if narrow else 2, rows=2 if narrow else 1, narrow=narrow
@@ -102,15 +133,9 @@ def hu_histogram(cohorts: Mapping[str, tuple[np.ndarray, np.ndarray]], *, narrow
         panels = panels.ravel()
         for number, (name, (images, masks)) in enumerate(cohorts.items()):
             colour = OUTLINE_COLOURS[(6, 5, 2)[number % 3]]
-            for axes, values in (
-                (panels[0], list(images)),
-                (panels[1], [hu[mask] for hu, mask in zip(images, masks, strict=True)]),
-            ):
-                shares = np.array([np.histogram(v, edges)[0] / max(np.histogram(v, edges)[0].sum(), 1) for v in values])
-                axes.plot(centres, 100 * np.median(shares, axis=0), color=colour, label=name)
-                if len(shares) >= 10:
-                    low, high = 100 * np.percentile(shares, [5, 95], axis=0)
-                    axes.fill_between(centres, low, high, color=colour, alpha=0.2, linewidth=0)
+            for axes, (_, part) in zip(panels, hu_shares(images, masks).groupby("region", sort=False), strict=True):
+                axes.plot(part["hu"], part["median"], color=colour, label=name)
+                axes.fill_between(part["hu"], part["low"], part["high"], color=colour, alpha=0.2, linewidth=0)
         for axes, title in zip(
             panels, ("all of the slice from −200 to 250 HU", "muscle, expert's outline"), strict=True
         ):

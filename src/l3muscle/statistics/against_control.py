@@ -12,6 +12,7 @@ from scipy import special, stats
 from l3muscle.statistics.score_table import (
     HIGHER_IS_BETTER,
     MEASURES,
+    Cell,
     Failures,
     Unit,
     cells,
@@ -20,11 +21,6 @@ from l3muscle.statistics.score_table import (
     check_observers,
     check_scores,
     expert_values,
-    failure_counts,
-    failure_note,
-    fill_failures,
-    model_count,
-    values_by_unit,
 )
 
 Family = Literal["all", "n_train", "source_task"]
@@ -82,8 +78,9 @@ def _family_tail(statistic: float, loading: np.ndarray, degrees: int) -> float:
     # Cells of one size share their loading, and with it their factor of the product.
     loading, count = np.unique(loading, return_counts=True)
     x, w = _legendre(160)
-    z = 9.0 * x
-    z_weight = w * np.exp(-(z**2) / 2)
+    # The integrand is even in z.
+    z = 9.0 * x[x > 0]
+    z_weight = w[x > 0] * np.exp(-(z**2) / 2)
     z_weight /= z_weight.sum()
     bound = statistic * s[:, None, None]
     shift = (loading * z[:, None])[None]
@@ -191,6 +188,41 @@ def _verdict(metric: str, difference: float, p_value: float, alpha: float) -> st
     return "better" if metric in HIGHER_IS_BETTER and (difference > 0) == HIGHER_IS_BETTER[metric] else "worse"
 
 
+def test_families(
+    found: Sequence[Cell], samples: Sequence[np.ndarray], control: np.ndarray, family: Family
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Dunnett's tests of the cells' samples against one control, family by family.
+
+    Returns
+    -------
+    tested : ndarray, (cells, 3)
+        Difference, statistic, p-value; NaN where there is no test.
+    reasons : dict of int to str
+        Why there is none, by the place of the cell.
+
+    Raises
+    ------
+    ValueError
+        If the control cannot serve as one.
+    """
+    tested = np.full((len(found), 3), np.nan)
+    reasons = {place: "fewer than two values" for place, sample in enumerate(samples) if sample.size < 2}
+    families: dict[object, list[int]] = {}
+    for place, cell in enumerate(found):
+        if place not in reasons:
+            families.setdefault(None if family == "all" else getattr(cell, family), []).append(place)
+    for members in families.values():
+        try:
+            outcome = dunnett([samples[place] for place in members], control)
+        except ValueError as error:
+            if "control" in str(error):
+                raise
+            reasons |= dict.fromkeys(members, str(error))
+            continue
+        tested[members] = np.column_stack([outcome.difference, outcome.statistic, outcome.p_value])
+    return tested, reasons
+
+
 def dunnett_table(
     scores: pd.DataFrame,
     control: pd.DataFrame | np.ndarray,
@@ -217,7 +249,7 @@ def dunnett_table(
     unit : {"prediction", "image_mean", "model_mean"}
         What counts as one value of a cell. The paper's figures speak of all predictions of 16 models.
     failures : {"leave_out", "worst"}
-        How an empty prediction enters the RMS-DTA: see `fill_failures`.
+        How an empty prediction enters the RMS-DTA: see `score_table.cells`.
     alpha : float
         The paper's level is 0.001.
 
@@ -241,51 +273,30 @@ def dunnett_table(
         control = control_sample("outlines", metric, observers=control)
     values = np.asarray(control, dtype=np.float64).ravel()
     values = values[~np.isnan(values)]
-    filled = fill_failures(scores, metric, failures)
+    found = cells(scores, metric, failures)
+    samples = [cell.values(unit) for cell in found]
+    tested, reasons = test_families(found, samples, values, family)
     rows = []
-    samples: list[np.ndarray] = []
-    for (task, n_train), cell in cells(filled):
-        sample = values_by_unit(cell, metric, unit)
-        note = failure_note(cell, metric)
-        if sample.size < 2:
-            note = "n/a: fewer than two values"
-        samples.append(sample)
+    for place, (cell, sample) in enumerate(zip(found, samples, strict=True)):
+        difference, statistic, p = tested[place]
         rows.append(
             {
-                "source_task": task,
-                "n_train": n_train,
-                "n_models": model_count(cell),
+                "source_task": cell.source_task,
+                "n_train": cell.n_train,
+                "n_models": cell.n_models,
                 "n": sample.size,
-                **failure_counts(scores.loc[cell.index]),
+                **cell.counts,
                 "mean": sample.mean() if sample.size else np.nan,
                 "control_n": values.size,
                 "control_mean": values.mean() if values.size else np.nan,
-                "difference": np.nan,
-                "statistic": np.nan,
-                "p_value": np.nan,
-                "verdict": "",
-                "note": note,
+                "difference": difference,
+                "statistic": statistic,
+                "p_value": p,
+                "verdict": _verdict(metric, difference, p, alpha),
+                "note": f"n/a: {reasons[place]}" if place in reasons else cell.note,
             }
         )
-    table = pd.DataFrame(rows)
-    grouping = np.zeros(len(table)) if family == "all" else table[family].to_numpy()
-    for group in pd.unique(grouping):
-        members = [i for i in np.flatnonzero(grouping == group) if samples[i].size >= 2]
-        if not members:
-            continue
-        try:
-            outcome = dunnett([samples[i] for i in members], values)
-        except ValueError as error:
-            if "control" in str(error):
-                raise
-            table.loc[members, "note"] = f"n/a: {error}"
-            continue
-        for i, difference, statistic, p in zip(
-            members, outcome.difference, outcome.statistic, outcome.p_value, strict=True
-        ):
-            table.loc[i, ["difference", "statistic", "p_value"]] = difference, statistic, p
-            table.loc[i, "verdict"] = _verdict(metric, difference, p, alpha)
-    return table
+    return pd.DataFrame(rows)
 
 
 def plateau_table(
@@ -314,11 +325,12 @@ def plateau_table(
         As `dunnett_table`.
     """
     check_scores(scores, metric)
-    filled = fill_failures(scores, metric, failures)
+    by_task: dict[str, dict[int, Cell]] = {}
+    for cell in cells(scores, metric, failures):
+        by_task.setdefault(cell.source_task, {})[cell.n_train] = cell
     rows = []
-    for task in dict.fromkeys(scores["source_task"]):
-        of_task = {n: cell for (t, n), cell in cells(filled) if t == task}
-        values = {n: values_by_unit(cell, metric, unit) for n, cell in of_task.items()}
+    for task, of_task in by_task.items():
+        values = {n: cell.values(unit) for n, cell in of_task.items()}
         largest = max(values)
         sizes = [n for n in values if n != largest and len(values[n]) >= 2]
         reason, outcome = "fewer than two values", {}
@@ -337,11 +349,11 @@ def plateau_table(
                     "versus": largest,
                     "n": len(values[n]),
                     "versus_n": len(values[largest]),
-                    "failures": failure_counts(scores.loc[of_task[n].index])["failures"],
+                    "failures": of_task[n].counts["failures"],
                     "difference": difference,
                     "p_value": p,
                     "plateau": bool(p >= alpha) if n in outcome else pd.NA,
-                    "note": failure_note(of_task[n], metric) if n in outcome else f"n/a: {reason}",
+                    "note": of_task[n].note if n in outcome else f"n/a: {reason}",
                 }
             )
     columns = [

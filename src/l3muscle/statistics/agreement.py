@@ -12,14 +12,11 @@ from l3muscle.statistics.score_table import (
     DIFFERENCE_OF,
     MEASURES,
     MODEL_KEYS,
-    as_matrix,
     cells,
     check_choice,
     check_metric,
     check_observers,
     check_scores,
-    failure_counts,
-    model_count,
     observers_as_matrix,
 )
 
@@ -143,8 +140,7 @@ def _raters(
     scores: pd.DataFrame, observers: pd.DataFrame | None, column: str, images: list[str]
 ) -> list[tuple[str, object, int, np.ndarray, dict[str, int]]]:
     raters = [
-        (task, n, model_count(cell), as_matrix(cell, column, images), failure_counts(cell))
-        for (task, n), cell in cells(scores)
+        (cell.source_task, cell.n_train, cell.n_models, cell.matrix, cell.counts) for cell in cells(scores, column)
     ]
     if observers is not None:
         outlines = observers_as_matrix(observers, column, images)

@@ -15,9 +15,6 @@ from l3muscle.statistics.score_table import (
     cells,
     check_choice,
     check_scores,
-    failure_note,
-    fill_failures,
-    values_by_unit,
 )
 
 Correction = Literal["none", "bonferroni", "holm", "fdr_bh"]
@@ -35,6 +32,15 @@ def adjust(p_values: np.ndarray, correction: Correction) -> np.ndarray:
     if correction != "none" and known.any():
         adjusted[known] = multipletests(p_values[known], method=correction)[1]
     return adjusted
+
+
+def adjust_pairs(table: pd.DataFrame, correction: Correction, family: PairFamily) -> pd.Series:
+    """Adjust the `p_raw` of a table of pairs together with the others of their size, or of the table."""
+    groups = [table.index] if family == "all" else table.groupby("n_train").groups.values()
+    p_value = pd.Series(np.nan, index=table.index)
+    for members in groups:
+        p_value[members] = adjust(table.loc[members, "p_raw"].to_numpy(float), correction)
+    return p_value
 
 
 def mann_whitney_pairs(
@@ -77,10 +83,9 @@ def mann_whitney_pairs(
     check_scores(scores, metric)
     check_choice("correction", correction, CORRECTIONS)
     check_choice("family", family, PAIR_FAMILIES)
-    filled = fill_failures(scores, metric, failures)
     by_size: dict[int, dict[str, tuple[np.ndarray, str]]] = {}
-    for (task, n), cell in cells(filled):
-        by_size.setdefault(n, {})[task] = values_by_unit(cell, metric, unit), failure_note(cell, metric)
+    for cell in cells(scores, metric, failures):
+        by_size.setdefault(cell.n_train, {})[cell.source_task] = cell.values(unit), cell.note
     rows = []
     for n in sorted(by_size):
         for first, second in combinations(by_size[n], 2):
@@ -97,11 +102,7 @@ def mann_whitney_pairs(
             rows.append((n, first, second, a.size, b.size, superiority, p, note))
     columns = ["n_train", "first", "second", "n_first", "n_second", "superiority", "p_raw", "note"]
     table = pd.DataFrame(rows, columns=columns)
-    groups = [table.index] if family == "all" else table.groupby("n_train").groups.values()
-    p_value = pd.Series(np.nan, index=table.index)
-    for members in groups:
-        p_value[members] = adjust(table.loc[members, "p_raw"], correction)
-    table.insert(7, "p_value", p_value)
+    table.insert(7, "p_value", adjust_pairs(table, correction, family))
     better = np.full(len(table), "", dtype=object)
     if metric in HIGHER_IS_BETTER:
         first_wins = (table["superiority"] > 0.5) == HIGHER_IS_BETTER[metric]

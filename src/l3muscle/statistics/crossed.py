@@ -104,8 +104,12 @@ class _Restricted:
         zz = sum(w * m for w, m in zip(weights, self.zz, strict=True))
         zr = theta[:, None] * sum(w * m for w, m in zip(weights, self.zr, strict=True))
         rr = sum(w * m for w, m in zip(weights, self.rr, strict=True))
-        factor = linalg.cholesky(theta[:, None] * zz * theta + np.eye(theta.size), lower=True, check_finite=False)
-        half = linalg.solve_triangular(factor, zr, lower=True, check_finite=False)
+        inner = theta[:, None] * zz * theta
+        inner[np.diag_indices_from(inner)] += 1.0
+        # LAPACK itself: its wrappers cost as much as its work on matrices of a hundred rows. Symmetric, so that the
+        # transpose is the same in the order of columns that it wants.
+        factor, _ = linalg.lapack.dpotrf(inner.T, lower=1, overwrite_a=1)
+        half, _ = linalg.lapack.dtrtrs(factor, zr, lower=1)
         return weights, theta, zz, factor, rr - half.T @ half
 
     def deviance(self, parameters: np.ndarray) -> tuple[float, np.ndarray]:
@@ -125,17 +129,21 @@ class _Restricted:
         # The slope in a variance is the trace of P V_k less the share of y'P V_k P y in the sum of squares.
         inverse_xx, of_y = np.linalg.inv(xx), np.append(-beta, 1.0)
         right = sum(w * m for w, m in zip(weights, self.zr, strict=True))
-        solved = theta[:, None] * linalg.cho_solve((factor, True), theta[:, None] * right, check_finite=False)
-        half = linalg.solve_triangular(factor, theta[:, None] * zz, lower=True, check_finite=False)
+        solved, _ = linalg.lapack.dpotrs(factor, theta[:, None] * right, lower=1)
+        solved *= theta[:, None]
         z_v_right = right - zz @ solved
-        diagonal = np.diag(zz) - (half**2).sum(0)
-        diagonal = diagonal - ((z_v_right[:, :p] @ inverse_xx) * z_v_right[:, :p]).sum(1)
-        per_level = diagonal - degrees / rest * (z_v_right @ of_y) ** 2
-        slope = 2 * np.abs(parameters[: len(self.names)]) * np.bincount(self.owner, per_level, len(self.names))
+        inverse, _ = linalg.lapack.dpotri(factor, lower=1)  # its lower half
+        # theta² diag(Z'V^-1Z) = diag(I - M^-1), where M is what the factor is of: no further product is needed.
+        traces = np.bincount(self.owner, 1 - inverse.diagonal(), len(self.names))
+        per_level = ((z_v_right[:, :p] @ inverse_xx) * z_v_right[:, :p]).sum(1)
+        per_level += degrees / rest * (z_v_right @ of_y) ** 2
+        shares = np.abs(parameters[: len(self.names)])
+        slope = 2 * np.divide(traces, shares, out=np.zeros_like(traces), where=shares > 0)
+        slope -= 2 * shares * np.bincount(self.owner, per_level, len(self.names))
         if self.free_ratio:
             w, zz2, zr2, rr2 = weights[1], self.zz[1], self.zr[1], self.rr[1]
-            inverse = linalg.cho_solve((factor, True), np.eye(theta.size), check_finite=False)
-            trace = self.counts[1] - w * (inverse * (theta[:, None] * zz2 * theta)).sum()
+            scaled = inverse * (theta[:, None] * zz2 * theta)
+            trace = self.counts[1] - w * (2 * scaled.sum() - scaled.trace())
             crossing = solved.T @ zr2
             products = w * (rr2 - crossing - crossing.T + solved.T @ zz2 @ solved)
             trace -= (inverse_xx * products[:p, :p]).sum()

@@ -5,22 +5,18 @@ import pandas as pd
 from scipy import stats
 
 from l3muscle.statistics.against_control import dunnett_table
-from l3muscle.statistics.between_tasks import Correction, adjust, mann_whitney_pairs
+from l3muscle.statistics.between_tasks import Correction, adjust, adjust_pairs, mann_whitney_pairs
 from l3muscle.statistics.crossed import TooFew, fit_difference, fit_mean
 from l3muscle.statistics.printed import is_below, printed_cells, printed_pairs
 from l3muscle.statistics.score_table import (
     HIGHER_IS_BETTER,
     METRICS,
+    Cell,
     Failures,
-    as_matrix,
     cells,
     check_metric,
     check_observers,
     check_scores,
-    failure_counts,
-    failure_note,
-    fill_failures,
-    model_count,
     observers_as_matrix,
 )
 
@@ -33,10 +29,8 @@ def _verdict(metric: str, difference: float, p_value: float, alpha: float) -> st
     return "better" if metric in HIGHER_IS_BETTER and (difference > 0) == HIGHER_IS_BETTER[metric] else "worse"
 
 
-def _checked(
-    scores: pd.DataFrame, observers: pd.DataFrame | None, metric: str, failures: Failures
-) -> tuple[pd.DataFrame, list[str], np.ndarray | None]:
-    """The filled score table, its images, and the observers as (observers, images); None for the expert's zeros."""
+def _checked(scores: pd.DataFrame, observers: pd.DataFrame | None, metric: str) -> tuple[list[str], np.ndarray | None]:
+    """The images of a score table, and the observers as (observers, images); None for the expert's zeros."""
     check_metric(metric, tuple(METRICS))
     check_scores(scores, metric)
     images = sorted(scores["patient_id"].unique())
@@ -48,16 +42,16 @@ def _checked(
         if not set(images) & set(observers["patient_id"]):
             raise ValueError("models and observers share no image: tables of different runs?")
         control = observers_as_matrix(observers, metric, images)
-    return fill_failures(scores, metric, failures), images, control
+    return images, control
 
 
-def _row(scores: pd.DataFrame, cell: pd.DataFrame, task: str, n_train: int, metric: str) -> dict:
+def _row(cell: Cell) -> dict:
     return {
-        "source_task": task,
-        "n_train": n_train,
-        "n_models": model_count(cell),
-        "n": int(cell[metric].notna().sum()),
-        **failure_counts(scores.loc[cell.index]),
+        "source_task": cell.source_task,
+        "n_train": cell.n_train,
+        "n_models": cell.n_models,
+        "n": cell.values().size,
+        **cell.counts,
     }
 
 
@@ -114,17 +108,16 @@ def mixed_model_table(
     ValueError
         As `dunnett_table`; also if models and observers share no image.
     """
-    filled, images, control = _checked(scores, observers, metric, failures)
+    _, control = _checked(scores, observers, metric)
     rows = []
-    for (task, n_train), cell in cells(filled):
-        row = _row(scores, cell, task, n_train, metric)
+    for cell in cells(scores, metric, failures):
+        row = _row(cell)
         outcome = dict.fromkeys(
             ["difference", "standard_error", "degrees", "low", "high", "image_share", "model_share", "p_raw"], np.nan
         )
-        note = failure_note(cell, metric)
+        note = cell.note
         try:
-            matrix = as_matrix(cell, metric, images)
-            fit = fit_mean(matrix) if control is None else fit_difference(matrix, control)
+            fit = fit_mean(cell.matrix) if control is None else fit_difference(cell.matrix, control)
         except TooFew as error:
             note = f"n/a: {error}"
         else:
@@ -266,18 +259,17 @@ def hierarchical_bootstrap_table(
     ValueError
         As `mixed_model_table`, and for too few replicates.
     """
-    filled, images, control = _checked(scores, observers, metric, failures)
+    images, control = _checked(scores, observers, metric)
     resampled = Resampled(images, replicates, seed)
     zero = 0.0 if control is None else resampled.means(control, "observers")
     control_mean = 0.0 if control is None else mean_of_means(control)
     rows = []
-    for (task, n_train), cell in cells(filled):
-        row = _row(scores, cell, task, n_train, metric)
+    for cell in cells(scores, metric, failures):
+        row = _row(cell)
         outcome = dict.fromkeys(["difference", "standard_error", "degrees", "low", "high", "p_raw"], np.nan)
-        note = failure_note(cell, metric)
-        matrix = as_matrix(cell, metric, images)
+        note, matrix = cell.note, cell.matrix
         try:
-            drawn = resampled.means(matrix, task, n_train) - zero
+            drawn = resampled.means(matrix, cell.source_task, cell.n_train) - zero
             difference = mean_of_means(matrix) - control_mean
             error = float(np.nanstd(drawn, ddof=1))
             if error <= 1e-12 * max(abs(difference), 1e-300):
@@ -312,11 +304,9 @@ def mixed_model_pairs(
         better, note.
     """
     check_scores(scores, metric)
-    filled = fill_failures(scores, metric, failures)
-    images = sorted(scores["patient_id"].unique())
     by_size: dict[int, dict[str, np.ndarray]] = {}
-    for (task, n), cell in cells(filled):
-        by_size.setdefault(n, {})[task] = as_matrix(cell, metric, images)
+    for cell in cells(scores, metric, failures):
+        by_size.setdefault(cell.n_train, {})[cell.source_task] = cell.matrix
     rows = []
     for n in sorted(by_size):
         tasks = list(by_size[n])
@@ -333,10 +323,7 @@ def mixed_model_pairs(
                 rows.append(row | dict(zip(names, values, strict=True)) | {"note": note})
     columns = ["n_train", "first", "second", "difference", "standard_error", "degrees", "low", "high", "p_raw", "note"]
     table = pd.DataFrame(rows, columns=columns)
-    p_value = pd.Series(np.nan, index=table.index)
-    for members in table.groupby("n_train").groups.values():
-        p_value[members] = adjust(table.loc[members, "p_raw"].to_numpy(float), correction)
-    table.insert(9, "p_value", p_value)
+    table.insert(9, "p_value", adjust_pairs(table, correction, "n_train"))
     better = np.full(len(table), "", dtype=object)
     if metric in HIGHER_IS_BETTER:
         first_wins = (table["difference"] > 0) == HIGHER_IS_BETTER[metric]

@@ -11,14 +11,13 @@ from l3muscle.statistics.score_table import (
     CELL_KEYS,
     HIGHER_IS_BETTER,
     MODEL_KEYS,
+    Cell,
     Failures,
-    as_matrix,
     cells,
     check_metric,
     check_observers,
     check_scores,
-    failure_counts,
-    fill_failures,
+    filled_values,
     observers_as_matrix,
 )
 
@@ -93,7 +92,6 @@ def slices_needed_table(
     check_metric(metric, tuple(HIGHER_IS_BETTER))
     check_scores(scores, metric)
     check_observers(observers, metric)
-    filled = fill_failures(scores, metric, failures)
     images = sorted(scores["patient_id"].unique())
     control = observers_as_matrix(observers, metric, images)
     if np.isnan(control).all():
@@ -102,15 +100,20 @@ def slices_needed_table(
     sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
     target = sign * np.append(resampled.means(control, "observers"), mean_of_means(control))
     rows = []
-    for task in dict.fromkeys(scores["source_task"]):
-        of_task = [(n, as_matrix(cell, metric, images)) for (t, n), cell in cells(filled) if t == task]
-        sizes = np.array([n for n, _ in of_task])
+    by_task: dict[str, list[Cell]] = {}
+    for cell in cells(scores, metric, failures):
+        by_task.setdefault(cell.source_task, []).append(cell)
+    for task, of_task in by_task.items():
+        sizes = np.array([cell.n_train for cell in of_task])
         row = {"source_task": task, "sizes": len(sizes), "needed": np.nan, "low": np.nan, "high": np.nan}
         row |= {"text": "n/a", "share_reached": np.nan, "note": ""}
         try:
             if len(sizes) < 2:
                 raise TooFew("fewer than two training-set sizes")
-            curves = [np.append(resampled.means(m, task, n), mean_of_means(m)) for n, m in of_task]
+            curves = [
+                np.append(resampled.means(cell.matrix, task, cell.n_train), mean_of_means(cell.matrix))
+                for cell in of_task
+            ]
             reach = first_reach(sizes, increasing(sign * np.column_stack(curves)), target)
             needed, drawn = reach[-1], reach[:-1]
             low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
@@ -155,27 +158,30 @@ def ablation_table(
     for table in (with_scores, without_scores):
         check_scores(table, metric)
     keys = [*CELL_KEYS, *MODEL_KEYS, "patient_id"]
-    columns = [*keys, metric]
-    filled = [fill_failures(table, metric, failures) for table in (with_scores, without_scores)]
-    pairs = filled[0][columns].merge(filled[1][columns], on=keys, suffixes=("_with", "_without"))
+    sides = [
+        table[keys].assign(value=filled_values(table, metric, failures)) for table in (with_scores, without_scores)
+    ]
+    pairs = sides[0].merge(sides[1], on=keys, suffixes=("_with", "_without")).assign(failure="")
     if pairs.empty:
         raise ValueError("the two score tables share no experiment")
-    pairs["difference"] = pairs[f"{metric}_with"] - pairs[f"{metric}_without"]
-    by_cell = [dict(cells(table)) for table in (with_scores, without_scores)]
+    pairs["difference"] = pairs["value_with"] - pairs["value_without"]
+    by_cell = [
+        {(cell.source_task, cell.n_train): cell for cell in cells(table, metric)}
+        for table in (with_scores, without_scores)
+    ]
+    paired = zip(*(cells(pairs, column) for column in ("difference", "value_with", "value_without")), strict=True)
     rows = []
-    for (task, n_train), cell in cells(pairs):
-        known = cell.dropna(subset=["difference"])
-        models = len(cell[MODEL_KEYS].drop_duplicates())
-        counts = [failure_counts(side[task, n_train])["failures"] for side in by_cell]
-        unpaired = sum(len(side[task, n_train][MODEL_KEYS].drop_duplicates()) - models for side in by_cell)
+    for cell, of_with, of_without in paired:
+        task, n_train, models = cell.source_task, cell.n_train, cell.n_models
+        values, known = cell.values(), ~np.isnan(cell.value)
+        own = [side[task, n_train] for side in by_cell]
+        unpaired = sum(side.n_models - models for side in own)
         notes = [f"{unpaired} models without a partner left out"] if unpaired else []
-        if len(known) < len(cell):
-            notes.append(f"{len(cell) - len(known)} pairs with a failed prediction left out")
+        if not known.all():
+            notes.append(f"{int((~known).sum())} pairs with a failed prediction left out")
         difference = low = high = p = np.nan
-        matrix = as_matrix(cell, "difference", sorted(cell["patient_id"].unique()))
         try:
             if models == 1:
-                values = matrix[~np.isnan(matrix)]
                 if values.size < 3 or np.ptp(values) == 0:
                     raise TooFew("too few images, or nothing varies")
                 outcome = stats.ttest_1samp(values, 0.0)
@@ -183,7 +189,7 @@ def ablation_table(
                 low, high = outcome.confidence_interval(level)
                 notes.append("one pair of models: the interval is over images only")
             else:
-                fit = fit_mean(matrix)
+                fit = fit_mean(cell.matrix)
                 difference, p = fit.estimate, fit.p_value
                 low, high = fit.interval(level)
         except TooFew as error:
@@ -193,11 +199,11 @@ def ablation_table(
                 "source_task": task,
                 "n_train": n_train,
                 "n_pairs": models,
-                "n": len(known),
-                "failures_with": counts[0],
-                "failures_without": counts[1],
-                "mean_with": known[f"{metric}_with"].mean(),
-                "mean_without": known[f"{metric}_without"].mean(),
+                "n": values.size,
+                "failures_with": own[0].counts["failures"],
+                "failures_without": own[1].counts["failures"],
+                "mean_with": of_with.value[known].mean() if known.any() else np.nan,
+                "mean_without": of_without.value[known].mean() if known.any() else np.nan,
                 "difference": difference,
                 "low": low,
                 "high": high,

@@ -1,21 +1,32 @@
 """The ways to read what the paper says of its tests, and how close each comes to what it printed."""
 
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import product
 
 import numpy as np
 import pandas as pd
 
-from l3muscle.statistics.against_control import CONTROLS, FAMILIES, Control, Family, control_sample, dunnett_table
+from l3muscle.statistics.against_control import CONTROLS, FAMILIES, Control, Family, control_sample, test_families
 from l3muscle.statistics.between_tasks import (
     CORRECTIONS,
     PAIR_FAMILIES,
     Correction,
     PairFamily,
+    adjust_pairs,
     mann_whitney_pairs,
 )
 from l3muscle.statistics.printed import ALPHA, printed_cells, printed_pairs
-from l3muscle.statistics.score_table import MEASURES, UNITS, Unit, check_choice, check_metric
+from l3muscle.statistics.score_table import (
+    MEASURES,
+    UNITS,
+    Cell,
+    Unit,
+    cells,
+    check_choice,
+    check_metric,
+    check_scores,
+)
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,41 @@ def _compare(p_value: np.ndarray, number: np.ndarray, below: np.ndarray) -> dict
     }
 
 
+class _Dunnett:
+    """p-values of every reading of the Dunnett's tests; what readings share is computed once."""
+
+    def __init__(self, scores: pd.DataFrame, observers: pd.DataFrame | None) -> None:
+        self.scores, self.observers = scores, observers
+        self.cells = cache(self._cells)
+        self.control = cache(self._control)
+
+    def _cells(self, metric: str) -> list[Cell]:
+        check_scores(self.scores, metric)
+        return cells(self.scores, metric)
+
+    def _control(self, kind: Control, metric: str) -> np.ndarray:
+        return control_sample(kind, metric, observers=self.observers, scores=self.scores)
+
+    def of(self, reading: DunnettReading) -> pd.DataFrame:
+        """source_task, n_train, p_value, as `dunnett_table` has them."""
+        found, control = self.cells(reading.metric), self.control(reading.control, reading.metric)
+        tested, _ = test_families(found, [cell.values(reading.unit) for cell in found], control, reading.family)
+        rows = [(cell.source_task, cell.n_train, p) for cell, p in zip(found, tested[:, 2], strict=True)]
+        return pd.DataFrame(rows, columns=["source_task", "n_train", "p_value"])
+
+
+class _MannWhitney:
+    """p-values of every reading of the Mann-Whitney tests; readings that differ in the correction share theirs."""
+
+    def __init__(self, scores: pd.DataFrame) -> None:
+        self.pairs = cache(lambda metric, unit: mann_whitney_pairs(scores, metric, unit=unit))
+
+    def of(self, reading: MannWhitneyReading) -> pd.DataFrame:
+        """n_train, first, second, p_value, as `mann_whitney_pairs` has them."""
+        table = self.pairs(reading.metric, reading.unit)[["n_train", "first", "second", "p_raw"]]
+        return table.assign(p_value=adjust_pairs(table, reading.correction, reading.family))
+
+
 def readings_table(
     scores: pd.DataFrame,
     observers: pd.DataFrame | None = None,
@@ -126,6 +172,8 @@ def readings_table(
     check_choice("test", test, ("dunnett", "mann_whitney"))
     if test == "mann_whitney" and metric != "rms_dta_cm":
         raise ValueError("the paper prints Mann-Whitney tests of rms_dta_cm only")
+    p_values = _Dunnett(scores, observers) if test == "dunnett" else _MannWhitney(scores)
+    printed = printed_cells(metric) if test == "dunnett" else printed_pairs()
     rows = []
     for reading in possible_readings(metric, test):
         settings = asdict(reading)
@@ -133,14 +181,8 @@ def readings_table(
         needs_observers = isinstance(reading, DunnettReading) and reading.control in ("outlines", "image_means")
         if needs_observers and observers is None:
             note = "n/a: no observers"
-        elif isinstance(reading, MannWhitneyReading):
-            ours = mann_whitney_pairs(scores, **settings)
-            merged = ours.merge(printed_pairs(), on=["n_train", "first", "second"])
-            outcome = _compare(*(merged[name].to_numpy() for name in ("p_value", "number", "below")))
         else:
-            control = control_sample(reading.control, reading.metric, observers=observers, scores=scores)
-            ours = dunnett_table(scores, control, reading.metric, family=reading.family, unit=reading.unit)
-            merged = ours.merge(printed_cells(metric), on=["source_task", "n_train"])
+            merged = p_values.of(reading).merge(printed)
             outcome = _compare(*(merged[name].to_numpy() for name in ("p_value", "number", "below")))
         if not note and not outcome["cells"]:
             note = "n/a: no cell of this run is printed"

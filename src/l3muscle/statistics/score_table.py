@@ -6,6 +6,7 @@ table has one row an outline: observer, patient_id and the same measures. Differ
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -51,18 +52,33 @@ def _check_columns(table: pd.DataFrame, columns: Sequence[str], what: str) -> No
         raise ValueError(f"the {what} lacks {', '.join(missing)}")
 
 
+def _codes(table: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarray, int]:
+    """Number the rows by what they hold in these columns, in its order; returns the numbers and how many there are."""
+    code, count = np.zeros(len(table), dtype=np.int64), 1
+    for name in columns:
+        own, levels = pd.factorize(table[name], sort=True)
+        # Renumbered after every column: the product of all levels need not fit an integer.
+        levels_found, code = np.unique(code * len(levels) + own, return_inverse=True)
+        count = len(levels_found)
+    return code, count
+
+
 def _check_one_run(table: pd.DataFrame, what: str) -> None:
     """Rows of several runs must not be pooled: their profile, or the expert's own values, would differ."""
     if "profile" in table.columns and table["profile"].nunique(dropna=False) > 1:
         raise ValueError(f"the {what} mixes the profiles {', '.join(map(str, table['profile'].unique()))}")
+    image, images = pd.factorize(table["patient_id"])
     for measure, difference in DIFFERENCE_OF.items():
         if {measure, difference} <= set(table.columns):
-            expert = (table[measure] - table[difference]).groupby(table["patient_id"])
-            spread = expert.max() - expert.min()
-            if (spread > 1e-6 * expert.max().abs().clip(lower=1.0)).any():
-                image = spread.idxmax()
+            expert = (table[measure] - table[difference]).to_numpy(dtype=np.float64)
+            lowest, highest = np.full(len(images), np.inf), np.full(len(images), -np.inf)
+            np.fmin.at(lowest, image, expert)
+            np.fmax.at(highest, image, expert)
+            apart = highest - lowest > 1e-6 * np.maximum(np.abs(highest), 1.0)
+            if apart.any():
                 raise ValueError(
-                    f"the {what} mixes runs: the expert's {MEASURES[measure]} of {image} is not the same in all rows"
+                    f"the {what} mixes runs: the expert's {MEASURES[measure]} of {images[apart.argmax()]} is not the "
+                    "same in all rows"
                 )
 
 
@@ -72,8 +88,9 @@ def check_scores(scores: pd.DataFrame, metric: str) -> None:
     Raises
     ------
     ValueError
-        For an unknown metric, a missing column, an infinite value, no rows, rows given twice, or rows of several runs
-        (of different profiles, or with different experts' values for one image).
+        For an unknown metric, a missing column, an infinite value, no rows, rows that do not say which model or image
+        they are of, rows given twice, or rows of several runs (of different profiles, or with different experts'
+        values for one image).
     """
     check_metric(metric)
     _check_columns(scores, [*CELL_KEYS, *MODEL_KEYS, "patient_id", metric, "failure"], "score table")
@@ -81,8 +98,13 @@ def check_scores(scores: pd.DataFrame, metric: str) -> None:
         raise ValueError("the score table has no rows")
     if np.isinf(scores[metric].to_numpy(dtype=np.float64)).any():
         raise ValueError(f"the score table holds infinite values of {metric}")
-    twice = scores.duplicated([*CELL_KEYS, *MODEL_KEYS, "patient_id"])
-    if twice.any():
+    keys = [*CELL_KEYS, *MODEL_KEYS, "patient_id"]
+    unknown = [name for name in keys if scores[name].isna().any()]
+    if unknown:
+        raise ValueError(f"the score table has rows without {', '.join(unknown)}")
+    code, count = _codes(scores, keys)
+    if count < len(scores):
+        twice = pd.Series(code).duplicated().to_numpy()
         row = scores[twice].iloc[0]
         raise ValueError(
             f"the score table holds {int(twice.sum())} rows twice, the first for {row['source_task']} "
@@ -102,14 +124,6 @@ def check_observers(observers: pd.DataFrame, metric: str) -> None:
     _check_one_run(observers, "observer table")
 
 
-def cells(scores: pd.DataFrame) -> list[tuple[tuple[str, int], pd.DataFrame]]:
-    """Cells of source task and training-set size, in order of appearance and of size."""
-    tasks = list(dict.fromkeys(scores["source_task"]))
-    groups = dict(list(scores.groupby(CELL_KEYS, sort=False)))
-    sizes = sorted(scores["n_train"].unique())
-    return [((task, int(n)), groups[task, n]) for task in tasks for n in sizes if (task, n) in groups]
-
-
 def runaway(scores: pd.DataFrame) -> pd.Series:
     """Which predictions have left the muscle: see `RUNAWAY_DTA_CM` and `RUNAWAY_AREA_FACTOR`."""
     found = pd.Series(False, index=scores.index)
@@ -118,64 +132,119 @@ def runaway(scores: pd.DataFrame) -> pd.Series:
     if {"sma_cm2", "sma_difference_cm2"} <= set(scores.columns):
         ratio = scores["sma_cm2"] / (scores["sma_cm2"] - scores["sma_difference_cm2"])
         found |= (ratio > RUNAWAY_AREA_FACTOR) | ((ratio > 0) & (ratio < 1 / RUNAWAY_AREA_FACTOR))
-    return found & (scores["failure"] != "empty")
+    return found & (scores["failure"].fillna("") != "empty")
 
 
-def failure_counts(cell: pd.DataFrame) -> dict[str, int]:
-    """How many predictions of a cell failed: `failures` in all, of these `empty` and `runaway`.
+def _means(values: np.ndarray, code: np.ndarray, count: int) -> np.ndarray:
+    """Mean of the known values of each code, leaving out codes that have none."""
+    known = ~np.isnan(values)
+    number = np.bincount(code[known], minlength=count)
+    total = np.bincount(code[known], values[known], minlength=count)
+    return total[number > 0] / number[number > 0]
 
-    An empty prediction has no distance and no density. A runaway one has every measure and stays in every mean.
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of the models of a source task and training-set size, as arrays in the table's order.
+
+    Attributes
+    ----------
+    source_task : str
+    n_train : int
+    value : ndarray, (rows,)
+        As it enters a mean; NaN where a failed prediction has none.
+    model, image : ndarray, (rows,) int
+        Which model of the cell, by fold, subset and repeat, and which image of the table, by name.
+    n_models, n_images : int
+        Models of the cell, images of the table.
+    counts : dict of str to int
+        How many predictions of the cell failed: `failures` in all, of these `empty` and `runaway`. An empty prediction
+        has no distance and no density. A runaway one has every measure and stays in every mean.
     """
-    away = int(runaway(cell).sum())
-    failed = int(((cell["failure"] != "") | runaway(cell)).sum())
-    return {"failures": failed, "empty": int((cell["failure"] == "empty").sum()), "runaway": away}
+
+    source_task: str
+    n_train: int
+    value: np.ndarray
+    model: np.ndarray
+    image: np.ndarray
+    n_models: int
+    n_images: int
+    counts: dict[str, int]
+
+    def values(self, unit: Unit = "prediction") -> np.ndarray:
+        """One value a prediction, an image (mean over models) or a model (mean over images); NaN left out."""
+        check_choice("unit", unit, UNITS)
+        if unit == "image_mean":
+            return _means(self.value, self.image, self.n_images)
+        if unit == "model_mean":
+            return _means(self.value, self.model, self.n_models)
+        return self.value[~np.isnan(self.value)]
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The values as (models, images); NaN where there is none."""
+        table = np.full((self.n_models, self.n_images), np.nan)
+        table[self.model, self.image] = self.value
+        return table
+
+    @property
+    def note(self) -> str:
+        """What the reader of a row must know of its failures."""
+        missing = int(np.isnan(self.value).sum())
+        return f"{missing} failed predictions left out" if missing else ""
 
 
-def model_count(cell: pd.DataFrame) -> int:
-    """Number of models in a cell."""
-    return len(cell[MODEL_KEYS].drop_duplicates())
+def filled_values(scores: pd.DataFrame, metric: str, failures: Failures) -> np.ndarray:
+    """A metric's values as they enter a mean: see `cells`."""
+    check_choice("failures", failures, FAILURES)
+    values = scores[metric].to_numpy(dtype=np.float64)
+    if failures == "leave_out" or metric != "rms_dta_cm":
+        return values
+    image, images = _codes(scores, ["patient_id"])
+    worst = np.full(images, np.nan)
+    np.fmax.at(worst, image, values)
+    worst[np.isnan(worst)] = np.nanmax(values) if not np.isnan(values).all() else np.nan
+    return np.where(np.isnan(values), worst[image], values)
 
 
-def fill_failures(scores: pd.DataFrame, metric: str, failures: Failures) -> pd.DataFrame:
-    """Give failed predictions the value with which they enter a mean.
+def cells(scores: pd.DataFrame, metric: str, failures: Failures = "leave_out") -> list[Cell]:
+    """Cells of source task and training-set size, in order of appearance and of size.
 
     Parameters
     ----------
     scores : DataFrame
+        That `check_scores` has let pass.
     metric : str
     failures : {"leave_out", "worst"}
-        `"leave_out"`: a prediction without a value stays NaN, is left out of the mean, and is counted. `"worst"`: an
-        empty prediction counts as far off as the worst outline that any model of the table drew of the same image.
-        Dice and area exist for every prediction (an empty one scores 0), and no density is the worst: those columns
-        are returned as they are.
+        How failed predictions enter a mean. `"leave_out"`: a prediction without a value stays NaN, is left out of the
+        mean, and is counted. `"worst"`: an empty prediction counts as far off as the worst outline that any model of
+        the table drew of the same image. Dice and area exist for every prediction (an empty one scores 0), and no
+        density is the worst: those are as they are.
     """
-    check_choice("failures", failures, FAILURES)
-    if failures == "leave_out" or metric != "rms_dta_cm":
-        return scores
-    worst = scores.groupby("patient_id")[metric].transform("max").fillna(scores[metric].max())
-    return scores.assign(**{metric: scores[metric].fillna(worst)})
-
-
-def values_by_unit(cell: pd.DataFrame, metric: str, unit: Unit) -> np.ndarray:
-    """A cell's values, one a prediction, an image (mean over models) or a model (mean over images); NaN left out."""
-    check_choice("unit", unit, UNITS)
-    if unit == "prediction":
-        values = cell[metric]
-    else:
-        values = cell.groupby("patient_id" if unit == "image_mean" else MODEL_KEYS)[metric].mean()
-    values = values.to_numpy(dtype=np.float64)
-    return values[~np.isnan(values)]
-
-
-def failure_note(cell: pd.DataFrame, metric: str) -> str:
-    """What the reader of a row must know of its failures."""
-    missing = int(cell[metric].isna().sum())
-    return f"{missing} failed predictions left out" if missing else ""
-
-
-def as_matrix(cell: pd.DataFrame, metric: str, images: Sequence[str]) -> np.ndarray:
-    """A cell as (models, images); NaN where there is no value."""
-    return cell.pivot(index=MODEL_KEYS, columns="patient_id", values=metric).reindex(columns=images).to_numpy(float)
+    image, n_images = _codes(scores, ["patient_id"])
+    model, _ = _codes(scores, MODEL_KEYS)
+    task, tasks = pd.factorize(scores["source_task"])
+    size, sizes = pd.factorize(scores["n_train"], sort=True)
+    value = filled_values(scores, metric, failures)
+    # A table read from a CSV file has NaN where there is no failure.
+    failure = scores["failure"].fillna("")
+    empty = (failure == "empty").to_numpy(dtype=bool)
+    away = runaway(scores).to_numpy(dtype=bool)
+    failed = away | (failure != "").to_numpy(dtype=bool)
+    place = task * len(sizes) + size
+    order = np.argsort(place, kind="stable")
+    found = []
+    for rows in np.split(order, np.flatnonzero(np.diff(place[order])) + 1):
+        models, own = np.unique(model[rows], return_inverse=True)
+        counts = {
+            "failures": int(failed[rows].sum()),
+            "empty": int(empty[rows].sum()),
+            "runaway": int(away[rows].sum()),
+        }
+        first = rows[0]
+        where = str(tasks[task[first]]), int(sizes[size[first]])
+        found.append(Cell(*where, value[rows], own, image[rows], len(models), n_images, counts))
+    return found
 
 
 def observers_as_matrix(observers: pd.DataFrame, metric: str, images: Sequence[str]) -> np.ndarray:

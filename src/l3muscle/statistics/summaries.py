@@ -11,9 +11,6 @@ from l3muscle.statistics.score_table import (
     cells,
     check_metric,
     check_scores,
-    failure_counts,
-    fill_failures,
-    model_count,
 )
 
 
@@ -31,7 +28,7 @@ def learning_curve_table(
     level : float
         Of the interval.
     failures : {"leave_out", "worst"}
-        How an empty prediction enters the RMS-DTA: see `fill_failures`. Either way it is counted.
+        How an empty prediction enters the RMS-DTA: see `score_table.cells`. Either way it is counted.
 
     Returns
     -------
@@ -40,26 +37,25 @@ def learning_curve_table(
         when empty predictions count as the worst of their image).
     """
     check_scores(scores, metric)
-    filled, worst = fill_failures(scores, metric, failures), fill_failures(scores, metric, "worst")
     rows = []
-    for (task, n_train), cell in cells(filled):
-        values = cell[metric].dropna().to_numpy(dtype=np.float64)
+    for cell, worst in zip(cells(scores, metric, failures), cells(scores, metric, "worst"), strict=True):
+        values, with_failures = cell.values(), worst.values()
         mean = values.mean() if values.size else np.nan
         half = np.nan
         if values.size >= 2:
             half = stats.t.ppf((1 + level) / 2, values.size - 1) * stats.sem(values)
         rows.append(
             {
-                "source_task": task,
-                "n_train": n_train,
-                "n_models": model_count(cell),
+                "source_task": cell.source_task,
+                "n_train": cell.n_train,
+                "n_models": cell.n_models,
                 "n": values.size,
-                **failure_counts(cell),
+                **cell.counts,
                 "mean": mean,
                 "low": mean - half,
                 "high": mean + half,
                 "sd": values.std(ddof=1) if values.size >= 2 else np.nan,
-                "mean_with_failures": worst.loc[cell.index, metric].mean(),
+                "mean_with_failures": with_failures.mean() if with_failures.size else np.nan,
             }
         )
     return pd.DataFrame(rows)
@@ -73,11 +69,14 @@ class ObserverBand:
     standard_error: float
 
 
-def observer_band(observer_scores: pd.DataFrame, metric: str = "dice") -> ObserverBand:
+def observer_band(observer_scores: pd.DataFrame, metric: str = "dice") -> ObserverBand | None:
     """Mean and standard error of a metric over the test images, each image's observers averaged first (Section 2.4).
 
-    Averaging first keeps an image with four observers from weighing less than one with five.
+    Averaging first keeps an image with four observers from weighing less than one with five. None for an empty table:
+    a cohort of one's own need not have observers.
     """
     check_metric(metric)
+    if observer_scores.empty:
+        return None
     per_image = observer_scores.groupby("patient_id")[metric].mean()
     return ObserverBand(float(per_image.mean()), float(stats.sem(per_image, nan_policy="omit")))
