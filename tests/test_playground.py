@@ -108,6 +108,8 @@ def test_a_stopped_training_is_scored_with_its_best_weights(ground, usual):
 def test_what_cannot_be_trained_is_refused_before_it_is(ground, usual, changes, message):
     with pytest.raises(PlaygroundError, match=message):
         ground.train(usual.model_copy(update=changes), on_step=lambda step: pytest.fail("trained"))
+    with pytest.raises(PlaygroundError, match=message):
+        Panel(ground, usual.model_copy(update=changes))
 
 
 def test_only_a_test_slice_can_be_watched(ground):

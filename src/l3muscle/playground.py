@@ -60,9 +60,9 @@ class Choice(Settings):
     source_task: SourceTask = "segmentation"
     n_train: Positive = 10  # annotated slices
     fold: Annotated[int, Field(ge=0)] = 0  # which part of the patients validates
-    seed: Annotated[int, Field(ge=0)] = 0  # of the order of slices and of their augmentation
-    bce_weight: Annotated[float, Field(ge=0)] = 1.0
-    dice_weight: Annotated[float, Field(ge=0)] = 1.0
+    seed: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # of the order of slices and of their augmentation
+    bce_weight: Annotated[float, Field(ge=0, le=10)] = 1.0
+    dice_weight: Annotated[float, Field(ge=0, le=10)] = 1.0
     augmentation: Annotated[float, Field(ge=0, le=STRONGEST)] = 1.0  # 0 for none, 1 for the profile's
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.01
     steps: Annotated[int, Field(ge=2, le=2_000)] = 160
@@ -310,7 +310,8 @@ class Playground:
         artefact = train_source(profile, source_task, self.study.prepared)
         return dict(artefact.weights["weights"]), f"{artefact.record['kind']}, learned here in {steps} steps"
 
-    def _check(self, choice: Choice) -> None:
+    def check(self, choice: Choice) -> None:
+        """Raise a `PlaygroundError` for a choice that this cohort does not allow, or that leaves nothing to learn."""
         if choice.n_train > self.largest:
             raise PlaygroundError(
                 f"n_train = {choice.n_train} does not fit: this cohort leaves {self.largest} slices to train on"
@@ -368,7 +369,7 @@ class Playground:
         TrainingError
             If the loss is not finite before the first validation.
         """
-        self._check(choice)
+        self.check(choice)
         prepared, splits = self.study.prepared, self.study.splits
         settings = self.profile.training
         device = runtime.begin_training(threads=self.profile.threads_per_worker, deterministic=settings.deterministic)

@@ -134,9 +134,15 @@ class Panel(widgets.VBox):
     playground : Playground
     choice : Choice
         What the controls show at first.
+
+    Raises
+    ------
+    PlaygroundError
+        If the choice is none that can be trained: the controls would quietly show another.
     """
 
     def __init__(self, playground: Playground, choice: Choice) -> None:
+        playground.check(choice)
         self.playground = playground
         self.runs: list[Run] = []
         self._stop = threading.Event()
