@@ -1,5 +1,6 @@
 """Notebooks: refused before anything runs, or executed from their parameters alone."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -192,6 +193,18 @@ def test_every_figure_has_a_caption_a_name_and_alternative_text(path):
         if "figures." in cell.source.replace("from l3muscle import figures", "") and cell.cell_type == "code":
             figure = cell.metadata["mystnb"]["figure"]
             assert figure["caption"] and figure["name"].startswith("fig-") and cell.metadata["mystnb"]["image"]["alt"]
+
+
+# Drawn from a seed or shown as they are: there is no number behind them.
+PICTURES = {"fig-augmentation", "fig-fractals", "fig-scenes", "fig-randomised", "fig-reconstruction", "fig-puzzles"}
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_every_figure_offers_the_values_behind_it(path):
+    cells = nbformat.read(path, as_version=4).cells
+    shown = {cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in cells} - {None}
+    offered = {name for cell in cells for name in re.findall(r'data_link\(.+?, "(fig-[\w-]+)"\)', cell.source)}
+    assert shown - offered <= PICTURES and offered <= shown
 
 
 def test_a_cell_that_fails_is_named_and_nothing_is_left(project, finished, runs):
