@@ -161,7 +161,7 @@ def accuracy_at_budget(scores: pd.DataFrame) -> Figure:
     if scores.empty:
         return not_run("this comparison")
     sides = list(dict.fromkeys(scores["side"]))
-    own = scores.assign(n=scores["case"].str.extract(r"(\d+)", expand=False).astype(int))
+    own = scores.assign(n=scores["case"].str.removeprefix("n = ").astype(int))
     sizes = sorted(own["n"].unique())
     with style():
         figure, [[axes]] = new_figure(3.8)
