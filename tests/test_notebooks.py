@@ -172,3 +172,14 @@ def test_a_missing_template_and_a_missing_toc_are_one_sentence(project):
     (project / "_toc.yml").unlink()
     with pytest.raises(NotebookError, match="run this in the project's top folder"):
         check_notebooks()
+
+
+def test_only_pictures_that_no_page_shows_are_removed(tmp_path):
+    (tmp_path / "_images").mkdir()
+    (tmp_path / "book").mkdir()
+    for name in ("shown.svg", "shown.dark.svg", "old.svg"):
+        (tmp_path / "_images" / name).write_text("<svg/>")
+    page = '<img src="../_images/shown.svg"><img src="../_images/shown.dark.svg">'
+    (tmp_path / "book" / "page.html").write_text(page, encoding="utf-8")
+    notebooks.remove_unshown_pictures(tmp_path)
+    assert {path.name for path in (tmp_path / "_images").iterdir()} == {"shown.svg", "shown.dark.svg"}

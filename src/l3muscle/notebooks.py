@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +27,7 @@ TEMPLATES = Path("notebooks")
 EXECUTED = Path("book/executed")
 NARROW = EXECUTED / "narrow"  # drawings for narrow screens, by the names of the figures that they stand for
 CELL_TIMEOUT_S = 600
+_PICTURE = re.compile(r"""_images/([^"'?#]+)""")
 _LABEL = re.compile(r"^:name: (\S+)$", re.MULTILINE)
 
 
@@ -254,6 +254,20 @@ def execute_notebooks(
     return paths
 
 
+def remove_unshown_pictures(html: Path) -> None:
+    """Remove the pictures of earlier builds: Sphinx adds what a page that it writes shows, and removes nothing.
+
+    Parameters
+    ----------
+    html : Path
+        Folder of the built pages.
+    """
+    shown = {name for page in html.rglob("*.html") for name in _PICTURE.findall(page.read_text(encoding="utf-8"))}
+    for path in html.glob("_images/*"):
+        if path.name not in shown:
+            path.unlink()
+
+
 def build_book(*, say: Callable[[str], None] = print) -> Path:
     """Build the HTML book from the executed notebooks; warnings are errors.
 
@@ -270,12 +284,11 @@ def build_book(*, say: Callable[[str], None] = print) -> Path:
     start = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", start, "build", ".", "--path-output", "book", "-W", "-n", "--keep-going"]
     say("building the pages")
-    # Sphinx adds pictures and removes none; those of earlier runs would stay in the site for ever.
-    shutil.rmtree(Path("book/_build/html/_images"), ignore_errors=True)
     outcome = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     )
     if outcome.returncode:
         tail = "\n".join((outcome.stdout + outcome.stderr).strip().splitlines()[-40:])
         raise NotebookError(f"jupyter-book found faults:\n{tail}")
+    remove_unshown_pictures(Path("book/_build/html"))
     return Path("book/_build/html/index.html")
