@@ -150,17 +150,6 @@ def test_what_reads_the_other_chapters_says_so():
     assert readers and readers == {path.stem for path in TEMPLATES if notebooks._reads_chapters(path)}
 
 
-def test_only_pictures_that_a_page_shows_stay_in_the_site(tmp_path):
-    (tmp_path / "_images").mkdir()
-    for name in ("a1.svg", "b-2.png", "old.svg"):
-        (tmp_path / "_images" / name).write_text("")
-    (tmp_path / "chapter").mkdir()
-    (tmp_path / "index.html").write_text('<img src="_images/a1.svg">')
-    (tmp_path / "chapter" / "one.html").write_text('<source srcset="../_images/b-2.png 2x">')
-    notebooks._remove_unshown_pictures(tmp_path)
-    assert sorted(path.name for path in (tmp_path / "_images").iterdir()) == ["a1.svg", "b-2.png"]
-
-
 FIGURE = """
 from l3muscle import figures
 import pandas as pd
@@ -227,3 +216,14 @@ def test_a_missing_template_and_a_missing_toc_are_one_sentence(project):
     (project / "_toc.yml").unlink()
     with pytest.raises(NotebookError, match="run this in the project's top folder"):
         check_notebooks()
+
+
+def test_only_pictures_that_no_page_shows_are_removed(tmp_path):
+    (tmp_path / "_images").mkdir()
+    (tmp_path / "book").mkdir()
+    for name in ("shown.svg", "shown.dark.svg", "old.svg"):
+        (tmp_path / "_images" / name).write_text("<svg/>")
+    page = '<img src="../_images/shown.svg"><img src="../_images/shown.dark.svg">'
+    (tmp_path / "book" / "page.html").write_text(page, encoding="utf-8")
+    notebooks.remove_unshown_pictures(tmp_path)
+    assert {path.name for path in (tmp_path / "_images").iterdir()} == {"shown.svg", "shown.dark.svg"}

@@ -251,7 +251,10 @@ def _with_interval(values: pd.Series) -> str:
 def cells_from_scores(run: Path) -> dict[tuple[str, str, str], str]:
     """What cells of tables must say, worked out from the stored files alone: (table, row, column) and text."""
     scores = pd.concat(map(pd.read_parquet, sorted(run.glob("experiments/*/scores.parquet"))))
-    curves = pd.concat(map(pd.read_parquet, sorted(run.glob("experiments/*/curve.parquet"))))
+    curves = pd.concat(
+        pd.read_parquet(path).assign(**json.loads((path.parent / "record.json").read_text("utf-8"))["experiment"])
+        for path in sorted(run.glob("experiments/*/curve.parquet"))
+    )
     observers = pd.concat(map(pd.read_parquet, run.glob("observers/*/scores.parquet")))
     cells = {}
     for (task, n), cell in scores.groupby(["source_task", "n_train"]):

@@ -29,7 +29,7 @@ EXECUTED = Path("book/executed")
 SITE = Path("book/_build/html")
 NARROW = EXECUTED / "narrow"  # drawings for narrow screens, by the names of the figures that they stand for
 CELL_TIMEOUT_S = 600
-_PICTURE = re.compile(r"_images/([\w.-]+)")
+_PICTURE = re.compile(r"""_images/([^"'?#]+)""")
 _LABEL = re.compile(r"^:name: (\S+)$", re.MULTILINE)
 
 
@@ -280,12 +280,16 @@ def execute_notebooks(
     return paths
 
 
-def _remove_unshown_pictures(site: Path) -> None:
-    """Remove what earlier builds left in the site: Sphinx adds pictures and takes none away."""
-    shown: set[str] = set()
-    for page in site.rglob("*.html"):
-        shown.update(_PICTURE.findall(page.read_text(encoding="utf-8")))
-    for path in (site / "_images").glob("*"):
+def remove_unshown_pictures(html: Path) -> None:
+    """Remove the pictures of earlier builds: Sphinx adds what a page that it writes shows, and removes nothing.
+
+    Parameters
+    ----------
+    html : Path
+        Folder of the built pages.
+    """
+    shown = {name for page in html.rglob("*.html") for name in _PICTURE.findall(page.read_text(encoding="utf-8"))}
+    for path in html.glob("_images/*"):
         if path.name not in shown:
             path.unlink()
 
@@ -312,5 +316,5 @@ def build_book(*, say: Callable[[str], None] = print) -> Path:
     if outcome.returncode:
         tail = "\n".join((outcome.stdout + outcome.stderr).strip().splitlines()[-40:])
         raise NotebookError(f"jupyter-book found faults:\n{tail}")
-    _remove_unshown_pictures(SITE)
+    remove_unshown_pictures(SITE)
     return SITE / "index.html"
