@@ -247,8 +247,14 @@ def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
     # On a phone, at a size at which its letters can be read.
     _make_narrow(figure)
     figure.savefig(folder / "summary.narrow.svg", metadata={"Date": None})
-    curve, tests = learning_curve_table(scores, "dice"), dunnett_table(scores, observers, "dice")
+    curve = learning_curve_table(scores, "dice")
+    if band is None:
+        tests = pd.DataFrame(columns=["source_task", "n_train", "verdict"])
+    else:
+        tests = dunnett_table(scores, observers, "dice")
     answer = answer_table(tests, curve, labels)
+    sentence = no_observers_box("This run's answer") if band is None else answer_sentence(answer)
+    compared = "" if band is None else f" The observers' mean is {band.mean:.3f}."
     write_tables(
         folder,
         shown={"tab-front": answer},
@@ -267,15 +273,15 @@ def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
     text = f"""\
 {run_strip(results)}
 {missing}
-{answer_sentence(answer)} The paper's answer, on patients, stands beside it in {{numref}}`tab-front`.
+{sentence} The paper's answer, on patients, stands beside it in {{numref}}`tab-front`.
 
 ```{{figure}} /{folder.as_posix()}/summary.svg
 :name: fig-front
 :alt: Mean Dice against training-set size for each source task, with the observers' mean as a band.
 
 Mean Dice of the predicted outlines on the held-out test slices, with 95 % intervals, against the number of annotated
-slices that each model was fine-tuned on. The observers' mean is {band.mean:.3f}. Values appear under the pointer and
-with the arrow keys; a click or Enter shows the outlines behind a point.
+slices that each model was fine-tuned on.{compared} Values appear under the pointer and with the arrow keys; a click or
+Enter shows the outlines behind a point.
 ```
 
 {front_table}
