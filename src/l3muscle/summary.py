@@ -263,8 +263,14 @@ def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
     (folder / "steps").mkdir(exist_ok=True)
     for name, drawing in step_pictures(results).items():
         drawing.savefig(folder / "steps" / f"{name}.png", dpi=PICTURE_DPI, facecolor=drawing.get_facecolor())
-    curve, tests = learning_curve_table(scores, "dice"), dunnett_table(scores, observers, "dice")
+    curve = learning_curve_table(scores, "dice")
+    if band is None:
+        tests = pd.DataFrame(columns=["source_task", "n_train", "verdict"])
+    else:
+        tests = dunnett_table(scores, observers, "dice")
     answer = answer_table(tests, curve, labels)
+    sentence = no_observers_box("This run's answer") if band is None else answer_sentence(answer)
+    compared = "" if band is None else f" The observers' mean is {band.mean:.3f}."
     write_tables(
         folder,
         shown={"tab-front": answer},
@@ -283,7 +289,7 @@ def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
     text = f"""\
 {run_strip(results)}
 {missing}
-{answer_sentence(answer)} The paper's answer, on patients, stands beside it in {{numref}}`tab-front`.
+{sentence} The paper's answer, on patients, stands beside it in {{numref}}`tab-front`.
 {rise_sentence(curve, labels)} {{doc}}`The method <method>` says where this edition departs from the paper.
 
 ```{{figure}} /{folder.as_posix()}/summary.svg
@@ -291,16 +297,17 @@ def write_summary(results: StudyResults, folder: Path = EXECUTED) -> Path:
 :alt: Mean Dice against training-set size for each source task, with the observers' mean as a band. {figure.said}
 
 Mean Dice of the predicted outlines on the held-out test slices, with 95 % intervals, against the number of annotated
-slices that each model was fine-tuned on. The observers' mean is {band.mean:.3f}. Values appear under the pointer and
-with the arrow keys; a click or Enter shows the outlines behind a point.
+slices that each model was fine-tuned on.{compared} Values appear under the pointer and with the arrow keys; a click or
+Enter shows the outlines behind a point.
 ```
 
 {front_table}
 Every table of this book, and every score behind it: {{download}}`tables.zip </{folder.as_posix()}/tables.zip>`.
 """
     whose = "Its images are of phantoms, not of patients" if results.plan["phantom"] else "Its cohort is its owner's"
+    brief = "This run has no observers to compare with." if band is None else answer_sentence(answer)
     (folder / "answer.md").write_text(
-        f"{answer_sentence(answer)} {whose}; {{numref}}`tab-front` sets it beside the paper.\n", encoding="utf-8"
+        f"{brief} {whose}; {{numref}}`tab-front` sets it beside the paper.\n", encoding="utf-8"
     )
     (folder / "notice.md").write_text(cohort_notice(results), encoding="utf-8")
     about = {"profile": results.profile.name, "phantom": results.plan["phantom"], "results": results_id(results)}
