@@ -144,10 +144,14 @@ def _resealed(name: str, read: Callable[[Store], object]) -> Callable[[Path], ob
     def reader(folder: Path) -> object:
         store = Store(folder / "run")
         place = store.folder("experiments", "abc")
-        record = json.loads((place / "record.json").read_text(encoding="utf-8"))
+        sound = (place / "record.json").read_text(encoding="utf-8")
+        record = json.loads(sound)
         record["sha256"][name] = file_sha256(place / name)
         (place / "record.json").write_text(json.dumps(sealed("experiments/abc", record)), encoding="utf-8")
-        return read(store)
+        try:
+            return read(store)
+        finally:
+            (place / "record.json").write_text(sound, encoding="utf-8")
 
     return reader
 

@@ -1,9 +1,10 @@
 """A study with every phase, small enough to be run a hundred times: what `soak_kills.py` and `soak_damage.py` run.
 
-Run as a program it forks an `l3muscle` for every order that comes in, a line each, and answers with its process number
-and its exit status: nine seconds of importing are spent once. Such an `l3muscle` notes in the file `$STUDY_NOTES` what
-it is just doing, a line each, and keeps the state of a training at every validation, as if there were minutes between
-two. Worker processes are started by importing this file again, so they do the same.
+Run as a program it forks an `l3muscle` for every order that comes in, or several at once for a list of them, and
+answers with their process numbers and then with their exit statuses: nine seconds of importing are spent once. Such an
+`l3muscle` notes in the file `$STUDY_NOTES` what it is just doing, a line each, and keeps the state of a training at
+every validation, as if there were minutes between two. Worker processes are started by importing this file again, so
+they do the same.
 """
 
 import json
@@ -166,11 +167,15 @@ def _run(order: dict[str, Any]) -> None:
 
 def _serve() -> None:
     for line in sys.stdin:
-        child = os.fork()
-        if not child:
-            _run(json.loads(line))
-        print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        orders, children = json.loads(line), []
+        for order in orders if isinstance(orders, list) else [orders]:
+            child = os.fork()
+            if not child:
+                _run(order)
+            children.append(child)
+            print(child, flush=True)
+        for child in children:
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ A small study with all phases (`small_study.py`) is run by `l3muscle study run`:
 for the others with two workers. Each kill takes the whole process group, at a random moment of a phase chosen
 beforehand; then the same command is given again. After each kill everything that was reported as stored is still there
 and sound, and of what was begun no more is lost than was in progress. At the end all is compared, bit for bit, with a
-run that nobody disturbed, and nothing half-made may be left over. The outcome has a row a phase and number of workers.
+run that nobody disturbed, and nothing half-made may be left over. Then the same study is run by two processes at once,
+from the phantom on, and compared in the same way. The outcome has a row a phase and number of workers.
 """
 
 import argparse
@@ -37,7 +38,7 @@ PHASES = ("start", "phantom", "plan", "source", "experiment", "state", "store", 
 A_LIFE = {"start": 1, "phantom": 3, "plan": 2, "source": 4, "experiment": 6, "state": 4, "store": 3, "publication": 2}
 ALL_ALONG = ("start", "plan", "experiment", "state", "store")
 MOST_LIVES = 12
-POLL_S = 0.001
+POLL_S = 0.002
 LONGEST_S = 900
 
 
@@ -55,27 +56,38 @@ class Life:
         self.folder, self.workers, self.durations, self.rng, self.zygote = folder, workers, durations, rng, zygote
         self.profile = write_profile(folder)
         self.runs, self.notes = folder / "runs", folder / "notes"
-        self.seen = 0  # notes read
+        self.seen = 0  # bytes of the notes
         self.stored: set[str] = set()
         self.begun: set[str] = set()  # of the process group that runs now
         self.states: dict[str, int] = {}
         self.resumable: dict[str, int] = {}  # trainings that were killed with a state kept, and its step
         self.lost: list[int] = []
 
-    def start(self) -> int:
-        """Begin the study, or go on with it; returns the process group."""
-        self.begun.clear()
+    def order(self) -> dict:
+        """What the study is, for the process that forks it."""
         scratch = self.folder / "scratch"
         scratch.mkdir(exist_ok=True)
         arguments = ["study", "run", "--profile", self.profile, "--runs", self.runs, "--workers", self.workers]
-        order = {
+        return {
             "arguments": list(map(str, arguments)),
             "environment": {NOTES: str(self.notes), "TMPDIR": str(scratch), "OMP_NUM_THREADS": "1"},
             "said": str(self.folder / "said"),
         }
-        self.zygote.stdin.write(json.dumps(order) + "\n")
+
+    def start(self) -> int:
+        """Begin the study, or go on with it; returns the process group."""
+        self.begun.clear()
+        self.zygote.stdin.write(json.dumps(self.order()) + "\n")
         self.zygote.stdin.flush()
         return int(self.zygote.stdout.readline())
+
+    def run_twice_at_once(self) -> None:
+        """Let two processes run the study from its beginning to its end."""
+        self.zygote.stdin.write(json.dumps([self.order()] * 2) + "\n")
+        self.zygote.stdin.flush()
+        _, _, *codes = (int(self.zygote.stdout.readline()) for _ in range(4))
+        if any(codes):
+            raise Fault(f"two runs at once ended with statuses {codes}: {self.last_words()}")
 
     def status(self, wait_s: float) -> int | None:
         """Exit status of the run; None while it lasts."""
@@ -84,12 +96,14 @@ class Life:
 
     def read(self) -> list[tuple[float, str, str, str]]:
         """Notes since the last call: when, begin or end, phase, of what."""
-        if not self.notes.exists():
+        if not self.notes.exists() or self.notes.stat().st_size == self.seen:
             return []
-        lines = self.notes.read_bytes().split(b"\n")[:-1]
-        fresh = [json.loads(line) for line in lines[self.seen :]]
-        self.seen = len(lines)
-        found = []
+        with self.notes.open("rb") as notes:
+            notes.seek(self.seen)
+            new = notes.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self.seen += len(whole)
+        fresh, found = [json.loads(line) for line in whole.splitlines()], []
         for when, _, what, phase, subject in fresh:
             found.append((when, what, phase, subject))
             name = f"{phase}s/{subject}"
@@ -239,10 +253,7 @@ def campaign(
         life.finish()
         verdict = life.judge(reference)
         lives, resumed, most_lost = lives + 1, resumed + verdict["resumed"], max(most_lost, verdict["most lost"])
-    rows = [
-        {"workers": workers, "phase": phase, "kills": done[phase], "median_s": round(durations[phase], 4)}
-        for phase in PHASES
-    ]
+    rows = [{"workers": workers, "phase": phase, "kills": done[phase]} for phase in PHASES]
     about = {"workers": workers, "kills": done.total(), "studies": lives, "resumed": resumed, "most_lost": most_lost}
     return rows, about
 
@@ -250,6 +261,7 @@ def campaign(
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50, help="a quarter of them with two workers")
+    parser.add_argument("--together", type=int, default=3, help="studies that two processes run at once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=TOP / "results" / "soak" / "kills")
     options = parser.parse_args()
@@ -272,6 +284,11 @@ def main() -> int:
                 more, about = campaign(workers, kills, options.seed, Path(place), reference, durations, zygote)
                 rows += more
                 abouts.append(about)
+            for number in range(options.together):
+                life = Life(Path(place) / f"together-{number}", 1, {}, random.Random(0), zygote)
+                life.run_twice_at_once()
+                life.judge(reference)
+                print(f"two at once, {number + 1}: as one alone", flush=True)
         except Fault as error:
             print(f"FAULT: {error}")
             return 1
@@ -283,6 +300,7 @@ def main() -> int:
         "measured": datetime.now(UTC).date().isoformat(),
         "seed": options.seed,
         "kills": sum(about["kills"] for about in abouts),
+        "two at once": options.together,
         "faults": 0,
         "seconds": round(time.monotonic() - started),
         "runs": abouts,

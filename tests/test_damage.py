@@ -88,7 +88,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("how", ["flip", "delete", "directory"])
 def test_what_is_damaged_is_told_and_made_again_to_the_same_bits(copied, tiny, sound, how):
     spoilt = one_of_each(copied)
     for path in spoilt:
@@ -111,7 +111,7 @@ def test_what_is_damaged_is_told_and_made_again_to_the_same_bits(copied, tiny, s
     assert said == []
 
 
-@pytest.mark.parametrize("how", ["flip", "delete"])
+@pytest.mark.parametrize("how", ["flip", "truncate", "empty", "delete"])
 @pytest.mark.parametrize("name", ["plan.json", "splits.json", "failed.json", "model.safetensors", "record.json"])
 def test_no_reader_believes_a_damaged_file(copied, how, name):
     path = next(path for path in one_of_each(copied) if path.name == name)

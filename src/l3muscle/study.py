@@ -877,7 +877,7 @@ class StudyResults:
         if found != PLAN_FORMAT:
             raise StudyError(
                 f"{folder} was written by another version of L3 Muscle (its plan has format {found}, this version "
-                f"reads {PLAN_FORMAT}); move it away, or use the version that wrote it"
+                f"reads {PLAN_FORMAT}); {self._again(folder)}, or use the version that wrote it"
             )
         try:
             self.plan = unsealed(PLAN, plan)
