@@ -54,8 +54,8 @@ def shown_by(chapter: str, runs: Path) -> list[str]:
         for cell in nbformat.read(TOP / "notebooks" / f"{chapter}.ipynb", as_version=4).cells:
             source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
             if "parameters" in cell.metadata.get("tags", []):
-                source = f"profile, runs = 'smoke', {str(runs)!r}"
-            if cell.cell_type == "code" and "check_parameters()" not in source:
+                source += f"\nprofile, runs = 'smoke', {str(runs)!r}"
+            if cell.cell_type == "code" and "check_parameters(" not in source:
                 outcome = shell.run_cell(source)
                 outcome.raise_error()
                 if outcome.result is not None:
