@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import nbformat
@@ -163,8 +164,9 @@ def _execute(template: Path, parameters: dict[str, Any], fingerprint: str) -> No
             parameters=parameters,
             progress_bar=False,
             execution_timeout=CELL_TIMEOUT_S,
-            # The kernel listens on loopback only, with signed messages; it need not say so for every chapter.
-            extra_arguments=["--IPKernelApp.log_level=40"],
+            # The kernel listens on loopback only, with signed messages, and is interrupted when it is done: neither is
+            # worth a line for every chapter. What a cell raises comes back by itself.
+            extra_arguments=["--IPKernelApp.log_level=50"],
         )
     except PapermillExecutionError as error:
         raise NotebookError(f"{name} failed in cell {error.cell_index + 1}: {error.ename}: {error.evalue}") from None
@@ -255,12 +257,18 @@ def execute_notebooks(
     for template in templates:
         check_parameters(template, parameters)
 
+    speaking = Lock()
+
+    def say_of(template: Path, what: str) -> None:
+        with speaking:
+            say(f"{template.stem}: {what}")
+
     def bring_up_to_date(template: Path) -> None:
         fingerprint = _fingerprint(template, parameters, results)
         if _is_current(EXECUTED / template.name, fingerprint):
-            say(f"{template.stem}: up to date")
+            say_of(template, "up to date")
             return
-        say(f"{template.stem}: executing")
+        say_of(template, "executing")
         _execute(template, parameters, fingerprint)
 
     last = [template for template in templates if _reads_chapters(template)]
