@@ -65,7 +65,7 @@ def main() -> None:
     scores = scores[[Experiment(*place) in pairs for place in scores[axes].itertuples(index=False)]]
     seconds = sum(record["seconds"] for records, _ in found.values() for key, record in records.items() if key in pairs)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    scores.to_csv(arguments.out / "scores.csv", index=False, float_format="%.6g")
+    scores.to_csv(arguments.out / "scores.csv", index=False, float_format="%.10g")
     about = {
         "measured": date.today().isoformat(),
         "profile": arguments.profile,
