@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import ndimage
+from threadpoolctl import threadpool_limits
 
 from l3muscle.cohort import load_cohort, phantom
 from l3muscle.cohort.canvas import Curve, capsule, ellipse, smooth_max
@@ -36,6 +37,18 @@ def test_one_seed_is_one_patient_to_the_bit(slices):
     assert np.array_equal(again.compartments, slices[3].compartments)
     assert again.patient == slices[3].patient
     assert len({drawn.hu.tobytes() for drawn in slices}) == len(slices)
+
+
+def test_the_number_of_cores_does_not_change_a_bit():
+    drawn = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            patient = phantom_slice(3)
+            outline = outline_as_observer(
+                patient.mask, patient.compartments, patient.hu, patient.spacing, observer=2, rng=np.random.default_rng(0)
+            )
+            drawn.append((patient.hu.tobytes(), patient.mask.tobytes(), outline.tobytes()))
+    assert drawn[0] == drawn[1]
 
 
 @pytest.mark.parametrize("size", [64, 192, 512])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from threadpoolctl import threadpool_limits
 
 from l3muscle.cohort.canvas import smooth_field
 
@@ -80,6 +81,7 @@ def assign_observers(images: int) -> dict[int, tuple[int, ...]]:
     return assignment
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # see `phantom_slice`
 def outline_as_observer(
     mask: np.ndarray,
     compartments: np.ndarray,

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 
 import numpy as np
 from scipy import fft, ndimage
+from threadpoolctl import threadpool_limits
 
 from l3muscle.cohort.anatomy import COMPARTMENTS, Patient, Torso
 from l3muscle.cohort.canvas import AIR_HU, Canvas, smooth_field
@@ -28,7 +29,7 @@ FIELD_OF_VIEW_MM = (500.0, 600.0, 700.0)  # reconstruction diameters usual for t
 MUSCLE_COMPARTMENTS = COMPARTMENTS
 Setting = Literal["realistic", "randomised"]
 ABOUT = "phantom.json"
-GENERATOR_VERSION = 2  # goes up when the same seed no longer gives the same bits
+GENERATOR_VERSION = 3  # goes up when the same seed no longer gives the same bits
 CHUNK = 2  # patients that a process is given at a time
 
 
@@ -268,6 +269,8 @@ def _scan(hu: np.ndarray, pixel: float, scanner: Scanner, rng: np.random.Generat
     return image * scanner.gain + thickness * scanner.offset
 
 
+# More threads only wait for one another over matrices this small, and their number would change the last digits.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def phantom_slice(seed: int, *, size: int = 512, setting: Setting = "realistic") -> PhantomSlice:
     """Draw one patient at L3.
 
@@ -275,7 +278,7 @@ def phantom_slice(seed: int, *, size: int = 512, setting: Setting = "realistic")
     ----------
     seed : int
         Decides everything; the same seed gives the same bits (with the same versions of numpy and scipy on the same
-        kind of processor).
+        kind of processor), however many cores there are.
     size : int
         Pixels a side.
     setting : {"realistic", "randomised"}
