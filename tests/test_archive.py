@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from l3muscle.archive import ArchiveError, open_archive
+from l3muscle.archive import ArchiveError, open_archive, write_archive
 from l3muscle.runtime import provenance
+from l3muscle.statistics import dunnett_table
+from l3muscle.study import open_results
 
 TOP = Path(__file__).resolve().parents[1]
 
@@ -60,3 +63,30 @@ def test_everything_committed_can_be_opened(folder):
     found = open_archive(folder.name, TOP / "results")
     assert len(found.scores)
     assert found.about["provenance"]["uncommitted_changes"] is False
+
+
+def test_a_run_is_kept_with_what_its_tests_compare(finished, runs, tmp_path):
+    results = open_results("smoke", runs)
+    for _ in range(2):
+        place = write_archive(results, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["smoke"] and place == tmp_path / "smoke"
+    kept, scores = open_archive("smoke", tmp_path), results.scores()
+    assert kept.about["experiments"] == len(results.records) == kept.about["planned"]
+    assert kept.about["sources"]["random"] == "random"
+    keys = ["source_task", "n_train", "fold", "subset", "repeat", "patient_id"]
+    both = scores.merge(kept.scores, on=keys, suffixes=("", "_kept"), validate="one_to_one")
+    assert len(both) == len(scores) == len(kept.scores)
+    for measure in ("dice", "rms_dta_cm", "smd_difference_hu", "sma_difference_cm2"):
+        np.testing.assert_allclose(both[f"{measure}_kept"], both[measure], rtol=1e-5)
+    ours, theirs = (
+        dunnett_table(*tables, "dice")["p_value"]
+        for tables in ((scores, results.observer_scores()), (kept.scores, kept.observers))
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-6)
+
+
+def test_an_archive_that_cannot_be_written_is_one_sentence(finished, runs, tmp_path):
+    (tmp_path / "results").write_text("")
+    with pytest.raises(ArchiveError, match="cannot write"):
+        write_archive(open_results("smoke", runs), tmp_path / "results")
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]

@@ -170,6 +170,9 @@ def test_a_figure_leaves_a_drawing_for_narrow_screens_and_says_what_it_shows(pro
     assert set(cell.outputs[0].data) <= {"image/svg+xml", "image/png", "text/plain"}
     drawing = project / notebooks.NARROW / "fig-one.svg"
     assert drawing.read_text(encoding="utf-8").lstrip().startswith("<?xml")
+    drawing.unlink()
+    execute_notebooks(results, profile="smoke", runs=runs, say=quiet)
+    assert drawing.is_file()
     (drawing.parent / "fig-gone.svg").write_text("")
     change(project, code="from l3muscle import figures\nfigures.not_run('jigsaw')")
     execute_notebooks(results, profile="smoke", runs=runs, say=quiet)

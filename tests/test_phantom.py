@@ -43,10 +43,9 @@ def test_the_number_of_cores_does_not_change_a_bit():
     drawn = []
     for threads in (1, 2):
         with threadpool_limits(threads, user_api="blas"):
-            patient = phantom_slice(3)
-            outline = outline_as_observer(
-                patient.mask, patient.compartments, patient.hu, patient.spacing, observer=2, rng=np.random.default_rng(0)
-            )
+            patient, rng = phantom_slice(3), np.random.default_rng(0)
+            shown = patient.mask, patient.compartments, patient.hu, patient.spacing
+            outline = outline_as_observer(*shown, observer=2, rng=rng)
             drawn.append((patient.hu.tobytes(), patient.mask.tobytes(), outline.tobytes()))
     assert drawn[0] == drawn[1]
 

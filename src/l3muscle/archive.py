@@ -1,16 +1,21 @@
 """Results that were measured elsewhere, or take too long for every build, kept in `results/` with their provenance."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from l3muscle.errors import L3MuscleError
+from l3muscle.drafts import draft_of, remove
+from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.runtime import origin
+from l3muscle.study import Experiment, StudyResults
 
 ARCHIVE = Path("results")
+MEASURES = ("dice", "rms_dta_cm", "smd_difference_hu", "sma_difference_cm2")
+OBSERVERS = "observers.csv"
 
 
 class ArchiveError(L3MuscleError):
@@ -29,11 +34,14 @@ class Archived:
     about : dict
         The file `provenance.json`: `measured` (a date), `provenance` as `l3muscle.runtime.provenance` writes it, and
         whatever else belongs to the result.
+    observers : DataFrame or None
+        The table `observers.csv` of a study; None where there is none.
     """
 
     name: str
     scores: pd.DataFrame
     about: dict[str, Any]
+    observers: pd.DataFrame | None = None
 
     @property
     def strip(self) -> str:
@@ -62,10 +70,73 @@ def open_archive(name: str, archive: Path = ARCHIVE) -> Archived:
     folder = (above if not archive.is_dir() and above.is_dir() else archive) / name
     try:
         about = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-        archived = Archived(name, pd.read_csv(folder / "scores.csv"), about)
+        observers = pd.read_csv(folder / OBSERVERS) if (folder / OBSERVERS).exists() else None
+        # Where nothing failed the column is empty, and would be read as numbers.
+        scores = pd.read_csv(folder / "scores.csv", dtype={"failure": str})
+        archived = Archived(name, scores, about, observers)
         _ = archived.strip
     except FileNotFoundError as error:
         raise ArchiveError(f"there is no archived result {name!r} ({error.filename} is missing)") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArchiveError(f"the archived result {name!r} cannot be read: {error}") from None
     return archived
+
+
+def write_archive(results: StudyResults, archive: Path = ARCHIVE) -> Path:
+    """Keep the scores of a run, under the name of its profile, with where they come from.
+
+    Six digits of the measures that the paper's tests compare: of a model on a test image in `scores.csv`, of an
+    observer in `observers.csv`. An earlier archive of that name gives way.
+
+    Parameters
+    ----------
+    results : StudyResults
+    archive : Path
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    StudyError
+        If no experiment is finished.
+    ArchiveError
+        If it cannot be written.
+    """
+    scores, observers = results.scores(), results.observer_scores()
+    records = list(results.records.values())
+    sources = [record for task in results.plan["sources"] if (record := results.source_record(task)) is not None]
+    machines = [json.loads(text) for text in dict.fromkeys(json.dumps(record["provenance"]) for record in records)]
+    about = {
+        "measured": date.today().isoformat(),
+        "profile": results.profile.model_dump(mode="json"),
+        "sources": {task: results.source_kind(task) for task in results.profile.grid.source_tasks},
+        "phantom": results.plan["phantom"],
+        "patients": results.plan["patients"],
+        "experiments": len(records),
+        "planned": results.planned(),
+        "seconds_of_one_worker": round(sum(record["seconds"] for record in records), 1),
+        "source_seconds_of_one_worker": round(sum(record.get("seconds", 0.0) for record in sources), 1),
+        "provenance": machines[0],
+        "other_machines": machines[1:],
+    }
+    axes = [field.name for field in fields(Experiment)]
+    scores = scores[[*axes, "patient_id", *MEASURES, "failure"]].sort_values([*axes, "patient_id"])
+    place = archive / results.profile.name
+    draft = draft_of(place)
+    try:
+        draft.mkdir(parents=True)
+        scores.to_csv(draft / "scores.csv", index=False, float_format="%.6g")
+        if not observers.empty:
+            kept = observers[["observer", "patient_id", *MEASURES]]
+            kept.to_csv(draft / OBSERVERS, index=False, float_format="%.6g")
+        (draft / "provenance.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        remove(place)
+        draft.rename(place)
+    except OSError as error:
+        raise ArchiveError(f"cannot write {place}: {reason_of(error)}") from None
+    finally:
+        remove(draft)
+    return place

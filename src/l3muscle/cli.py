@@ -225,6 +225,21 @@ def study_status(
     show_status(open_results(profile, runs), watch=watch)
 
 
+@study_app.command("archive")
+def study_archive(
+    profile: ProfileOption = "laptop",
+    runs: RunsOption = Path("runs"),
+    archive: Annotated[Path, typer.Option(help="Folder that gets a folder of the profile's name.")] = Path("results"),
+) -> None:
+    """Keep the scores of a run as small tables with their provenance, to show and to commit."""
+    from l3muscle.archive import write_archive
+    from l3muscle.study import open_results
+
+    results = open_results(profile, runs)
+    place = write_archive(results, archive)
+    say(f"{len(results.records)} of {results.planned()} experiments kept in {place}")
+
+
 @app.command()
 def notebooks(
     profile: ProfileOption = "laptop", runs: RunsOption = Path("runs"), workers: WorkersOption = 2

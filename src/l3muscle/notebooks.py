@@ -116,10 +116,9 @@ def check_notebooks() -> list[Path]:
     return templates
 
 
-def _fingerprint(template: Path, parameters: dict[str, Any], results: StudyResults) -> str:
-    """Hash of all that an executed notebook shows: its cells, its parameters, the package, results and archive."""
-    digest = hashlib.sha256(template.read_bytes())
-    digest.update(json.dumps(parameters, sort_keys=True).encode())
+def _inputs(parameters: dict[str, Any], results: StudyResults) -> bytes:
+    """Hash of what all executed notebooks show beside their own cells: parameters, package, results and archive."""
+    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
     package = Path(__file__).parent
     for path in sorted(p for p in package.rglob("*") if p.suffix in (".py", ".csv")):
         digest.update(path.read_bytes())
@@ -127,7 +126,7 @@ def _fingerprint(template: Path, parameters: dict[str, Any], results: StudyResul
         digest.update(path.relative_to(ARCHIVE).as_posix().encode() + path.read_bytes())
     digest.update(json.dumps(results.plan, sort_keys=True).encode())
     digest.update(json.dumps(sorted(results.keys.values())).encode())
-    return digest.hexdigest()
+    return digest.digest()
 
 
 def _is_current(executed: Path, fingerprint: str) -> bool:
@@ -135,8 +134,10 @@ def _is_current(executed: Path, fingerprint: str) -> bool:
         notebook = nbformat.read(executed, as_version=4)
     except (OSError, ValueError):
         return False
-    same = notebook.metadata.get("l3muscle", {}).get("inputs") == fingerprint
-    return same and all((VALUES / name).is_file() for name in _values_of(notebook))
+    known = notebook.metadata.get("l3muscle", {})
+    beside = [VALUES / name for name in _values_of(notebook)]
+    beside += [NARROW / f"{name}.svg" for name in known.get("drawings", [])]
+    return known.get("inputs") == fingerprint and all(path.is_file() for path in beside)
 
 
 def _values_of(notebook: nbformat.NotebookNode) -> set[str]:
@@ -178,8 +179,8 @@ def _execute(template: Path, parameters: dict[str, Any], fingerprint: str) -> No
             tags.append("hide-input")
         elif "parameters" in tags:
             tags.append("remove-cell")  # what it holds does not count any more
-    _take_out_drawings(notebook)
-    notebook.metadata["l3muscle"] = {"inputs": fingerprint}
+    drawings = _take_out_drawings(notebook)
+    notebook.metadata["l3muscle"] = {"inputs": fingerprint, "drawings": drawings}
     # Papermill notes where and when it ran: neither belongs on a page.
     notebook.metadata.pop("papermill", None)
     nbformat.write(notebook, draft)
@@ -205,9 +206,13 @@ def _figure(cell: nbformat.NotebookNode) -> str | None:
     return cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
 
 
-def _take_out_drawings(notebook: nbformat.NotebookNode) -> None:
-    """Put narrow drawings of a notebook's figures into files, and what the figures say into their alternative text."""
+def _take_out_drawings(notebook: nbformat.NotebookNode) -> list[str]:
+    """Put narrow drawings of a notebook's figures into files, and what the figures say into their alternative text.
+
+    Returns the names of the figures that have one.
+    """
     NARROW.mkdir(exist_ok=True)
+    drawn = []
     for cell in notebook.cells:
         name = _figure(cell)
         if name is None:
@@ -218,8 +223,10 @@ def _take_out_drawings(notebook: nbformat.NotebookNode) -> None:
             drawing, said = (output.get("data", {}).pop(kind, "") for kind in (NARROW_DRAWING, SAID))
             if drawing:
                 place.write_text("".join(drawing), encoding="utf-8")
+                drawn.append(name)
             if said:
                 cell.metadata["mystnb"]["image"]["alt"] += f" {''.join(said)}"
+    return drawn
 
 
 def execute_notebooks(
@@ -257,6 +264,7 @@ def execute_notebooks(
     for template in templates:
         check_parameters(template, parameters)
 
+    inputs = _inputs(parameters, results)
     speaking = Lock()
 
     def say_of(template: Path, what: str) -> None:
@@ -264,7 +272,7 @@ def execute_notebooks(
             say(f"{template.stem}: {what}")
 
     def bring_up_to_date(template: Path) -> None:
-        fingerprint = _fingerprint(template, parameters, results)
+        fingerprint = hashlib.sha256(inputs + template.read_bytes()).hexdigest()
         if _is_current(EXECUTED / template.name, fingerprint):
             say_of(template, "up to date")
             return

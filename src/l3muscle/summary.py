@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -29,10 +29,14 @@ NOT_RUN, NEVER = "not run", "at no size"
 RUN_FILE = "run.json"  # what the pages' notes and footers have to know of the run
 
 
-def source_labels(results: StudyResults) -> dict[str, str]:
-    """How the source tasks of a run are called: one that was learned from generated images says so."""
-    kinds = {task: results.source_kind(task) for task in results.profile.grid.source_tasks}
+def labels_of(kinds: Mapping[str, str]) -> dict[str, str]:
+    """How source tasks are called, by how they came about: one that was learned from generated images says so."""
     return {task: f"{task} (procedural)" if kind == "procedural" else task for task, kind in kinds.items()}
+
+
+def source_labels(results: StudyResults) -> dict[str, str]:
+    """How the source tasks of a run are called."""
+    return labels_of({task: results.source_kind(task) for task in results.profile.grid.source_tasks})
 
 
 def results_id(results: StudyResults) -> str:
