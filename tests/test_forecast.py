@@ -1,9 +1,10 @@
 """What a run will cost, against what it then cost."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from l3muscle import forecast as module
-from l3muscle.cohort.phantom import CHUNK
 from l3muscle.forecast import Cost, Forecast, forecast
 from l3muscle.runner import run_study
 from l3muscle.study import Study
@@ -24,19 +25,25 @@ def test_a_cost_is_a_straight_line():
     assert cost.seconds(steps=11, validate_every=5) == pytest.approx(2 + 5.5 + 3)
 
 
-def handed_over(patients: int, workers: int, *, start: float, each: float) -> list[float]:
-    """When patients come back from processes that take them in turn, a chunk at a time, in order; 0 is the start."""
-    chunk = 1 if workers == 1 else CHUNK
-    rounds = [start + (patient // (chunk * workers) + 1) * chunk * each for patient in range(patients)]
-    return [0.0, *rounds]
+def test_patients_whom_observers_outline_take_their_own_time(tiny, tmp_path, monkeypatch):
+    def drawn_in(index: int, **settings) -> float:
+        module.write_patient(index, **settings)
+        return 2.0 if index in settings["observers"] else 0.5
 
+    class Threads(ThreadPoolExecutor):
+        def __init__(self, workers: int, **_) -> None:
+            super().__init__(workers)
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 8])
-@pytest.mark.parametrize("start", [0.0, 5.0])
-def test_the_phantoms_time_is_foreseen_from_a_few_of_them(workers, start):
-    few = max(module.TRIAL_PATIENTS, 3 * module._first_round(workers))
-    predicted = module._drawing_seconds(handed_over(few, workers, start=start, each=1.0), 204, workers)
-    assert predicted == pytest.approx(handed_over(204, workers, start=start, each=1.0)[-1], rel=0.1)
+    monkeypatch.setattr(module, "_timed_patient", drawn_in)
+    monkeypatch.setattr(module, "ProcessPoolExecutor", Threads)
+    cohort, drawing, reading = module._stand_in(Study(tiny, runs=tmp_path), workers=2)
+    size = tiny.cohort
+    assert len(cohort.patient_ids) == len(cohort.images) == size.patients
+    assert len(cohort.observers) == size.test_patients
+    expected = (0.5 * (size.patients - size.test_patients) + 2.0 * size.test_patients) / 2
+    # Besides, only the time to start, less what the first patients claim to have taken.
+    assert expected - 2.0 <= drawing < expected + 5 and 0 < reading < 5
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_counts_disk_and_an_untouched_folder(tiny, tmp_path):

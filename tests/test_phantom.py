@@ -296,3 +296,21 @@ def test_refusals_leave_nothing_behind(tmp_path, monkeypatch):
 def test_parameters_are_plain_numbers(slices):
     for value in dataclasses.asdict(slices[0].patient).values():
         assert type(value) in (bool, float, int)
+
+
+def test_no_observer_draws_on_the_couch():
+    rows, columns = np.ogrid[:200, :200]
+    body = np.hypot(rows - 100, columns - 100) < 70
+    muscle = np.hypot(rows - 145, columns - 100) < 22
+    couch = np.zeros_like(body)
+    couch[172:175, 20:180] = True
+    hu = np.where(body, 50, -1000) + 1000 * couch
+    compartments = np.where(muscle, 5, 0)
+    outlines = [
+        outline_as_observer(
+            muscle, compartments, hu, (1.0, 1.0), observer=number % OBSERVERS, rng=np.random.default_rng(number)
+        )
+        for number in range(60)
+    ]
+    assert any((outline & ~muscle & body).sum() > 100 for outline in outlines), "nobody strayed at all"
+    assert not any((outline & ~body).any() for outline in outlines)

@@ -10,12 +10,10 @@ import math
 import os
 import random
 import re
-import shutil
 import statistics
 import time
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -39,24 +37,10 @@ EXECUTED = HTML.parents[1] / "executed"
 ORIGIN = re.compile(r"measured in this run|from the archive: .+, \d{4}-\d\d-\d\d|not run")
 # The theme reports its own unset default mode as an error; nothing of ours.
 KNOWN = "Got invalid theme mode"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
 if not PAGES:
     pytest.skip("there is no built book: run `make book` first", allow_module_level=True)
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator["sync_api.Browser"]:
-    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip("there is no Chromium: install it, or name it in CHROMIUM")
-    with sync_api.sync_playwright() as playwright:
-        # Chromium's sandbox is not to be had in a container or as root.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

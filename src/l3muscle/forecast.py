@@ -11,7 +11,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ import numpy as np
 import psutil
 
 from l3muscle.cohort import Cohort, load_cohort
-from l3muscle.cohort.phantom import CHUNK, write_phantom
+from l3muscle.cohort.phantom import observers_of, write_patient
 from l3muscle.profile import Profile
 from l3muscle.runner import local_client, sources_missing
 from l3muscle.runtime import provenance
@@ -36,7 +39,7 @@ from l3muscle.study import (
 )
 
 TRIAL_SECONDS = 0.8  # of training in one trial
-TRIAL_PATIENTS = 12  # drawn where the phantom is not there yet
+TRIAL_ROUNDS, TRIAL_ROUNDS_OBSERVED = 5, 3  # patients that each process draws where the phantom is not there yet
 ENOUGH_RECORDS = 8  # finished experiments that make a trial of the target task needless
 _LINE = ("fixed", "step", "validation")
 
@@ -201,57 +204,59 @@ def _cost_from_records(study: Study) -> Cost | None:
     return replace(costs[0], **median, weights=max(cost.weights for cost in costs))
 
 
-def _first_round(workers: int) -> int:
-    """Patients that are drawn by the time that the first process hands some over."""
-    return 1 if workers == 1 else workers * CHUNK
-
-
-def _drawing_seconds(finished: list[float], patients: int, workers: int) -> float:
-    """Time for so many patients, from the start of a trial and the moments at which its patients were handed over.
-
-    The pace is that of the patients after the first round, which waits for the processes to start.
-    """
-    first = _first_round(workers)
-    pace = (finished[-1] - finished[1]) / max(len(finished) - 1 - first, 1)
-    return finished[1] - finished[0] + pace * max(patients - first, 0)
+def _timed_patient(index: int, **settings: Any) -> float:
+    """Draw one patient; returns how long that took."""
+    started = time.perf_counter()
+    write_patient(index, **settings)
+    return time.perf_counter() - started
 
 
 def _stand_in(study: Study, workers: int) -> tuple[Cohort, float, float]:
-    """A few phantoms repeated to the cohort's size, and how long drawing and reading all of them will take."""
+    """A few phantoms repeated to the cohort's size, and how long drawing and reading all of them will take.
+
+    Patients whom the observers outline as well take longer, and patients differ: both kinds are sampled evenly.
+    """
     settings = study.profile.cohort
-    few = min(max(TRIAL_PATIENTS, 3 * _first_round(workers)), settings.patients)
-    observed = max(1, round(few * settings.test_patients / settings.patients))
+    count, first_test = settings.patients, settings.patients - settings.test_patients
+    observers = observers_of(count, settings.test_patients)
+    plain, observed = (
+        sorted({int(place) for place in np.linspace(start, stop - 1, min(rounds * workers, stop - start))})
+        for start, stop, rounds in ((0, first_test, TRIAL_ROUNDS), (first_test, count, TRIAL_ROUNDS_OBSERVED))
+    )
     with tempfile.TemporaryDirectory() as parent:
-        folder = Path(parent) / "phantom"
-        finished = [time.perf_counter()]
-        write_phantom(
-            folder,
-            patients=few,
+        folder = Path(parent)
+        draw = partial(
+            _timed_patient,
             seed=settings.seed,
             size=settings.size,
             setting=settings.setting,
-            test_patients=observed,
-            workers=workers,
-            progress=lambda done: finished.append(time.perf_counter()),
+            observers=observers,
         )
-        drawn = time.perf_counter()
-        cohort = load_cohort(folder)
-        read = time.perf_counter()
-    places = np.arange(settings.patients) % few
-    first_test = settings.patients - settings.test_patients
-    names = tuple(f"trial {index:05d}" for index in range(settings.patients))
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            began = time.perf_counter()
+            # The first patient of a process pays for its imports.
+            (folder / "first").mkdir()
+            firsts = list(pool.map(partial(draw, folder=folder / "first"), (plain + observed)[:workers]))
+            start = time.perf_counter() - began - float(np.mean(firsts))
+            drawn = folder / "phantom"
+            drawn.mkdir()
+            seconds = dict(zip(plain + observed, pool.map(partial(draw, folder=drawn), plain + observed), strict=True))
+        each, each_observed = (float(np.mean([seconds[place] for place in kind])) for kind in (plain, observed))
+        finished = time.perf_counter()
+        cohort = load_cohort(drawn)
+        reading = (time.perf_counter() - finished) / len(seconds) * count
+    drawing = start + (first_test * each + settings.test_patients * each_observed) / workers
+    places = np.arange(count) % len(seconds)
+    names = tuple(f"trial {index:05d}" for index in range(count))
     outlines = list(cohort.observers.values())
-    return (
-        Cohort(
-            images=cohort.images[places],
-            masks=cohort.masks[places],
-            spacing=cohort.spacing[places],
-            patient_ids=names,
-            observers={name: outlines[index % len(outlines)] for index, name in enumerate(names[first_test:])},
-        ),
-        _drawing_seconds(finished, settings.patients, workers),
-        (read - drawn) / few * settings.patients,
+    stand_in = Cohort(
+        images=cohort.images[places],
+        masks=cohort.masks[places],
+        spacing=cohort.spacing[places],
+        patient_ids=names,
+        observers={name: outlines[index % len(outlines)] for index, name in enumerate(names[first_test:])},
     )
+    return stand_in, drawing, reading
 
 
 def forecast(

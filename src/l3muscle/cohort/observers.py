@@ -15,6 +15,8 @@ from l3muscle.cohort.canvas import smooth_field
 OBSERVERS = 10
 MARGIN_MM = 60.0  # how far outside the expert's outline an observer's may run
 STRAY_MM = 31.0  # mean distance from muscle of a place that is taken in by mistake
+AIR_BELOW_HU = -400
+THIN_MM = 2.0  # half of what no part of the body is thinner than
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,14 @@ def outline_as_observer(
     smooth = ndimage.gaussian_filter(distance, [habit.smoothing_mm / s for s in spacing])
     smooth += habit.bias_mm + habit.slip_mm * smooth_field(rng, inside.shape, 14 / pixel)
     outline = np.zeros_like(mask)
-    # Nobody draws over air: the pen stops at the skin and at gas.
-    outline[box] = (smooth > 0) & (hu[box] > -400)
+    # Nobody draws over air: the pen stops at the skin and at gas, and does not leave the body for the couch.
+    outline[box] = (smooth > 0) & _body(hu[box] > AIR_BELOW_HU, mask[box], steps=max(round(THIN_MM / pixel), 1))
     return outline
+
+
+def _body(tissue: np.ndarray, mask: np.ndarray, *, steps: int) -> np.ndarray:
+    """Tissue that hangs together with the muscle by more than the thickness of the couch's shell."""
+    core = ndimage.binary_opening(tissue, iterations=steps)
+    parts, _ = ndimage.label(core)
+    own = np.unique(parts[mask & core])
+    return ndimage.binary_dilation(np.isin(parts, own), iterations=steps) & tissue

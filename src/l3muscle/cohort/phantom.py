@@ -5,9 +5,7 @@ and taught without private data. `draw_patient` says who, `l3muscle.cohort.anato
 """
 
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -23,6 +21,7 @@ from l3muscle.cohort.anatomy import COMPARTMENTS, Patient, Torso
 from l3muscle.cohort.canvas import AIR_HU, Canvas, smooth_field
 from l3muscle.cohort.dicom import read_ct_slice, write_ct_slice, write_rtstruct
 from l3muscle.cohort.observers import assign_observers, outline_as_observer
+from l3muscle.drafts import draft_of, remove, remove_abandoned
 from l3muscle.errors import L3MuscleError, reason_of
 
 FIELD_OF_VIEW_MM = (500.0, 600.0, 700.0)  # reconstruction diameters usual for the CT of a PET-CT
@@ -329,10 +328,22 @@ def patient_name(index: int) -> str:
     return f"PHANTOM-{index + 1:04d}"
 
 
-def _write_patient(
-    index: int, *, folder: Path, seed: int, size: int, setting: Setting, observers: dict[int, tuple[int, ...]]
+def write_patient(
+    index: int, *, folder: Path, seed: int, size: int, setting: Setting, observers: Mapping[int, tuple[int, ...]]
 ) -> dict[str, object]:
-    """Draw and write one patient; returns who it is."""
+    """Draw one patient of a cohort and write it into a folder of its own; returns who it is.
+
+    Parameters
+    ----------
+    index : int
+        Place in the cohort, from 0.
+    folder : Path
+        Of the cohort.
+    seed, size, setting
+        Of the cohort, as `write_phantom` takes them.
+    observers : mapping of int to tuple of int
+        Who outlines which patients beside the expert, from `observers_of`.
+    """
     phantom = phantom_slice(_patient_seed(seed, index), size=size, setting=setting)
     name = patient_name(index)
     place = folder / name
@@ -346,6 +357,11 @@ def _write_patient(
         )
     write_rtstruct(place / "rtstruct.dcm", outlines, read_ct_slice(place / "ct.dcm"))
     return {"patient_id": name, **asdict(phantom.patient)}
+
+
+def observers_of(patients: int, test_patients: int) -> dict[int, tuple[int, ...]]:
+    """Observers of the patients at the end of a cohort, who are its test set, by the patients' places."""
+    return {patients - test_patients + place: group for place, group in assign_observers(test_patients).items()}
 
 
 def _patient_seed(seed: int, index: int) -> int:
@@ -393,13 +409,14 @@ def write_phantom(
         raise PhantomError(f"{test_patients} test patients cannot be chosen from {patients} patients")
     if folder.exists():
         raise PhantomError(f"{folder} exists already")
-    first_test = patients - test_patients
-    observers = {first_test + place: group for place, group in assign_observers(test_patients).items()}
+    observers = observers_of(patients, test_patients)
     draft = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".phantom-", dir=folder.parent))
-        write = partial(_write_patient, folder=draft, seed=seed, size=size, setting=setting, observers=observers)
+        remove_abandoned(folder.parent, folder.name)
+        draft = draft_of(folder)
+        draft.mkdir()
+        write = partial(write_patient, folder=draft, seed=seed, size=size, setting=setting, observers=observers)
         if workers == 1:
             people = _watched(map(write, range(patients)), progress)
         else:
@@ -414,13 +431,12 @@ def write_phantom(
         }
         about = {"generator": GENERATOR_VERSION, **settings, "people": people}
         (draft / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
-        draft.chmod(0o755)
         draft.rename(folder)
     except OSError as error:
         raise PhantomError(f"cannot write {folder}: {reason_of(error)}") from None
     finally:
-        if draft is not None and draft.exists():
-            shutil.rmtree(draft, ignore_errors=True)
+        if draft is not None:
+            remove(draft)
 
 
 def people_of(folder: Path) -> dict[str, dict[str, object]]:

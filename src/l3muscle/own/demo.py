@@ -14,13 +14,14 @@ import pandas as pd
 from l3muscle.cohort import Patient
 from l3muscle.cohort.dicom import read_ct_slice, write_ct_slice, write_rtstruct
 from l3muscle.cohort.phantom import PhantomSlice, phantom_slice
+from l3muscle.drafts import draft_of, remove, remove_abandoned
 from l3muscle.metrics import Reference
 from l3muscle.model_file import Segmenter
+from l3muscle.store import damaged_file, write_checksums
 
 FIRST_SEED = 0x0175  # far from the study's own phantoms
 OUTLINED, REST, TEST = 10, 15, 15  # slices
 AIR_IN_CHEST_HU = -850
-COMPLETE = "complete"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def like_a_chest(drawn: PhantomSlice) -> np.ndarray:
 
 
 def write_demo(folder: Path, *, size: int) -> Demo:
-    """Write the demonstration's phantoms as DICOM, unless they are there.
+    """Write the demonstration's phantoms as DICOM, unless they are there as they were written.
 
     Parameters
     ----------
@@ -87,15 +88,27 @@ def write_demo(folder: Path, *, size: int) -> Demo:
         {name: _patient(name, drawn[name]) for name in rest[1:]},
         [_patient(name, drawn[name]) for name in names[OUTLINED + REST :]],
     )
-    if (folder / COMPLETE).is_file():
+    if damaged_file(folder) is None:
         return demo
-    for name in names[:OUTLINED]:
-        add_outlined(demo.outlined, _patient(name, drawn[name]))
-    demo.rest.mkdir(parents=True, exist_ok=True)
-    for name in rest:
-        hu = like_a_chest(drawn[name]) if name == demo.altered else drawn[name].hu
-        write_ct_slice(demo.rest / f"{name}.dcm", hu, drawn[name].spacing, patient_id=name)
-    (folder / COMPLETE).touch()
+    remove(folder)
+    remove_abandoned(folder.parent, folder.name)
+    draft = draft_of(folder)
+    try:
+        for name in names[:OUTLINED]:
+            add_outlined(draft / demo.outlined.name, _patient(name, drawn[name]))
+        (draft / demo.rest.name).mkdir()
+        for name in rest:
+            hu = like_a_chest(drawn[name]) if name == demo.altered else drawn[name].hu
+            write_ct_slice(draft / demo.rest.name / f"{name}.dcm", hu, drawn[name].spacing, patient_id=name)
+        write_checksums(draft)
+        try:
+            draft.rename(folder)
+        except OSError:
+            # Another notebook was faster, with the same phantoms.
+            if damaged_file(folder) is not None:
+                raise
+    finally:
+        remove(draft)
     return demo
 
 

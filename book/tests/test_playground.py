@@ -1,0 +1,91 @@
+"""A student in a browser: opens the playground in JupyterLab, trains, changes something, trains again, stops."""
+
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+
+TOP = Path(__file__).resolve().parents[2]
+START_S, TRAIN_S = 90, 120  # of patience with a machine that does other things as well
+
+
+@pytest.fixture
+def lab(tmp_path) -> Iterator[str]:
+    """Address of the playground in a JupyterLab of its own, with the smallest profile and no stored study."""
+    notebook = nbformat.read(TOP / "notebooks" / "playground.ipynb", as_version=4)
+    cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    cell.source = re.sub(r'(?m)^profile: str = "\w+"', 'profile: str = "smoke"', cell.source)
+    nbformat.write(notebook, tmp_path / "playground.ipynb")
+    (tmp_path / "profiles").symlink_to(TOP / "profiles")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = {"ServerApp.port": port, "ServerApp.port_retries": 0, "ServerApp.root_dir": tmp_path,
+               "IdentityProvider.token": "", "LabApp.news_url": "None", "ServerApp.allow_root": True}  # fmt: skip
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser"]
+    command += [f"--{key}={value}" for key, value in options.items()]
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            address, given_up = f"http://127.0.0.1:{port}", time.monotonic() + START_S
+            while True:
+                try:
+                    urllib.request.urlopen(f"{address}/api", timeout=5).close()
+                    break
+                except OSError:
+                    assert server.poll() is None and time.monotonic() < given_up, (tmp_path / "server.log").read_text()
+                    time.sleep(0.2)
+            yield f"{address}/lab/tree/playground.ipynb"
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def test_a_student_trains_changes_something_and_trains_again(browser, lab, tmp_path) -> None:
+    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    tab = context.new_page()
+    faults: list[str] = []
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.goto(lab)
+    tab.get_by_role("menuitem", name="Run", exact=True).click(timeout=START_S * 1000)
+    tab.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    status = tab.get_by_role("status").filter(has_text=re.compile("mean Dice"))
+    sync_api.expect(status).to_contain_text("Run 1: mean Dice", timeout=(START_S + TRAIN_S) * 1000)
+    panel = tab.locator(".jp-OutputArea-output").filter(has=tab.get_by_role("button", name="Train", exact=True)).first
+    picture = panel.get_by_role("img", name=re.compile("^Step .* Dice of the test slice"))
+    sync_api.expect(picture).to_be_visible()
+
+    panel.get_by_label("Source task").select_option("random")
+    panel.get_by_label(re.compile("^Training slices n")).fill("2")
+    panel.get_by_label(re.compile("^Training slices n")).press("Enter")
+    panel.get_by_role("button", name="Train", exact=True).click()
+    sync_api.expect(status).to_contain_text("Run 2: mean Dice", timeout=TRAIN_S * 1000)
+    rows = panel.get_by_role("table").get_by_role("row")
+    sync_api.expect(rows).to_have_count(3)
+    told = [rows.nth(place).inner_text().split() for place in (1, 2)]
+    assert told[0][:3] == ["1", "segmentation", "10"] and told[1][:3] == ["2", "random", "2"]
+    assert all(0 <= float(dice) <= 1 for dice in re.findall(r"mean Dice (\S+)", status.inner_text()))
+
+    # What is no setting is put right or refused in words, and the page goes on.
+    panel.get_by_label("Weight of BCE").fill("0")
+    panel.get_by_label("Weight of Dice").fill("0")
+    panel.get_by_label("Weight of Dice").press("Enter")
+    panel.get_by_role("button", name="Train", exact=True).click()
+    sync_api.expect(panel.get_by_role("status")).to_contain_text("Not trained", timeout=TRAIN_S * 1000)
+    sync_api.expect(panel.get_by_role("button", name="Train", exact=True)).to_be_enabled()
+
+    found = axe.Axe().run(tab, ".jupyter-widgets", {"resultTypes": ["violations"]}).response["violations"]
+    assert [fault for fault in found if fault["impact"] in ("serious", "critical")] == []
+    assert faults == []
+    assert not (tmp_path / "runs" / "smoke" / "experiments").exists(), "the playground wrote into the study"
+    context.close()
