@@ -88,6 +88,9 @@ def test_fingerprint_sees_every_part(folder):
     ]
     prints = {cohort.fingerprint, *(c.fingerprint for c in changed)}
     assert len(prints) == 1 + len(changed)
+    slices = [c.slices_fingerprint for c in changed]
+    assert len({cohort.slices_fingerprint, *slices}) == 5
+    assert set(slices[4:]) == {cohort.slices_fingerprint}, "what observers drew is nothing that a model sees"
     assert load_cohort(folder).fingerprint == cohort.fingerprint
 
 

@@ -98,6 +98,17 @@ def test_a_run_on_another_cohort_says_so(copy, finished):
     assert copy.changes()[0].startswith("the cohort is not the one of the last run")
 
 
+def test_what_observers_drew_trains_no_model_again(copy):
+    kept = copy.cohort
+    moved = {name: {observer: ~mask for observer, mask in own.items()} for name, own in kept.observers.items()}
+    copy.cohort = replace(kept, observers=moved)
+    assert [line for line in copy.changes() if "finished experiments" in line] == []
+    before = open_results(copy.profile.name, copy.folder.parent).observer_scores()
+    progress = run_study(copy, say=quiet)
+    assert progress.finished == 0 and progress.done_before == 8
+    assert not open_results(copy.profile.name, copy.folder.parent).observer_scores().equals(before)
+
+
 @pytest.mark.parametrize(
     ("plan", "reason"), [("{}", "another version"), ("[1]", "another version"), ("{", "cannot be read")]
 )

@@ -643,7 +643,7 @@ class Study:
         }
         if source_task in COHORT_TASKS:
             content |= {
-                "cohort": self.cohort.fingerprint,
+                "cohort": self.cohort.slices_fingerprint,
                 "held_out": tuple(self.splits.test_ids),
                 "images": profile.fingerprint("image", "augmentation"),
             }
@@ -660,7 +660,7 @@ class Study:
                 "experiment": asdict(experiment),
                 "seed": self.profile.grid.seed,
                 "settings": self.profile.fingerprint(*parts),
-                "cohort": self.cohort.fingerprint,
+                "cohort": self.cohort.slices_fingerprint,
                 "patients": [training_ids, validation_ids, tuple(self.splits.test_ids)],
                 "source": source,
                 "code": [_code_digest(module) for module in METHOD_MODULES],

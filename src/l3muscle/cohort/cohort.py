@@ -50,14 +50,20 @@ class Cohort:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of everything in the cohort, as hexadecimal digits."""
-        digest = hashlib.sha256(repr((self.patient_ids, self.images.shape)).encode())
-        digest.update(np.ascontiguousarray(self.images).view(np.uint8))
-        digest.update(np.packbits(self.masks))
-        digest.update(np.ascontiguousarray(self.spacing, dtype=np.float64).view(np.uint8))
+        digest = hashlib.sha256(self.slices_fingerprint.encode())
         for patient, outlines in sorted(self.observers.items()):
             for observer, mask in sorted(outlines.items()):
                 digest.update(f"{patient}\0{observer}".encode())
                 digest.update(np.packbits(mask))
+        return digest.hexdigest()
+
+    @cached_property
+    def slices_fingerprint(self) -> str:
+        """SHA-256 of what models learn from and are scored against: everything but the observers' outlines."""
+        digest = hashlib.sha256(repr((self.patient_ids, self.images.shape)).encode())
+        digest.update(np.ascontiguousarray(self.images).view(np.uint8))
+        digest.update(np.packbits(self.masks))
+        digest.update(np.ascontiguousarray(self.spacing, dtype=np.float64).view(np.uint8))
         return digest.hexdigest()
 
 
