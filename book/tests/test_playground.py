@@ -31,7 +31,7 @@ def lab(tmp_path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = {"ServerApp.port": port, "ServerApp.port_retries": 0, "ServerApp.root_dir": tmp_path,
-               "IdentityProvider.token": "", "LabApp.news_url": "None", "ServerApp.allow_root": True}  # fmt: skip
+               "IdentityProvider.token": "", "ServerApp.allow_root": True}  # fmt: skip
     command = [sys.executable, "-m", "jupyterlab", "--no-browser"]
     command += [f"--{key}={value}" for key, value in options.items()]
     with (tmp_path / "server.log").open("w") as log:
@@ -57,32 +57,34 @@ def test_a_student_trains_changes_something_and_trains_again(browser, lab, tmp_p
     faults: list[str] = []
     tab.on("pageerror", lambda error: faults.append(str(error)))
     tab.goto(lab)
-    tab.get_by_role("menuitem", name="Run", exact=True).click(timeout=START_S * 1000)
-    tab.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    status = tab.get_by_role("status").filter(has_text=re.compile("mean Dice"))
+    # What the menu offers is complete when the kernel has answered.
+    sync_api.expect(tab.get_by_text("| Idle")).to_be_visible(timeout=START_S * 1000)
+    tab.get_by_role("menuitem", name="Run", exact=True).click()
+    tab.get_by_role("menuitem").filter(has_text=re.compile("^Run All Cells")).click()
+    train = tab.get_by_role("button", name=re.compile("Train$"))
+    status = tab.get_by_role("status").filter(has_text=re.compile("mean Dice|Not trained"))
     sync_api.expect(status).to_contain_text("Run 1: mean Dice", timeout=(START_S + TRAIN_S) * 1000)
-    panel = tab.locator(".jp-OutputArea-output").filter(has=tab.get_by_role("button", name="Train", exact=True)).first
-    picture = panel.get_by_role("img", name=re.compile("^Step .* Dice of the test slice"))
+    picture = tab.get_by_role("img", name=re.compile("^Step .* Dice of the test slice"))
     sync_api.expect(picture).to_be_visible()
 
-    panel.get_by_label("Source task").select_option("random")
-    panel.get_by_label(re.compile("^Training slices n")).fill("2")
-    panel.get_by_label(re.compile("^Training slices n")).press("Enter")
-    panel.get_by_role("button", name="Train", exact=True).click()
+    tab.get_by_label("Source task").select_option("random")
+    tab.get_by_label(re.compile("^Training slices n")).fill("2")
+    tab.get_by_label(re.compile("^Training slices n")).press("Enter")
+    train.click()
     sync_api.expect(status).to_contain_text("Run 2: mean Dice", timeout=TRAIN_S * 1000)
-    rows = panel.get_by_role("table").get_by_role("row")
+    rows = tab.get_by_role("table", name=re.compile("^Runs of this session")).get_by_role("row")
     sync_api.expect(rows).to_have_count(3)
     told = [rows.nth(place).inner_text().split() for place in (1, 2)]
     assert told[0][:3] == ["1", "segmentation", "10"] and told[1][:3] == ["2", "random", "2"]
-    assert all(0 <= float(dice) <= 1 for dice in re.findall(r"mean Dice (\S+)", status.inner_text()))
+    assert float(re.search(r"mean Dice (\S+)", status.inner_text())[1]) > 0.3
 
     # What is no setting is put right or refused in words, and the page goes on.
-    panel.get_by_label("Weight of BCE").fill("0")
-    panel.get_by_label("Weight of Dice").fill("0")
-    panel.get_by_label("Weight of Dice").press("Enter")
-    panel.get_by_role("button", name="Train", exact=True).click()
-    sync_api.expect(panel.get_by_role("status")).to_contain_text("Not trained", timeout=TRAIN_S * 1000)
-    sync_api.expect(panel.get_by_role("button", name="Train", exact=True)).to_be_enabled()
+    tab.get_by_label("Weight of BCE").fill("0")
+    tab.get_by_label("Weight of Dice").fill("0")
+    tab.get_by_label("Weight of Dice").press("Enter")
+    train.click()
+    sync_api.expect(status).to_contain_text("Not trained", timeout=TRAIN_S * 1000)
+    sync_api.expect(train).to_be_enabled()
 
     found = axe.Axe().run(tab, ".jupyter-widgets", {"resultTypes": ["violations"]}).response["violations"]
     assert [fault for fault in found if fault["impact"] in ("serious", "critical")] == []
