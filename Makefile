@@ -26,7 +26,7 @@ help:
 	@echo 'make pages      visit every page of the built book in a browser (needs Chromium)'
 	@echo 'make lab        play: JupyterLab on a notebook that trains small networks before your eyes'
 	@echo 'make bench      compare with other libraries, 15 quiet minutes (2 cores); outcome in results/bench'
-	@echo 'make soak       damaged files for every reader (eight minutes on 2 cores), kills for a study; see results/soak'
+	@echo 'make soak       damaged files for every reader, kills and damage for a study (an hour on 2 cores); see results/soak'
 	@echo 'make mutants    change the measures, losses, statistics, splits and store, and see which changes tests miss'
 	@echo 'make coverage   branch coverage of the package by the tests'
 	@echo 'make audit      look the locked packages up among known vulnerabilities (needs the network)'
@@ -72,6 +72,7 @@ soak: $(READY)
 	  || echo 'no Atheris for this machine: the damage is blind'
 	@$(BIN)/python tests/soak.py
 	@$(BIN)/python tests/soak_kills.py
+	@$(BIN)/python tests/soak_damage.py
 
 mutants: $(READY)
 	@$(BIN)/mutmut run
