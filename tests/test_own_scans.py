@@ -12,7 +12,7 @@ import pydicom
 import pytest
 
 from l3muscle import quality
-from l3muscle.cohort import Patient, check_slices, dicom
+from l3muscle.cohort import UNNAMED, Patient, check_slices, dicom
 from l3muscle.cohort.phantom import phantom_slice
 from l3muscle.errors import L3MuscleError
 from l3muscle.model_file import load_model
@@ -117,6 +117,20 @@ def test_a_folder_of_several_slices_of_a_patient_and_some_without_outline(patien
         np.testing.assert_array_equal(patient.expert, known.expert)
     with pytest.raises(L3MuscleError, match="3 usable outlined slices in .* and 10 are needed: outline 7 more"):
         require_enough(report, usable_only=False)
+
+
+def test_slices_that_were_robbed_of_their_patient_id_are_taken_for_one_patients(patients, tmp_path):
+    for place, patient in enumerate(patients[:3]):
+        path = write(tmp_path, patient, position_mm=3.0 * place)
+        if place:
+            dataset = pydicom.dcmread(path)
+            dataset.PatientID = ""
+            dataset.save_as(path)
+    report, findings = check_own(tmp_path)
+    assert sorted(patient.patient_id for patient in report.usable) == [UNNAMED, UNNAMED, patients[0].patient_id]
+    assert not report.refused
+    [warning] = findings
+    assert "has no PatientID, like 1 more; they are taken for one patient's slices" in warning
 
 
 def test_a_table_may_name_several_slices_of_a_patient(patients, tmp_path):

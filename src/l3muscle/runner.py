@@ -274,6 +274,7 @@ def run_study(
     unlearned = [t for t in sources_missing(study, jobs) if t in needed or not is_published(study.profile, t)]
     for damaged in study.store.set_aside:
         say(f"damaged artefact {damaged} set aside; it is made again")
+    study.store.set_aside.clear()
     # Not on a worker, which need not reach the internet and has no terminal for a download's progress.
     for task in list(unlearned):
         if is_published(study.profile, task):
@@ -393,6 +394,11 @@ class _Dispatch:
             "and the same command goes on from there"
         ) from None
 
+    def _say_what_is_learned(self) -> None:
+        """Before the first experiment is finished nothing else moves."""
+        if self.learning and not self.progress.finished:
+            self.bar.set_postfix_str(f"source tasks: {', '.join(self.learning.values())}")
+
     def _shared(self, name: str) -> Future:
         """The prepared cohort, or a source task's weights, on the workers; sent again where all that had it died."""
         if name not in self.sent or self.sent[name].status in GONE:
@@ -427,6 +433,7 @@ class _Dispatch:
                 self.learning[future] = task
                 self.unlearned.remove(task)
                 slots -= 1
+                self._say_what_is_learned()
             unready = {*self.learning.values(), *self.unlearned}
             for job in list(self.waiting):
                 if slots <= 0 or not self._may_begin():
@@ -479,5 +486,6 @@ class _Dispatch:
             self.paused = True
         elif job is None:
             self.study.store_source(task, outcome)
+            self._say_what_is_learned()
         else:
             _finish(self.study, job, outcome, self.budget, self.progress, self.bar)

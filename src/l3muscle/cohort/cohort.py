@@ -67,6 +67,9 @@ class Cohort:
         return digest.hexdigest()
 
 
+UNNAMED = "(no PatientID)"
+
+
 @dataclass
 class Patient:
     """One usable patient: a slice, the expert's mask, and observers' masks.

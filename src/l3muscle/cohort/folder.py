@@ -22,7 +22,7 @@ from pydicom.dataset import Dataset
 
 from l3muscle.cohort import choice, masks
 from l3muscle.cohort.choice import Choice, Row
-from l3muscle.cohort.cohort import Cohort, CohortError, CohortReport, Patient
+from l3muscle.cohort.cohort import UNNAMED, Cohort, CohortError, CohortReport, Patient
 from l3muscle.cohort.dicom import (
     CTHeader,
     DicomError,
@@ -276,8 +276,9 @@ def check_slices(folder: Path) -> CohortReport:
     """Look at a folder as `check_folder` does, for a training that takes slices one by one.
 
     A patient may have several outlined slices, each of them an entry of `usable` with the same `patient_id`, and slices
-    may differ in size. Slices and images without an outline wait to be outlined: they are in `unlabelled` and not
-    refused.
+    may differ in size. DICOM slices without a PatientID, as de-identifying may leave them, are all taken for those of
+    one patient, `UNNAMED`: none of them is then held out from a model that may have learned from the same person.
+    Slices and images without an outline wait to be outlined: they are in `unlabelled` and not refused.
 
     Raises
     ------
@@ -321,7 +322,8 @@ def _use_all(found: _Found, report: CohortReport) -> None:
         if ct.patient_id:
             scans[ct.patient_id].append(ct)
         else:
-            report.refused.append(f"{ct.name}: PatientID is missing, so patients cannot be told apart")
+            reason = "PatientID is missing, so patients cannot be told apart; a cohort.csv can say who is who"
+            report.refused.append(f"{ct.name}: {reason}")
     for patient_id, slices in scans.items():
         patients[patient_id].append(lambda at=(patient_id, slices): _from_scan(found, *at))
     for (parent, stem), files in cases.items():
@@ -350,10 +352,8 @@ def _use_slices(found: _Found, report: CohortReport) -> None:
             drawn = {by: mask for by, mask in _merged(sources, ct).items() if mask.any()}
             if not drawn:
                 report.unlabelled.append(ct.name)
-            elif not ct.patient_id:
-                raise CohortError(f"{ct.name}: PatientID is missing, so patients cannot be told apart")
             else:
-                report.usable.append(_dicom_patient(ct.patient_id, ct, drawn))
+                report.usable.append(_dicom_patient(ct.patient_id or UNNAMED, ct, drawn))
         except L3MuscleError as error:
             report.refused.append(str(error))
     for patient_id, slices in scans.items():
@@ -361,7 +361,7 @@ def _use_slices(found: _Found, report: CohortReport) -> None:
             _check_person(found, patient_id, slices)
         except CohortError as error:
             report.refused.append(str(error))
-            report.usable = [patient for patient in report.usable if patient.patient_id != patient_id]
+            report.usable = [patient for patient in report.usable if patient.patient_id != (patient_id or UNNAMED)]
     for (parent, stem), files in sorted(cases.items()):
         patient_id = parent.name if stem.lower() == IMAGE else stem
         try:

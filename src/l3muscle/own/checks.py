@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from l3muscle.cohort import Patient
+from l3muscle.cohort import UNNAMED, Patient
 from l3muscle.metrics import muscle_area
 from l3muscle.quality import AIR_HU, BONE_HU, FAT_HU, muscle_range
 
@@ -120,9 +120,16 @@ def check_cohort(patients: Sequence[Patient]) -> list[Finding]:
     -------
     list of Finding
         Outlines that hold no muscle or lie the wrong way round, slices that are there twice, and, as warnings, slices
-        of different patient IDs that look like one person's.
+        without a patient ID, and of different ones that look like one person's.
     """
     findings = [finding for patient in patients for finding in check_outline(patient)]
+    nameless = [patient.name for patient in patients if patient.patient_id == UNNAMED]
+    if nameless:
+        reason = (
+            f"has no PatientID, like {len(nameless) - 1} more; they are taken for one patient's slices, so how good "
+            "the model is on other patients is not estimated from them; a cohort.csv can say who is who"
+        )
+        findings.append(Finding("warning", nameless[0], reason))
     first: dict[str, Patient] = {}
     different: list[Patient] = []
     for patient in patients:
