@@ -19,7 +19,8 @@ from l3muscle.model_file import load_model
 from l3muscle.own import estimate, finetune
 from l3muscle.own.checks import check_cohort, check_outline
 from l3muscle.own.finetune import choose_start, curve_sizes, make_folds
-from l3muscle.own.train import check_own, open_own, require_enough, train_own
+from l3muscle.own.pictures import error_rows
+from l3muscle.own.train import OwnModel, check_own, open_own, require_enough, train_own
 from l3muscle.segment import measure, read_heights, segment_slices
 
 REAL_CT = Path(__file__).resolve().parents[2] / "shared" / "real-ct"
@@ -249,6 +250,18 @@ def test_intervals_count_patients_and_not_slices():
     assert row.high - row["mean"] == pytest.approx(3.182 * np.std([0.7, 0.8, 0.9, 0.8], ddof=1) / 2, rel=1e-3)
     alone = estimate.error_table(scores[scores["patient_id"] == "a"]).iloc[0]
     assert alone.patients == 1 and np.isnan(alone.low)
+
+
+def test_one_patient_gives_no_interval_and_nobody_reads_nan():
+    scores = pd.DataFrame({"patient_id": ["a"] * 3, "member": True, "n_train": 3})
+    for measure_name in estimate.MEASURES:
+        scores[measure_name] = [0.7, 0.8, 0.9]
+    card = {"training_data": {"slices": 3, "patients": 1}, "error_estimate": {"warning": ""}}
+    alone = OwnModel(Path("model.safetensors"), card, scores)
+    first, dice, *_ = alone.lines()
+    assert first == "held out once each: 3 slices of 1 patient"
+    assert dice == "Dice: 0.800 (no interval; worst 0.700)"
+    assert "nan" not in " ".join(alone.lines()) and "nan" not in str(error_rows(alone))
 
 
 def test_pairwise_agreement():

@@ -58,13 +58,14 @@ def error_rows(model: OwnModel) -> list[dict[str, str]]:
     for row in model.errors().itertuples():
         digits = 3 if row.measure in (MEASURES["dice"], MEASURES["rms_dta_cm"]) else 1
         mean, low, high, sd, worst = (
-            f"{value:.{digits}f}".replace("-", "−") for value in (row.mean, row.low, row.high, row.sd, row.worst)
+            "n/a" if pd.isna(value) else f"{value:.{digits}f}".replace("-", "−")
+            for value in (row.mean, row.low, row.high, row.sd, row.worst)
         )
         rows.append(
             {
                 "measure": row.measure.replace(" - ", " − "),
                 "mean": mean,
-                "95 % interval": f"{low} to {high}",
+                "95 % interval": low if low == high else f"{low} to {high}",
                 "between patients (SD)": sd,
                 "worst slice": worst,
             }

@@ -68,11 +68,15 @@ class OwnModel:
         """What was found, in sentences."""
         data = self.card["training_data"]
         lines = [
-            f"{row.measure}: {row.mean:.3f} (95 % interval {row.low:.3f} to {row.high:.3f}; worst {row.worst:.3f})"
+            f"{row.measure}: {row.mean:.3f} ("
+            + ("no interval" if np.isnan(row.low) else f"95 % interval {row.low:.3f} to {row.high:.3f}")
+            + f"; worst {row.worst:.3f})"
             for row in self.errors().itertuples()
         ]
+        of = f"{data['slices']} slices of {data['patients']} patient{'s' * (data['patients'] > 1)}"
+        few = "; so few leave wide intervals" if data["patients"] > 1 else ""
         return [
-            f"held out once each: {data['slices']} slices of {data['patients']} patients; so few leave wide intervals",
+            f"held out once each: {of}{few}",
             *lines,
             *([self.card["error_estimate"]["warning"]] if self.card["error_estimate"]["warning"] else []),
             would_more_help(self.scores),
