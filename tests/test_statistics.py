@@ -172,9 +172,10 @@ def test_reported_values_lie_beside_ours():
     scores = make_scores({(t, n): 0.9 for t in ("random", "segmentation") for n in (5, 10, 30)})
     table = dunnett_table(scores, np.random.default_rng(0).normal(0.9, 0.05, 100))
     text = beside_paper(table, "dice", {"random": "random", "segmentation": "segmentation (procedural)"})
-    assert text.loc[0, "n = 5"] == "<u>p < 0.001</u>" and text.loc[2, "n = 5"] == "0.999"
+    assert text.loc[0, "n = 5"] == "<u>< 0.001</u>" and text.loc[2, "n = 5"] == "0.999"
     assert text.loc[0, "n = 30"] == "–"
     assert text["values"].tolist() == ["paper", "this run"] * 2
+    assert "archive" in beside_paper(table, "dice", {"random": "r", "segmentation": "s"}, ours="archive").loc[1, "values"]
 
 
 @pytest.mark.parametrize(("p", "text"), [(0.0009, "p < 0.001"), (0.001, "0.001"), (1.0, "1.000"), (np.nan, "n/a")])

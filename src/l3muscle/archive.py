@@ -123,7 +123,7 @@ def write_archive(results: StudyResults, archive: Path = ARCHIVE) -> Path:
         "other_machines": machines[1:],
     }
     axes = [field.name for field in fields(Experiment)]
-    scores = scores[[*axes, "patient_id", *MEASURES, "failure"]].sort_values([*axes, "patient_id"])
+    scores = scores[[*axes, "patient_id", *MEASURES, "failure"]]
     place = archive / results.profile.name
     draft = draft_of(place)
     try:

@@ -107,8 +107,10 @@ def _differs(printed: str, marked: str, p_value: float, verdict: str) -> bool:
     return is_below(printed) and (marked == "worse") != (verdict == "worse")
 
 
-def beside_paper(table: pd.DataFrame, metric: str, labels: Mapping[str, str]) -> pd.DataFrame:
-    """Lay a Dunnett table beside the paper's: for each source task a row as printed and a row of this run.
+def beside_paper(
+    table: pd.DataFrame, metric: str, labels: Mapping[str, str], *, ours: str = "this run"
+) -> pd.DataFrame:
+    """Lay a Dunnett table beside the paper's: for each source task a row as printed and a row of ours.
 
     Parameters
     ----------
@@ -116,13 +118,15 @@ def beside_paper(table: pd.DataFrame, metric: str, labels: Mapping[str, str]) ->
         From `dunnett_table`.
     metric : str
     labels : dict of str to str
-        How this run's source tasks are called.
+        How the table's source tasks are called.
+    ours : str
+        What its rows are called.
 
     Returns
     -------
     DataFrame
-        Text, one column a training-set size; in Markdown, better than the control is bold and worse underlined, as
-        the paper has it. Of the printed values only the underlined are known to have been marked. A value of this run
+        p-values as text, one column a training-set size; in Markdown, better than the control is bold and worse
+        underlined, as the paper has it. Of the printed values only the underlined are known to have been marked. A value of this run
         with `≠` behind it lies on the other side of 0.001 than the printed one, or on the control's other side.
     """
     check_metric(metric)
@@ -131,17 +135,17 @@ def beside_paper(table: pd.DataFrame, metric: str, labels: Mapping[str, str]) ->
     rows = []
     for task in dict.fromkeys(table["source_task"]):
         paper = printed[printed["source_task"] == task].set_index("n_train")
-        ours = table[table["source_task"] == task].set_index("n_train")
-        above, below = {"source task": labels[task], "values": "paper"}, {"source task": "", "values": "this run"}
+        own = table[table["source_task"] == task].set_index("n_train")
+        above, below = {"source task": labels[task], "values": "paper"}, {"source task": "", "values": ours}
         for n in sizes:
             column = f"n = {n}"
             above[column] = below[column] = "–"
             if n in paper.index:
-                text = paper.loc[n, "printed"].replace("<", "p < ")
+                text = paper.loc[n, "printed"].replace("<", "< ")
                 above[column] = _MARKS[paper.loc[n, "marked"]].format(text)
-            if n in ours.index:
-                p, verdict = ours.loc[n, "p_value"], ours.loc[n, "verdict"]
-                below[column] = _MARKS[verdict].format(p_text(p))
+            if n in own.index:
+                p, verdict = own.loc[n, "p_value"], own.loc[n, "verdict"]
+                below[column] = _MARKS[verdict].format(p_text(p).removeprefix("p "))
                 if n in paper.index and _differs(paper.loc[n, "printed"], paper.loc[n, "marked"], p, verdict):
                     below[column] += f" {DIFFERENT}"
         rows += [above, below]
