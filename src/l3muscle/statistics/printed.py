@@ -126,8 +126,9 @@ def beside_paper(
     -------
     DataFrame
         p-values as text, one column a training-set size; in Markdown, better than the control is bold and worse
-        underlined, as the paper has it. Of the printed values only the underlined are known to have been marked. A value of this run
-        with `≠` behind it lies on the other side of 0.001 than the printed one, or on the control's other side.
+        underlined, as the paper has it. Of the printed values only the underlined are known to have been marked. A
+        value of ours with `≠` behind it lies on the other side of 0.001 than the printed one, or on the control's other
+        side.
     """
     check_metric(metric)
     printed = printed_cells(metric)
