@@ -85,6 +85,18 @@ def test_a_run_is_kept_with_what_its_tests_compare(finished, runs, tmp_path):
     np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-6)
 
 
+def test_patients_who_are_no_phantoms_are_numbered(finished, runs, tmp_path):
+    results = open_results("smoke", runs)
+    names = set(results.scores()["patient_id"])
+    results.plan["phantom"] = False
+    place = write_archive(results, tmp_path)
+    kept = open_archive("smoke", tmp_path)
+    assert set(kept.scores["patient_id"]) == {f"patient {k:03d}" for k in range(1, len(names) + 1)}
+    assert set(kept.observers["patient_id"]) <= set(kept.scores["patient_id"])
+    written = "".join(path.read_text() for path in place.iterdir())
+    assert not any(name in written for name in names)
+
+
 def test_an_archive_that_cannot_be_written_is_one_sentence(finished, runs, tmp_path):
     (tmp_path / "results").write_text("")
     with pytest.raises(ArchiveError, match="cannot write"):

@@ -14,7 +14,7 @@ import pytest
 
 from l3muscle.checkpoint import CheckpointFile
 from l3muscle.cohort.phantom import PhantomError
-from l3muscle.drafts import draft_of, drafted, remove_abandoned
+from l3muscle.drafts import draft_of
 from l3muscle.errors import L3MuscleError
 from l3muscle.model_file import load_model
 from l3muscle.runner import run_study
@@ -210,38 +210,6 @@ def test_every_bit_of_a_models_header_counts(finished, tmp_path):
 
 
 # --- what dead writers leave behind ----------------------------------------------------------------------------
-
-
-def test_drafts_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_path):
-    mine = draft_of(tmp_path / "plan.json")
-    process = subprocess.Popen(["true"])
-    dead = tmp_path / mine.name.replace(f"-{os.getpid()}-", f"-{process.pid}-")
-    process.wait()
-    reborn = tmp_path / mine.name.replace(f"-{os.getpid()}-", f"-{os.getpid()}-1")  # the number, of an earlier process
-    elsewhere = tmp_path / ".plan.json.00000000-1-1-00000000.draft"
-    other = tmp_path / ".somebody's.draft"
-    for path in (mine, reborn, elsewhere, other):
-        path.touch()
-    (dead / "deep").mkdir(parents=True)
-    remove_abandoned(tmp_path)
-    assert {path for path in (mine, dead, reborn, elsewhere, other) if path.exists()} == {mine, elsewhere, other}
-    os.utime(elsewhere, (0, 0))
-    remove_abandoned(tmp_path, "record.json")
-    assert elsewhere.exists()
-    remove_abandoned(tmp_path, "plan.json")
-    assert not elsewhere.exists()
-
-
-def test_a_file_takes_its_place_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "a.txt"
-    path.mkdir()
-    with drafted(path) as draft:
-        draft.write_text("whole")
-    assert path.read_text() == "whole" and (tmp_path / "a.txt.damaged").is_dir()
-    with pytest.raises(KeyError), drafted(path) as draft:
-        draft.write_text("half")
-        raise KeyError
-    assert path.read_text() == "whole" and len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_run_removes_what_killed_ones_left(copied, tiny):

@@ -82,11 +82,17 @@ def open_archive(name: str, archive: Path = ARCHIVE) -> Archived:
     return archived
 
 
+def _numbered(names: pd.Series, kind: str) -> dict[str, str]:
+    """Names that say no more than which is which."""
+    return {name: f"{kind} {number:03d}" for number, name in enumerate(sorted(set(names)), start=1)}
+
+
 def write_archive(results: StudyResults, archive: Path = ARCHIVE) -> Path:
     """Keep the scores of a run, under the name of its profile, with where they come from.
 
     Six digits of the measures that the paper's tests compare: of a model on a test image in `scores.csv`, of an
-    observer in `observers.csv`. An earlier archive of that name gives way.
+    observer in `observers.csv`. Patients and observers of a cohort that is no phantom are numbered: what they are
+    called stays with the run. An earlier archive of that name gives way.
 
     Parameters
     ----------
@@ -124,6 +130,14 @@ def write_archive(results: StudyResults, archive: Path = ARCHIVE) -> Path:
     }
     axes = [field.name for field in fields(Experiment)]
     scores = scores[[*axes, "patient_id", *MEASURES, "failure"]]
+    if not results.plan["phantom"]:
+        patients = _numbered(scores["patient_id"], "patient")
+        scores = scores.assign(patient_id=scores["patient_id"].map(patients))
+        if not observers.empty:
+            observers = observers.assign(
+                patient_id=observers["patient_id"].map(patients),
+                observer=observers["observer"].map(_numbered(observers["observer"], "observer")),
+            )
     place = archive / results.profile.name
     draft = draft_of(place)
     try:
