@@ -66,6 +66,21 @@ def test_counts_disk_and_an_untouched_folder(tiny, tmp_path):
     assert forecast(study, say=silent).experiments == 0
 
 
+def test_workers_are_tried_side_by_side_and_one_alone_in_this_process(finished, tiny, tmp_path, monkeypatch):
+    study = Study(tiny, runs=tmp_path, cohort_folder=finished.cohort_folder)
+    two = forecast(study, workers=2, say=silent)
+
+    def no_cluster(workers: int) -> None:
+        raise AssertionError("one worker needs no cluster")
+
+    monkeypatch.setattr(module, "local_client", no_cluster)
+    one = forecast(study, workers=1, say=silent)
+    assert (one.experiments, one.sources) == (two.experiments, two.sources) == (8, len(study.source_tasks()))
+    assert 0 < one.memory < two.memory
+    assert one.experiment_seconds > 0 and two.experiment_seconds > 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_there_is_not_counted(finished, tiny, tmp_path):
     more = tiny.model_copy(update={"grid": tiny.grid.model_copy(update={"repeats": 2})})
     study = Study(more, runs=finished.folder.parent)

@@ -306,7 +306,12 @@ def forecast(
         costs[None] = known
     tried = [task for task in (None, *learned) if task not in costs]
     say("trying a few steps of each training" if tried else "going by the experiments that are done")
-    if tried:
+    if tried and workers == 1:
+        # Such a run trains in its own process.
+        prepared = study.prepared
+        start_seconds = reading_seconds + time.perf_counter() - started
+        costs |= {task: _measure(profile, task, largest, prepared) for task in tried}
+    elif tried:
         with local_client(workers) as client:
             prepared = client.scatter(study.prepared, broadcast=True)
             # A worker's first task pays for its imports.
@@ -338,7 +343,8 @@ def forecast(
         source_seconds=source_seconds,
         experiment_seconds=len(missing) * target.seconds(training.max_steps, training.validate_every),
         workers=workers,
-        memory=workers * max(cost.memory for cost in costs.values()) + psutil.Process().memory_info().rss,
+        memory=workers * max(cost.memory for cost in costs.values())
+        + (psutil.Process().memory_info().rss if workers > 1 else 0),
         disk=len(missing) * target.stored
         + kept * target.weights
         + sum(costs[task].stored + costs[task].weights for task in learned),
