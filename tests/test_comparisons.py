@@ -78,9 +78,12 @@ def test_who_wins_is_said_whoever_it_is(scores):
     assert outcome(even) == "3 of 3 are within 2%."
 
 
-def test_a_peer_without_a_value_says_why(scores):
-    shown = comparison_rows(compare(scores, "measures", "time a pair"))
-    assert [row["theirs"] for row in shown] == ["8.00 ms", "1.00 ms", "n/a: not installed"]
+def test_work_is_named_once_and_a_peer_without_a_value_says_why_in_the_values(scores):
+    table = compare(scores, "measures", "time a pair")
+    shown = comparison_rows(table)
+    assert [row["work"] for row in shown] == ["Dice", "", ""]
+    assert [row["theirs"] for row in shown] == ["8.00 ms", "1.00 ms", "n/a"]
+    assert table["note"].tolist()[-1] == "n/a (not installed)"
     assert [row["times better"] for row in shown] == ["**2.0**", "**0.50**", ""]
 
 

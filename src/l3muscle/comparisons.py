@@ -95,25 +95,18 @@ def plain(value: float, digits: int = 3) -> str:
     return f"{value:.{decimals}f}" if decimals < 7 else f"{value:.1e}"
 
 
-def comparison_rows(table: pd.DataFrame, *, ours: str = "ours", theirs: str = "theirs") -> list[dict[str, str]]:
-    """A table of `compare` as rows of text.
-
-    Parameters
-    ----------
-    table : DataFrame
-    ours, theirs : str
-        Heads of the two columns of values.
-    """
-    rows = []
+def comparison_rows(table: pd.DataFrame) -> list[dict[str, str]]:
+    """A table of `compare` as rows of text: each kind of work is named once, above those that do it."""
+    rows, before = [], None
     for row in table.itertuples():
         unit = f" {row.unit}" if row.unit and row.unit != "1/s" else ""
-        lacking = row.note.removeprefix("n/a (").removesuffix(")") if np.isnan(row.theirs) else ""
+        work, before = ("" if row.case == before else row.case), row.case
         rows.append(
             {
-                "work": row.case,
+                "work": work,
                 "beside": row.peer,
-                ours: plain(row.ours) + ("" if np.isnan(row.ours) else unit),
-                theirs: f"n/a: {lacking}" if lacking else plain(row.theirs) + unit,
+                "ours": plain(row.ours) + ("" if np.isnan(row.ours) else unit),
+                "theirs": plain(row.theirs) + ("" if np.isnan(row.theirs) else unit),
                 "times better": "" if np.isnan(row.ratio) else f"**{plain(row.ratio, 2)}**",
                 "range": "" if np.isnan(row.ratio) else f"{plain(row.low, 2)} … {plain(row.high, 2)}",
             }
