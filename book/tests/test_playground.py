@@ -1,4 +1,4 @@
-"""A student in a browser: opens the playground in JupyterLab, trains, changes something, trains again, stops."""
+"""A student in a browser: opens the playground in JupyterLab, trains, changes something, trains again."""
 
 import re
 import socket

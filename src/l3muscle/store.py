@@ -78,6 +78,30 @@ def write_checksums(folder: Path) -> None:
     (folder / CHECKSUMS).write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 
+@contextmanager
+def checked_folder(place: Path) -> Iterator[Path]:
+    """A name to write a folder under, which takes its place, with its checksums, when the block ends without an error.
+
+    Where another process was faster, its folder stays: what is written so is always the same.
+
+    Raises
+    ------
+    OSError
+        If it cannot take its place; whatever the block raises. The draft is gone then.
+    """
+    draft = draft_of(place)
+    try:
+        yield draft
+        write_checksums(draft)
+        try:
+            draft.rename(place)
+        except OSError:
+            if damaged_file(place) is not None:
+                raise
+    finally:
+        remove(draft)
+
+
 def damaged_file(folder: Path) -> str | None:
     """The first file below a folder that is not as `write_checksums` noted it; None where all are."""
     try:

@@ -27,7 +27,7 @@ from l3muscle.checkpoint import CheckpointFile
 from l3muscle.cohort import Cohort, anatomy, canvas, dicom, load_cohort, observers, phantom
 from l3muscle.cohort.phantom import PhantomError
 from l3muscle.cohort.splits import Splits, SplitsError, make_splits
-from l3muscle.drafts import draft_of, remove, remove_abandoned, set_aside
+from l3muscle.drafts import remove, remove_abandoned, set_aside
 from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.metrics import Reference
 from l3muscle.model_file import ModelFileError, load_model, save_model
@@ -40,7 +40,7 @@ from l3muscle.source_tasks.jigsaw import Jigsaw, JigsawNetwork
 from l3muscle.source_tasks.natural import load_natural
 from l3muscle.source_tasks.procedural import ProceduralSegmentation
 from l3muscle.source_tasks.reconstruction import Reconstruction
-from l3muscle.store import Artefact, Store, StoreError, damaged_file, unsealed, write_checksums
+from l3muscle.store import Artefact, Store, StoreError, checked_folder, damaged_file, unsealed
 from l3muscle.target_task import MuscleSegmentation
 from l3muscle.training import Fit, Loop, Task, TrainingPaused, fit
 
@@ -572,34 +572,25 @@ class Study:
                 return False
             set_aside(place)
             self.store.set_aside.append(f"{place.parent.name}/{place.name}/{damaged}")
-        settings, draft = self.profile.cohort, draft_of(place)
-        drawn = draft / place.name
+        settings, draft = self.profile.cohort, place
         try:
-            phantom.write_phantom(
-                drawn,
-                patients=settings.patients,
-                seed=settings.seed,
-                size=settings.size,
-                setting=settings.setting,
-                test_patients=settings.test_patients,
-                workers=workers,
-                progress=on_patient,
-            )
-            write_checksums(drawn)
-            try:
-                drawn.rename(place)
-            except OSError:
-                # Another process was faster, with the same phantom.
-                if damaged_file(place) is not None:
-                    raise
+            with checked_folder(place) as draft:
+                phantom.write_phantom(
+                    draft,
+                    patients=settings.patients,
+                    seed=settings.seed,
+                    size=settings.size,
+                    setting=settings.setting,
+                    test_patients=settings.test_patients,
+                    workers=workers,
+                    progress=on_patient,
+                )
         except PhantomError as error:
-            raise PhantomError(str(error).replace(str(drawn), str(place))) from None
+            raise PhantomError(str(error).replace(str(draft), str(place))) from None
         except OSError as error:
             raise PhantomError(f"cannot write {place}: {reason_of(error)}") from None
         except BrokenExecutor:
             raise StudyError("a process that drew the phantom has died; the same command draws it anew") from None
-        finally:
-            remove(draft)
         return True
 
     @cached_property

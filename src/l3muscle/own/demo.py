@@ -14,10 +14,10 @@ import pandas as pd
 from l3muscle.cohort import Patient
 from l3muscle.cohort.dicom import read_ct_slice, write_ct_slice, write_rtstruct
 from l3muscle.cohort.phantom import PhantomSlice, phantom_slice
-from l3muscle.drafts import draft_of, remove, remove_abandoned
+from l3muscle.drafts import remove, remove_abandoned
 from l3muscle.metrics import Reference
 from l3muscle.model_file import Segmenter
-from l3muscle.store import damaged_file, write_checksums
+from l3muscle.store import checked_folder, damaged_file
 
 FIRST_SEED = 0x0175  # far from the study's own phantoms
 OUTLINED, REST, TEST = 10, 15, 15  # slices
@@ -92,23 +92,13 @@ def write_demo(folder: Path, *, size: int) -> Demo:
         return demo
     remove(folder)
     remove_abandoned(folder.parent, folder.name)
-    draft = draft_of(folder)
-    try:
+    with checked_folder(folder) as draft:
         for name in names[:OUTLINED]:
             add_outlined(draft / demo.outlined.name, _patient(name, drawn[name]))
         (draft / demo.rest.name).mkdir()
         for name in rest:
             hu = like_a_chest(drawn[name]) if name == demo.altered else drawn[name].hu
             write_ct_slice(draft / demo.rest.name / f"{name}.dcm", hu, drawn[name].spacing, patient_id=name)
-        write_checksums(draft)
-        try:
-            draft.rename(folder)
-        except OSError:
-            # Another notebook was faster, with the same phantoms.
-            if damaged_file(folder) is not None:
-                raise
-    finally:
-        remove(draft)
     return demo
 
 
