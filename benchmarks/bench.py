@@ -75,7 +75,7 @@ class Size:
     networks: tuple = ()
     task_s: float = 10.0
     task_n: tuple[int, ...] = (5, 10, 25)
-    task_repeats: int = 3
+    task_repeats: int = 5
     task_test: int = 12
     grow: dict = field(default_factory=dict)
     study_steps: int = 160

@@ -78,7 +78,7 @@ def _work(pairs: list, measure: Callable) -> Work:
 
 def _chosen(case: str, offered: dict[str, Callable]) -> Callable:
     if case not in offered:
-        raise NotOffered(f"has no {case}")
+        raise NotOffered("it has none")
     return offered[case]
 
 

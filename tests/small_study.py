@@ -140,6 +140,7 @@ def _watch() -> None:
 if NOTES in os.environ:
     _watch()
 
+
 def _run(order: dict[str, Any]) -> None:
     """Be an `l3muscle` in a process group of its own; does not return."""
     code = 1

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from l3muscle import comparisons, figures
-from l3muscle.comparisons import compare, comparison_rows, outcome, plain, reasons_where_worse
+from l3muscle.comparisons import compare, comparison_rows, outcome, plain, reasons_where_worse, without_value
 from l3muscle.profile import load_profile
 from l3muscle.resolution import FREQUENCIES
 
@@ -78,13 +78,23 @@ def test_who_wins_is_said_whoever_it_is(scores):
     assert outcome(even) == "3 of 3 are within 2%."
 
 
-def test_work_is_named_once_and_a_peer_without_a_value_says_why_in_the_values(scores):
+def test_work_is_named_once_and_a_peer_without_a_value_is_shown_as_such(scores):
     table = compare(scores, "measures", "time a pair")
     shown = comparison_rows(table)
     assert [row["work"] for row in shown] == ["Dice", "", ""]
     assert [row["theirs"] for row in shown] == ["8.00 ms", "1.00 ms", "n/a"]
     assert table["note"].tolist()[-1] == "n/a (not installed)"
     assert [row["times better"] for row in shown] == ["**2.0**", "**0.50**", ""]
+
+
+def test_the_page_says_why_a_side_has_no_value(scores):
+    assert without_value(scores, "measures", "time a pair") == "Without a value (n/a): *C* for Dice (not installed)."
+    lacking = scores[scores.side == "C"]
+    more = pd.concat([scores, lacking.assign(case="area"), lacking.assign(side="ours", note="n/a (no GPU)")])
+    assert without_value(more, "measures", "time a pair") == (
+        "Without a value (n/a): *C* for Dice, area (not installed); *ours* for Dice (no GPU)."
+    )
+    assert without_value(scores[scores.side != "C"], "measures", "time a pair") == ""
 
 
 @pytest.mark.parametrize(

@@ -290,7 +290,6 @@ def test_damage_in_a_locked_run_is_told(copied, tiny, request):
         run_study(Study(tiny, runs=locked), say=lambda line: None)
 
 
-
 def test_a_lost_model_file_is_told_where_nothing_else_was_to_be_done(copied, tiny, sound):
     (copied / "smoke" / "model.safetensors").unlink()
     said: list[str] = []

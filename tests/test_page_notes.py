@@ -12,7 +12,14 @@ from l3muscle.figures import not_run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book" / "_ext"))
 
-from page_notes import NOTHING, STRIP, _explained, label_origins, launch_links  # noqa: E402
+from page_notes import (
+    NOTHING,
+    STRIP,
+    _explained,
+    hold_numbers_together,
+    label_origins,
+    launch_links,
+)  # noqa: E402
 
 
 def test_without_an_address_only_the_local_way_is_offered() -> None:
@@ -75,3 +82,13 @@ def test_the_first_mention_of_a_term_is_explained_once() -> None:
     ]
     assert [link["reftitle"] for link in links] == ["Overlap.", "Learned before."]
     assert "".join(node.astext() for node in out) == text
+
+
+def test_a_line_does_not_break_between_a_number_and_its_unit() -> None:
+    document = new_document("page")
+    words = "95 % of 12\nmm at n = 10, n =\n125; 3 slices, 5 minutes, 10 s-curves"
+    document += nodes.paragraph("", "", nodes.Text(words), nodes.literal("", "5 mm"))
+    document += nodes.entry("", nodes.paragraph("", "6 mm"))
+    hold_numbers_together(SimpleNamespace(), document)
+    plain = "95~% of 12~mm at n~=~10, n~=~125; 3 slices, 5 minutes, 10 s-curves".replace("~", "\N{NO-BREAK SPACE}")
+    assert document.astext() == f"{plain}5 mm\n\n6 mm"

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from l3muscle import summary
+from l3muscle.archive import ArchiveError, open_archive
 from l3muscle.study import StudyResults
 
 
@@ -83,3 +84,11 @@ def test_summary_shows_this_run(results: StudyResults, tmp_path: Path, monkeypat
     with zipfile.ZipFile(tmp_path / "executed" / "tables.zip") as archive:
         assert {"shown/tab-front.csv", "learning-curve-dice.csv", "scores.csv"} <= set(archive.namelist())
         assert len(pd.read_csv(archive.open("scores.csv"))) == len(scores)
+
+
+def test_a_box_says_why_a_result_is_not_in_the_archive() -> None:
+    with pytest.raises(ArchiveError) as caught:
+        open_archive("nothing-like-it")
+    box = summary.not_archived_box("The full grid", caught.value)
+    assert box.startswith("```{admonition} Not run\n:class: warning l3-not-run\nThe full grid has not been measured: ")
+    assert "no archived result 'nothing-like-it'" in box and box.endswith("Nothing is shown in its place.\n```\n")

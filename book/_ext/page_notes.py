@@ -1,4 +1,4 @@
-"""Notes that pages get by themselves: where a table or figure comes from, what a term means, where a chapter runs."""
+"""What pages get by themselves: where a table or figure comes from, what a term means, where a chapter runs."""
 
 import re
 from collections.abc import Iterator
@@ -24,6 +24,12 @@ UNMISTAKABLE = re.compile(
     r"[Pp]rocedural|[Ss]arcopenia|[Ss]ource tasks?|[Tt]arget task|[Tt]ransfer learning|SMA|SMD|"
     r"[Mm]uscle area|[Mm]uscle density)\b(?!-)"
 )
+# Where a line must not break: between a number and its unit, and within "n = 10".
+HELD_TOGETHER = re.compile(
+    r"(?<=\d)[ \n](?=(?:%|°|mm|cm|HU|s|min|h|px|pixels|MB|GB|MiB|GiB)(?![\w-]))"
+    r"|(?<=\bn)[ \n](?==[ \n]\d)|(?<=\bn[ \n]=)[ \n](?=\d)"
+)
+AS_WRITTEN = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw, nodes.comment)
 
 
 def _origin(strip: nodes.Element) -> str:
@@ -67,6 +73,17 @@ def label_origins(app: Sphinx, doctree: nodes.document) -> None:
                 label = "measured in this run"
             node += nodes.Text(" ")
             node += nodes.inline("", label, classes=["l3-origin"])
+
+
+def hold_numbers_together(app: Sphinx, doctree: nodes.document) -> None:
+    """Let no line break between a number and its unit.
+
+    What is code or mathematics stays as it is written, and the cells of tables may break, or they would need more room.
+    """
+    for text in list(doctree.findall(nodes.Text)):
+        held = HELD_TOGETHER.sub("\N{NO-BREAK SPACE}", text)
+        if held != text and not isinstance(text.parent, AS_WRITTEN) and not _has_parent(text, nodes.entry):
+            text.parent.replace(text, nodes.Text(held))
 
 
 def explain_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
@@ -194,6 +211,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     app.add_config_value("l3_repository", "", "html")
     app.connect("doctree-read", label_origins)
+    app.connect("doctree-read", hold_numbers_together)
     app.connect("doctree-resolved", explain_terms)
     app.connect("html-page-context", add_launch_menu, priority=950)
     app.connect("html-page-context", unlist_references)

@@ -241,9 +241,7 @@ def study_archive(
 
 
 @app.command()
-def notebooks(
-    profile: ProfileOption = "laptop", runs: RunsOption = Path("runs"), workers: WorkersOption = 2
-) -> None:
+def notebooks(profile: ProfileOption = "laptop", runs: RunsOption = Path("runs"), workers: WorkersOption = 2) -> None:
     """Execute the notebooks with papermill into book/executed/."""
     from l3muscle.notebooks import execute_notebooks
     from l3muscle.study import open_results

@@ -169,6 +169,23 @@ def reasons_where_worse(table: pd.DataFrame, reasons: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
+def without_value(scores: pd.DataFrame, part: str, quantity: str) -> str:
+    """Which sides have no value for which work, and why, in a sentence; empty where every one has.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        The archive's table.
+    part, quantity : str
+    """
+    own = scores[(scores["part"] == part) & (scores["quantity"] == quantity) & scores["value"].isna()]
+    said = []
+    for (side, note), group in own.groupby(["side", "note"], sort=False):
+        cases = ", ".join(dict.fromkeys(group["case"]))
+        said.append(f"*{side}* for {cases} ({note.removeprefix('n/a (').removesuffix(')')})")
+    return f"Without a value (n/a): {'; '.join(said)}." if said else ""
+
+
 def conditions(about: dict[str, Any]) -> list[dict[str, str]]:
     """When, where and with which versions a comparison was measured, as rows of a table.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from IPython import get_ipython
 
+from l3muscle.archive import ArchiveError
 from l3muscle.downloads import run_tables, write_tables
 from l3muscle.figures import learning_curve, svg_text
 from l3muscle.notebooks import EXECUTED
@@ -26,6 +27,7 @@ from l3muscle.tables import numbered_table
 
 PICTURE_DPI = 150
 NOT_RUN, NEVER = "not run", "at no size"
+NOT_IN_PROFILE = "Not run in this profile"
 RUN_FILE = "run.json"  # what the pages' notes and footers have to know of the run
 
 
@@ -81,6 +83,10 @@ def cohort_notice(results: StudyResults) -> str:
     return f"```{{important}}\n{text}\n```\n"
 
 
+def _box(title: str, text: str) -> str:
+    return f"```{{admonition}} {title}\n:class: warning l3-not-run\n{text}\n```\n"
+
+
 def not_run_box(results: StudyResults, what: str, *, tasks: Sequence[str] = (), sizes: Sequence[int] = ()) -> str:
     """A visible box for a chapter, or a part of one, whose experiments this run does not have.
 
@@ -108,10 +114,10 @@ def not_run_box(results: StudyResults, what: str, *, tasks: Sequence[str] = (), 
     ]
     if not missing:
         return ""
-    return (
-        "```{admonition} Not run in this profile\n:class: warning l3-not-run\n"
+    return _box(
+        NOT_IN_PROFILE,
         f"{what} needs experiments that the run of the profile **{results.profile.name}** does not have: "
-        f"{', '.join(missing)}. Nothing is shown in their place.\n```\n"
+        f"{', '.join(missing)}. Nothing is shown in their place.",
     )
 
 
@@ -123,10 +129,23 @@ def no_observers_box(what: str) -> str:
     what : str
         As the subject of a sentence.
     """
-    return (
-        "```{admonition} Not run in this profile\n:class: warning l3-not-run\n"
-        f"{what} needs the outlines of observers, and this cohort has none. Nothing is shown in their place.\n```\n"
+    return _box(
+        NOT_IN_PROFILE,
+        f"{what} needs the outlines of observers, and this cohort has none. Nothing is shown in their place.",
     )
+
+
+def not_archived_box(what: str, error: ArchiveError) -> str:
+    """A visible box for a result that is shown from the archive, and is not there.
+
+    Parameters
+    ----------
+    what : str
+        As the subject of a sentence.
+    error : ArchiveError
+        Why it could not be opened.
+    """
+    return _box("Not run", f"{what} has not been measured: {error}. Nothing is shown in its place.")
 
 
 def opening(results: StudyResults, *, observers: bool = False) -> str:
