@@ -58,7 +58,7 @@ def _autocast(precision: str, device: str):
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 
 
-def ours(backbone, width, stride, shape, batch, precision, steps, device) -> Work:
+def ours(backbone, width, stride, shape, batch, precision, steps, device, *, compiled=False) -> Work:
     """`l3muscle.training.fit` with its setting up and keeping the best weights; its validation is taken off."""
     import torch
 
@@ -73,10 +73,21 @@ def ours(backbone, width, stride, shape, batch, precision, steps, device) -> Wor
     settings = TrainingSettings(batch_size=batch)
     task = MuscleSegmentation(images, masks, images[:1], masks[:1], settings, AugmentationSettings())
     loop = Loop(
-        learning_rate=1e-3, max_steps=steps, validate_every=steps, patience=9, precision=precision, device=device
+        learning_rate=1e-3,
+        max_steps=steps,
+        validate_every=steps,
+        patience=9,
+        precision=precision,
+        compiled=compiled,
+        device=device,
     )
     generator = torch.Generator().manual_seed(0)
     return Work(lambda: fit(network, task, loop, generator=generator).validation_seconds, steps)
+
+
+def ours_compiled(backbone, width, stride, shape, batch, precision, steps, device) -> Work:
+    """The same with `training.compiled`; compiling happens once, before anything is timed."""
+    return ours(backbone, width, stride, shape, batch, precision, steps, device, compiled=True)
 
 
 def bare(backbone, width, stride, shape, batch, precision, steps, device) -> Work:
@@ -224,8 +235,10 @@ def matrix_product(backbone, width, stride, shape, batch, precision, steps, devi
 
 
 PRODUCT = "matrix product"
+COMPILED = "ours, compiled"
 SIDES: dict[str, Callable[..., Work]] = {
     "ours": ours,
+    COMPILED: ours_compiled,
     "bare network": bare,
     "torchvision loop": torchvision_loop,
     "MONAI trainer": monai_trainer,
@@ -263,7 +276,9 @@ def run(rows: Rows, size, folder: Path) -> None:
     """Compare the training steps."""
     for case, (given, threads) in _cases(size).items():
         # New processes for every case: what one left in memory would count in the next.
-        with Sides(__name__, size.sides_of(SIDES)) as sides:
+        # Compiling takes minutes, and gains a CPU next to nothing.
+        names = [name for name in size.sides_of(SIDES) if name != COMPILED or given["device"] == "cuda"]
+        with Sides(__name__, names) as sides:
             units, failed = sides.prepare(given, threads)
             seconds, late = sides.alternate(units, rounds=size.rounds, block_s=size.block_s)
             for name, why in {**failed, **late}.items():

@@ -1,7 +1,11 @@
 """The loop: learns, stops when told, keeps the best weights, repeats bit for bit."""
 
+import math
+import shutil
+
 import pytest
 import torch
+from torch import nn
 
 from l3muscle.models import build_fcn
 from l3muscle.profile import AugmentationSettings, TrainingSettings
@@ -146,3 +150,45 @@ def test_other_errors_of_the_device_are_not_called_memory(task):
     task.loss = explode
     with pytest.raises(RuntimeError, match="something else"):
         train(task)
+
+
+def small_network() -> nn.Module:
+    torch.manual_seed(0)
+    # A bias before batch norm would have no gradient but rounding, which Adam blows up.
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 1, 1))
+
+
+def train_compiled(task, compiled=True):
+    loop = Loop(learning_rate=3e-3, max_steps=6, validate_every=3, patience=9, compiled=compiled)
+    return fit(small_network(), task, loop, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def compiler(monkeypatch, tmp_path):
+    """The settings of torch's compiler, with nothing in store from before."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.compiler.reset()
+    from torch._inductor import config
+
+    return config.cpp
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+def test_a_compiled_step_learns_the_same(task, compiler):
+    plain = train_compiled(task, compiled=False)
+    fresh = MuscleSegmentation(*squares(5, 0), *squares(6, 1), TrainingSettings(), AugmentationSettings())
+    compiled = train_compiled(fresh)
+    again = MuscleSegmentation(*squares(5, 0), *squares(6, 1), TrainingSettings(), AugmentationSettings())
+    assert train_compiled(again).curve == compiled.curve
+    # One graph serves another network of the same kind, and validations need none.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    for one, other in zip(plain.curve, compiled.curve, strict=True):
+        assert math.isclose(one.train_loss, other.train_loss, rel_tol=1e-4)
+        assert math.isclose(one.validation_loss, other.validation_loss, rel_tol=1e-4)
+    assert plain.weights.keys() == compiled.weights.keys()
+
+
+def test_a_step_that_cannot_be_compiled_says_which_setting_to_change(task, compiler, monkeypatch):
+    monkeypatch.setattr(compiler, "cxx", (None, "no-such-compiler"))
+    with pytest.raises(TrainingError, match=r"could not be compiled; set training\.compiled to false"):
+        train_compiled(task)

@@ -91,6 +91,7 @@ class TrainingSettings(Settings):
     min_improvement: Annotated[float, Field(ge=0)] = 1e-3
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     deterministic: bool = True  # holds a GPU to what gives the same bits each time, where torch has it; a CPU always is
+    compiled: bool = False  # fuses the operations of a step and hands them to a GPU as one graph; needs a C++ compiler
     bce_weight: Annotated[float, Field(ge=0)] = 1.0
     dice_weight: Annotated[float, Field(ge=0)] = 1.0
 

@@ -272,7 +272,7 @@ def _fit(
 
 def _loop(profile: Profile, device: str, **settings: Any) -> Loop:
     precision = runtime.resolve_precision(profile.training.precision, device)
-    return Loop(precision=precision, device=device, **settings)
+    return Loop(precision=precision, compiled=profile.training.compiled, device=device, **settings)
 
 
 def _trunk(profile: Profile) -> torch.nn.Sequential:
@@ -629,7 +629,7 @@ class Study:
             "seed": profile.sources.seed,
             "network": profile.fingerprint("network", "threads_per_worker"),
             "shape": profile.image.shape,
-            "loop": profile.training.model_dump(include={"precision", "min_improvement", "deterministic"}),
+            "loop": profile.training.model_dump(include={"precision", "min_improvement", "deterministic", "compiled"}),
             "code": [_code_digest(m) for m in (models, preprocess, training, *SOURCE_MODULES[source_task])],
         }
         if source_task in COHORT_TASKS:

@@ -69,6 +69,7 @@ class Loop:
     min_improvement: float = 1e-3
     schedule: Literal["constant", "cosine"] = "constant"
     precision: Literal["fp32", "bf16"] = "fp32"
+    compiled: bool = False
     device: str = "cpu"
 
 
@@ -118,6 +119,12 @@ def _learning_rate_factor(loop: Loop) -> Callable[[int], float]:
 
 def _autocast(loop: Loop) -> torch.autocast:
     return torch.autocast(loop.device, torch.bfloat16, enabled=loop.precision == "bf16")
+
+
+def _for_steps(network: nn.Module, loop: Loop) -> Callable[[Tensor], Tensor]:
+    """The network as a training step calls it; validations, of other sizes, call the network itself."""
+    # Batches of a training have one shape, so that the graph of a GPU's step is recorded once.
+    return torch.compile(network, mode="reduce-overhead", dynamic=False) if loop.compiled else network
 
 
 class _Saturation:
@@ -265,12 +272,14 @@ def fit(
     Raises
     ------
     TrainingError
-        If the loss is not finite before the first validation, or the device is out of memory. Once there are weights to
+        If the loss is not finite before the first validation, the device is out of memory, or a step that is to be
+        compiled cannot be. Once there are weights to
         keep, a loss that is not finite ends the training instead, and `Fit.stopped` says at which step.
     TrainingPaused
         If the checkpoint says that time is up, once the state is safe.
     """
     network.to(loop.device, memory_format=torch.channels_last).train()
+    forward = _for_steps(network, loop)
     progress = _Progress(network, task, loop, generator)
     if checkpoint is not None:
         progress.load(checkpoint)
@@ -286,7 +295,7 @@ def fit(
             inputs, target = task.training_batch(generator)
             inputs, target = inputs.to(loop.device), target.to(loop.device)
             with _autocast(loop):
-                output = network(inputs)
+                output = forward(inputs)
             loss = task.loss(output, target)
             losses.append(loss.detach())
             batches.append(task.describe_batch())
@@ -344,6 +353,10 @@ def fit(
             if checkpoint.due():
                 progress.save(checkpoint, step)
     except RuntimeError as error:
+        if loop.compiled and isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            raise TrainingError(
+                f"the training step could not be compiled; set training.compiled to false ({reason_of(error)})"
+            ) from None
         # torch.OutOfMemoryError for CUDA; Apple's backend only says so in words.
         if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
             raise

@@ -201,6 +201,7 @@ def _train(job: _Job, shared: _Shared) -> _Trained:
             min_improvement=settings.min_improvement,
             schedule=settings.schedule,
             precision=runtime.resolve_precision(settings.precision, device),
+            compiled=settings.compiled,
             device=device,
         ),
         generator=torch.Generator().manual_seed(seed),
