@@ -1,7 +1,11 @@
 """What a run will cost, against what it then cost."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from l3muscle import forecast as module
@@ -23,6 +27,14 @@ def test_a_cost_is_a_straight_line():
     cost = Cost(fixed=2.0, step=0.5, validation=1.0, stored=0, weights=0, memory=0)
     assert cost.seconds(steps=10, validate_every=5) == pytest.approx(2 + 5 + 2)
     assert cost.seconds(steps=11, validate_every=5) == pytest.approx(2 + 5.5 + 3)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no Linux")
+def test_the_memory_of_the_process_before_is_not_counted():
+    ballast = np.ones(2**28)  # 2 GiB
+    code = "from l3muscle.forecast import _peak_memory; print(_peak_memory())"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert 2**26 < int(said) < ballast.nbytes
 
 
 def test_patients_whom_observers_outline_take_their_own_time(tiny, tmp_path, monkeypatch):

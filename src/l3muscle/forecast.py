@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -38,7 +39,7 @@ from l3muscle.study import (
     train_source,
 )
 
-TRIAL_SECONDS = 0.8  # of training in one trial
+TRIAL_SECONDS = 3.0  # of training in one trial; of shorter ones, two on the same machine were a third apart
 TRIAL_ROUNDS, TRIAL_ROUNDS_OBSERVED = 5, 3  # patients that each process draws where the phantom is not there yet
 ENOUGH_RECORDS = 8  # finished experiments that make a trial of the target task needless
 _LINE = ("fixed", "step", "validation")
@@ -139,6 +140,11 @@ def _shortened(profile: Profile, source_task: str | None, steps: int, validate_e
 
 
 def _peak_memory() -> int:
+    """Bytes of memory that this process held at most."""
+    # On Linux, getrusage includes the memory of the process that started this one; not every kernel says better.
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
