@@ -1,14 +1,16 @@
 """Every comparison of this project with what people would otherwise use, side by side in one run.
 
-    python benchmarks/bench.py [--size full|quick|tiny] [--parts PART ...] [--out results/bench]
+    python benchmarks/bench.py [--size full|quick|tiny] [--parts PART ...] [--update] [--out results/bench]
 
 Five parts: `measures`, `augmentation`, `training_step`, `task`, `scaling`; each module says what it compares and how it
 keeps the comparison fair. Each row of `scores.csv` is one value of one side in one repeat; a library that is not
 installed, has nothing for a case or fails is a row *n/a* with the reason. `provenance.json` says when, where and with
-which versions. The machine should have nothing else to do: about 15 minutes of 2 cores at the size `full`.
+which versions. The machine should have nothing else to do: about 45 minutes of 2 cores at the size `full`, of which the
+task takes more than half. `--update` keeps the other parts of a run of the same size on the same machine.
 """
 
 import argparse
+import csv
 import json
 import os
 import sys
@@ -146,11 +148,60 @@ def versions() -> dict[str, str | None]:
     return found
 
 
+def _rows_of(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def earlier_run(out: Path, about: dict) -> dict:
+    """What the run in a folder says of itself, where parts of another may stand beside its own.
+
+    Raises
+    ------
+    ValueError
+        If the two are not of the same size, of the same libraries and on the same kind of machine.
+    """
+    earlier = json.loads((out / "provenance.json").read_text(encoding="utf-8"))
+    machine = ("processor", "cores", "gpu", "versions")
+    if any(earlier["provenance"][name] != about["provenance"][name] for name in machine) or any(
+        earlier[name] != about[name] for name in ("size", "peers")
+    ):
+        raise ValueError(f"the run in {out} is of another machine, size or set of libraries: measure all parts anew")
+    return earlier
+
+
+def merge(earlier: dict, about: dict, scores: Path, draft: Path) -> dict:
+    """Put the parts of a run among those of an earlier one.
+
+    Parameters
+    ----------
+    earlier, about : dict
+        What the two say of themselves.
+    scores, draft : Path
+        Tables of the earlier and of the later run; the later one takes in what it does not have.
+
+    Returns
+    -------
+    dict
+        What the whole says of itself: the earlier run, with the parts that were measured again.
+    """
+    commit, parts = about["provenance"]["commit"], about["seconds_of_parts"]
+    told = {"measured": about["measured"], "commit": commit, "load_at_start": about["load_at_start"]}
+    header, *new = _rows_of(draft)
+    kept = [row for row in _rows_of(scores)[1:] if row[0].replace(" ", "_") not in parts]
+    rows = sorted(kept + new, key=lambda row: PARTS.index(row[0].replace(" ", "_")))
+    with draft.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    again = {**earlier.get("measured_again", {}), **dict.fromkeys(parts, told)}
+    return {**earlier, "seconds_of_parts": {**earlier["seconds_of_parts"], **parts}, "measured_again": again}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the parts and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=sizes(), default="full")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--update", action="store_true", help="keep the other parts of the run in --out")
     parser.add_argument("--out", type=Path, default=TOP / "results" / "bench")
     parser.add_argument("--task-seconds", type=float, help="CPU seconds of each training of the task")
     parser.add_argument("--task-repeats", type=int, help="repeats of the task; 0 leaves it out")
@@ -163,12 +214,21 @@ def main(arguments: list[str] | None = None) -> int:
 
     from l3muscle.runtime import provenance
 
-    load, started, here = os.getloadavg()[0], time.monotonic(), provenance()
+    load, started = os.getloadavg()[0], time.monotonic()
+    about = {
+        "measured": datetime.now(UTC).date().isoformat(),
+        "size": options.size,
+        "settings": {name: value for name, value in asdict(size).items() if name not in ("only", "networks", "grow")},
+        "load_at_start": round(load, 2),
+        "peers": versions(),
+        "provenance": provenance(),
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    earlier = earlier_run(options.out, about) if options.update else None
     if load > 0.5:
         print(f"the machine is busy (load {load:.1f}): times will scatter, ratios less")
     parts: dict[str, float] = {}
     broken: list[str] = []
-    options.out.mkdir(parents=True, exist_ok=True)
     draft = options.out / ".scores.draft.csv"
     rows = Rows(draft)
     for name in options.parts:
@@ -184,17 +244,11 @@ def main(arguments: list[str] | None = None) -> int:
         parts[name] = round(time.monotonic() - begun, 1)
         print(f"{name}: {parts[name]:.0f} s", flush=True)
     rows.close()
-    about = {
-        "measured": datetime.now(UTC).date().isoformat(),
-        "size": options.size,
-        "settings": {name: value for name, value in asdict(size).items() if name not in ("only", "networks", "grow")},
-        "load_at_start": round(load, 2),
-        "seconds": round(time.monotonic() - started),
-        "seconds_of_parts": parts,
-        "peers": versions(),
-        "provenance": here,
-    }
-    draft.replace(options.out / "scores.csv")
+    about |= {"seconds": round(time.monotonic() - started), "seconds_of_parts": parts}
+    scores = options.out / "scores.csv"
+    if earlier is not None:
+        about = merge(earlier, about, scores, draft)
+    draft.replace(scores)
     (options.out / "provenance.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     print(f"written to {options.out}")
     return 1 if broken else 0

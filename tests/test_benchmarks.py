@@ -105,6 +105,30 @@ def test_a_part_that_breaks_leaves_the_others(tmp_path, capsys, monkeypatch):
         assert [row["note"] for row in csv.DictReader(file)] == ["n/a (ZeroDivisionError: division by zero)", ""]
 
 
+def test_a_part_measured_again_stands_among_the_others(tmp_path, capsys, monkeypatch):
+    import measures
+    import scaling
+
+    def part(name: str, value: float):
+        return lambda rows, size, folder: rows.add(name, "a", "time", "ours", [value])
+
+    arguments = ["--size", "tiny", "--out", str(tmp_path)]
+    monkeypatch.setattr(measures, "run", part("measures", 1))
+    monkeypatch.setattr(scaling, "run", part("scaling", 2))
+    bench.main([*arguments, "--parts", "scaling", "measures"])
+    monkeypatch.setattr(measures, "run", part("measures", 3))
+    bench.main([*arguments, "--parts", "measures", "--update"])
+    with (tmp_path / "scores.csv").open() as file:
+        assert [(row["part"], row["value"]) for row in csv.DictReader(file)] == [("measures", "3"), ("scaling", "2")]
+    about = json.loads((tmp_path / "provenance.json").read_text())
+    assert set(about["measured_again"]) == {"measures"} and set(about["seconds_of_parts"]) == {"measures", "scaling"}
+
+    about["provenance"]["cores"] += 1
+    (tmp_path / "provenance.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="another machine"):
+        bench.main([*arguments, "--parts", "measures", "--update"])
+
+
 def test_its_lock_agrees_with_ours_and_holds_every_peer():
     from test_environment import PIN
 

@@ -177,6 +177,14 @@ def test_conditions_name_what_was_not_installed():
     about = {"measured": "2026-01-02", "load_at_start": 0.1, "seconds": 600, "size": "full", "provenance": record}
     found = {row["what"]: row["value"] for row in comparisons.conditions({**about, "peers": {"a": "1", "b": None}})}
     assert found["theirs"] == "a 1, b not installed" and found["took"] == "10 min at size `full`"
+    assert "measured again" not in found
+    again = {"training_step": {"measured": "2026-01-03", "commit": "b" * 40, "load_at_start": 0.02}}
+    [line] = [
+        row["value"]
+        for row in comparisons.conditions({**about, "peers": {}, "measured_again": again})
+        if row["what"] == "measured again"
+    ]
+    assert line == f"training step, 2026-01-03, commit `{'b' * 10}`, load 0.02"
 
 
 def test_figures_draw_the_medians(scores):

@@ -196,8 +196,13 @@ def conditions(about: dict[str, Any]) -> list[dict[str, str]]:
     """
     record = about["provenance"]
     peers = {name: version or "not installed" for name, version in about["peers"].items()}
+    again = [
+        f"{part.replace('_', ' ')}, {told['measured']}, commit `{told['commit'][:10]}`, load {told['load_at_start']:g}"
+        for part, told in about.get("measured_again", {}).items()
+    ]
     values = {
         "measured": about["measured"],
+        **({"measured again": "; ".join(again)} if again else {}),
         "machine": f"{record['processor']}, {record['cores']} cores, GPU: {record['gpu'] or 'none'}",
         "system": f"{record['system']}, Python {record['python']}",
         "busy with other work": f"load {about['load_at_start']:g} when it began",
