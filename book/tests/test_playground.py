@@ -86,6 +86,19 @@ def test_a_student_trains_changes_something_and_trains_again(browser, lab, tmp_p
     sync_api.expect(status).to_contain_text("Not trained", timeout=TRAIN_S * 1000)
     sync_api.expect(train).to_be_enabled()
 
+    # A long training ends when it is told to, and is kept as far as it came.
+    tab.get_by_label("Weight of BCE").fill("1")
+    tab.get_by_label("Weight of Dice").fill("1")
+    steps = tab.get_by_label(re.compile("^Steps"))
+    steps.fill("300")
+    steps.press("Enter")
+    stop = tab.get_by_role("button", name=re.compile("Stop$"))
+    sync_api.expect(stop).to_be_disabled()
+    train.click()
+    stop.click()
+    sync_api.expect(status).to_contain_text("Run 3 (stopped", timeout=TRAIN_S * 1000)
+    sync_api.expect(rows).to_have_count(4)
+
     found = axe.Axe().run(tab, ".jupyter-widgets", {"resultTypes": ["violations"]}).response["violations"]
     assert [fault for fault in found if fault["impact"] in ("serious", "critical")] == []
     assert faults == []
