@@ -88,11 +88,11 @@ def test_work_is_named_once_and_a_peer_without_a_value_is_shown_as_such(scores):
 
 
 def test_the_page_says_why_a_side_has_no_value(scores):
-    assert without_value(scores, "measures", "time a pair") == "Without a value (n/a): *C* for Dice (not installed)."
+    assert without_value(scores, "measures", "time a pair") == "Without a value (n/a): C for *Dice* (not installed)."
     lacking = scores[scores.side == "C"]
     more = pd.concat([scores, lacking.assign(case="area"), lacking.assign(side="ours", note="n/a (no GPU)")])
     assert without_value(more, "measures", "time a pair") == (
-        "Without a value (n/a): *C* for Dice, area (not installed); *ours* for Dice (no GPU)."
+        "Without a value (n/a): C for *Dice*, *area* (not installed); ours for *Dice* (no GPU)."
     )
     assert without_value(scores[scores.side != "C"], "measures", "time a pair") == ""
 

@@ -181,8 +181,8 @@ def without_value(scores: pd.DataFrame, part: str, quantity: str) -> str:
     own = scores[(scores["part"] == part) & (scores["quantity"] == quantity) & scores["value"].isna()]
     said = []
     for (side, note), group in own.groupby(["side", "note"], sort=False):
-        cases = ", ".join(dict.fromkeys(group["case"]))
-        said.append(f"*{side}* for {cases} ({note.removeprefix('n/a (').removesuffix(')')})")
+        cases = ", ".join(f"*{case}*" for case in dict.fromkeys(group["case"]))
+        said.append(f"{side} for {cases} ({note.removeprefix('n/a (').removesuffix(')')})")
     return f"Without a value (n/a): {'; '.join(said)}." if said else ""
 
 
