@@ -19,7 +19,6 @@ REPORTED_NAMES = {
     "jigsaw": "Jigsaw",
     "reconstruction": "Reconstruction",
 }
-TABLE_OF_METRIC = {"dice": "1", "rms_dta_cm": "1", "smd_difference_hu": "2", "sma_difference_cm2": "2"}
 PRINTED_METRIC = {**METRICS, "smd_hu": "SMD", "sma_cm2": "SMA"}
 _MARKS = {"better": "**{}**", "worse": "<u>{}</u>", "": "{}"}
 
