@@ -449,3 +449,17 @@ def test_p_rises_and_falls_once(values, odd):
     table.loc[row, "p_value_as_printed"] = table.loc[row, "n_train"].map(dict(zip(SIZES, values.split(), strict=True)))
     expected = ("2 (SMD)", "Jigsaw", values.replace(" ", ", "), "p falls and then rises with n")
     assert found(table, "turns with n") == ([expected] if odd else [])
+
+
+@pytest.mark.parametrize(
+    ("versus", "table", "where"),
+    [("", "1 (RMS-DTA)", "Segmentation, n = 50"), ("Jigsaw", "C.4", "Segmentation / Jigsaw")],
+)
+@pytest.mark.parametrize(("times", "count"), [(0, "0 values"), (2, "2 values")])
+def test_a_missing_or_double_cell_is_all_that_is_said_of_it(versus, table, where, times, count):
+    printed = reported_p_values()
+    cell = (printed["metric"] == "RMS-DTA") & (printed["source_task"] == "Segmentation") & (printed["n_train"] == 50)
+    cell &= printed["versus"] == versus
+    again = printed_oddities(pd.concat([printed[~cell], *[printed[cell]] * times]))
+    new = {tuple(row) for row in again.to_numpy()} - {tuple(row) for row in printed_oddities().to_numpy()}
+    assert new == {("missing or double cells", table, where, count, "not one value in a cell")}
