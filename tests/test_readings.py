@@ -260,3 +260,10 @@ def test_a_run_of_other_sizes_cannot_be_compared(tables):
     ):
         assert (table["note"] == "n/a: no cell of this run is printed").all()
         assert not table[["cells", "untested"]].any(axis=None) and table["distance"].isna().all()
+
+
+def test_printed_cells_that_cannot_be_tested_are_not_called_unprinted(tables):
+    scores, observers = tables
+    table = readings_table(scores.assign(rms_dta_cm=np.nan), observers, "rms_dta_cm")
+    assert (table["note"] == "n/a: no printed cell of this run can be tested").all()
+    assert (table["untested"] == 4).all() and not table["cells"].any()
