@@ -238,6 +238,13 @@ def test_a_square_has_the_source_tasks_of_its_size_in_their_order():
     np.testing.assert_allclose(mann_whitney_table(scores, n_train=10).loc["own", "random"], FOUR)
 
 
+def test_a_square_is_of_the_metric_that_is_asked_for():
+    scores = scores_of({("random", 5): list(np.arange(4.0)), ("jigsaw", 5): list(np.arange(4.0) + 10)})
+    scores["dice"] = 0.5 + 0.1 * (scores.index % 2)
+    assert mann_whitney_table(scores, "dice", n_train=5).loc["random", "jigsaw"] == 1
+    assert mann_whitney_table(scores, n_train=5).loc["random", "jigsaw"] == pytest.approx(FOUR)
+
+
 @pytest.mark.parametrize(("family", "comparisons"), [("n_train", 3), ("all", 6)])
 def test_a_square_is_corrected_within_its_family(family, comparisons):
     scores = models_and_images()
