@@ -463,3 +463,19 @@ def test_a_missing_or_double_cell_is_all_that_is_said_of_it(versus, table, where
     again = printed_oddities(pd.concat([printed[~cell], *[printed[cell]] * times]))
     new = {tuple(row) for row in again.to_numpy()} - {tuple(row) for row in printed_oddities().to_numpy()}
     assert new == {("missing or double cells", table, where, count, "not one value in a cell")}
+
+
+def test_a_cell_with_two_values_is_a_double_cell():
+    table = changed("DSC", "Segmentation", 5, "0.998")
+    again = pd.concat([reported_p_values(), table[table["p_value_as_printed"] == "0.998"]])
+    finding = ("1 (DSC)", "Segmentation, n = 5", "2 values", "not one value in a cell")
+    assert found(again, "missing or double cells") == [finding] and not found(again, "equal rows")
+
+
+def test_findings_come_in_the_order_of_the_rows():
+    backwards = reported_p_values().iloc[::-1]
+    assert [finding[0] for finding in ODDITY_CHECKS["stars"](backwards)] == ["C.7", "C.6", "C.5", "C.2", "C.1"]
+    assert [finding[0] for finding in ODDITY_CHECKS["mirror cells"](backwards)] == ["C.7", "C.2", "C.2"]
+    fewer = backwards[(backwards["source_task"] != "Jigsaw") | (backwards["n_train"] > 5)]
+    missing = dict.fromkeys(finding[0] for finding in ODDITY_CHECKS["missing or double cells"](fewer))
+    assert list(missing) == ["2 (SMA)", "2 (SMD)", "1 (RMS-DTA)", "1 (DSC)", "C.1"]
