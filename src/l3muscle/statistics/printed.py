@@ -19,7 +19,6 @@ REPORTED_NAMES = {
     "jigsaw": "Jigsaw",
     "reconstruction": "Reconstruction",
 }
-TABLE_OF_METRIC = {"dice": "1", "rms_dta_cm": "1", "smd_difference_hu": "2", "sma_difference_cm2": "2"}
 PRINTED_METRIC = {**METRICS, "smd_hu": "SMD", "sma_cm2": "SMA"}
 _MARKS = {"better": "**{}**", "worse": "<u>{}</u>", "": "{}"}
 
@@ -216,11 +215,12 @@ def _mirror_cells(printed: pd.DataFrame):
     for name, table in printed[printed["versus"] != ""].groupby("table", sort=False):
         cells = {(r.source_task, r.versus): r.p_value_as_printed for r in table.itertuples()}
         for (a, b), value in cells.items():
-            mirrored = cells.get((b, a))
+            # That one of the two is missing is for `_missing_cells` to say.
+            mirrored = cells.get((b, a), value)
             if a < b and mirrored != value:
                 where = f"{a} / {b}"
-                values = f"{value} and {mirrored or 'nothing'}"
-                if mirrored is None or is_below(value) != is_below(mirrored):
+                values = f"{value} and {mirrored}"
+                if is_below(value) != is_below(mirrored):
                     yield name, where, values, "one of two mirror cells is below 0.001, the other is not"
                 elif is_below(value):
                     yield name, where, values, "mirror cells bear different stars"
@@ -244,7 +244,9 @@ def _equal_rows(printed: pd.DataFrame):
     """Different models do not give the same p-values to every printed digit, size after size."""
     against_control = printed[printed["versus"] == ""]
     for (name, metric), table in against_control.groupby(["table", "metric"], sort=False):
-        rows = table.pivot(index="source_task", columns="n_train", values="p_value_as_printed")
+        # A cell given twice or not at all is for `_missing_cells` to say.
+        once = table.drop_duplicates(["source_task", "n_train"])
+        rows = once.pivot(index="source_task", columns="n_train", values="p_value_as_printed").fillna("")
         for a, b in combinations(dict.fromkeys(table["source_task"]), 2):
             equal = (rows.loc[a] == rows.loc[b]) & rows.loc[a].map(_informative)
             if equal.sum() >= 2:

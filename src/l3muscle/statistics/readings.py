@@ -185,7 +185,10 @@ def readings_table(
             merged = p_values.of(reading).merge(printed)
             outcome = _compare(*(merged[name].to_numpy() for name in ("p_value", "number", "below")))
         if not note and not outcome["cells"]:
-            note = "n/a: no cell of this run is printed"
+            why = (
+                "no printed cell of this run can be tested" if outcome["untested"] else "no cell of this run is printed"
+            )
+            note = f"n/a: {why}"
         rows.append({"test": test, **settings, **outcome, "note": note})
     table = pd.DataFrame(rows)
     return table.sort_values(["same_side", "distance"], ascending=[False, True], kind="stable", ignore_index=True)

@@ -1,0 +1,269 @@
+"""The ways to read the paper's words, and how close each comes to its print."""
+
+import gc
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from l3muscle.statistics import (
+    DunnettReading,
+    MannWhitneyReading,
+    control_sample,
+    dunnett_table,
+    mann_whitney_pairs,
+    possible_readings,
+    readings_table,
+)
+from l3muscle.statistics.printed import printed_cells, printed_pairs
+from l3muscle.statistics.readings import _compare
+
+CLOSENESS = ["cells", "untested", "same_side", "mean_abs_dp", "distance"]
+FAMILIES, UNITS = ("all", "n_train", "source_task"), ("prediction", "image_mean", "model_mean")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_old_to_collect():
+    """The Holm correction of statsmodels collects garbage, which takes long while torch is loaded."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def measured(rng: np.random.Generator, dice: float, images: int = 6, **keys) -> pd.DataFrame:
+    """Scores of one rater whose Dice scatters about a value; the expert has 150 cm² and 30 HU."""
+    values = dice + rng.normal(0, 0.03, images)
+    off = rng.normal(0, 2, images)
+    return pd.DataFrame(
+        {
+            **keys,
+            "patient_id": [f"p{image}" for image in range(images)],
+            "dice": values,
+            "rms_dta_cm": 1.2 - values,
+            "smd_difference_hu": off,
+            "sma_difference_cm2": 3 * off,
+            "smd_hu": 30 + np.arange(images) + off,
+            "sma_cm2": 150 + np.arange(images) + 3 * off,
+            "failure": "",
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """Two of the paper's source tasks and one of our own at two of its sizes and one of our own, and observers."""
+    rng = np.random.default_rng(0)
+    means = {"random": 0.78, "own": 0.9, "segmentation": 0.86}
+    scores = [
+        measured(rng, mean + 0.02 * np.log(n), source_task=task, n_train=n, fold=fold, subset=0, repeat=0)
+        for task, mean in means.items()
+        for n in (5, 25, 30)
+        for fold in range(3)
+    ]
+    observers = [measured(rng, 0.9, observer=f"o{observer}") for observer in range(4)]
+    return pd.concat(scores, ignore_index=True), pd.concat(observers, ignore_index=True)
+
+
+def closeness(p_values: dict, printed: dict) -> dict[str, float]:
+    """Of a run's p-values and printed numbers (NaN: below 0.001) by cell, step by step."""
+    both = [(p, printed[cell]) for cell, p in p_values.items() if cell in printed]
+    tested = [(p, q) for p, q in both if not np.isnan(p)]
+    sides = [(p < 0.001) == np.isnan(q) for p, q in tested]
+    numbers = [abs(p - q) for p, q in tested if p >= 0.001 and not np.isnan(q)]
+    distances = [abs(max(p, 0.001) - (0.001 if np.isnan(q) else q)) for p, q in tested]
+    means = [np.mean(values) if values else np.nan for values in (sides, numbers, distances)]
+    return dict(zip(CLOSENESS, [len(tested), len(both) - len(tested), *means], strict=True))
+
+
+def assert_close(row: dict, expected: dict) -> None:
+    np.testing.assert_allclose([row[name] for name in CLOSENESS], [expected[name] for name in CLOSENESS], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("metric", "controls"),
+    [
+        ("dice", {("dice", "outlines"), ("dice", "image_means")}),
+        ("rms_dta_cm", {("rms_dta_cm", "outlines"), ("rms_dta_cm", "image_means")}),
+        (
+            "smd_difference_hu",
+            {("smd_hu", "expert"), *product(["smd_difference_hu"], ["zeros", "outlines", "image_means"])},
+        ),
+        (
+            "sma_difference_cm2",
+            {("sma_cm2", "expert"), *product(["sma_difference_cm2"], ["zeros", "outlines", "image_means"])},
+        ),
+        ("smd_hu", {("smd_hu", "expert")}),
+        ("sma_cm2", {("sma_cm2", "expert")}),
+    ],
+)
+def test_every_control_goes_with_every_family_and_unit(metric, controls):
+    readings = possible_readings(metric)
+    assert len(set(readings)) == len(readings)
+    assert set(readings) == {DunnettReading(*pair, *rest) for pair in controls for rest in product(FAMILIES, UNITS)}
+
+
+def test_no_correction_has_no_family():
+    readings = possible_readings("rms_dta_cm", "mann_whitney")
+    settings = {("none", "n_train"), *product(("bonferroni", "holm", "fdr_bh"), ("n_train", "all"))}
+    assert len(readings) == len(UNITS) * 7
+    assert set(readings) == {MannWhitneyReading("rms_dta_cm", unit, *rest) for unit in UNITS for rest in settings}
+    assert {reading.metric for reading in possible_readings("dice", "mann_whitney")} == {"dice"}
+
+
+def test_the_plain_reading_is_the_default():
+    reading = DunnettReading("dice", "outlines")
+    assert (reading.family, reading.unit) == ("all", "prediction")
+    assert MannWhitneyReading() == MannWhitneyReading("rms_dta_cm", "prediction", "none", "n_train")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (DunnettReading, {"metric": "jaccard"}, "unknown metric 'jaccard'"),
+        (DunnettReading, {"control": "others"}, "unknown control 'others'"),
+        (DunnettReading, {"family": "some"}, "unknown family 'some'"),
+        (DunnettReading, {"unit": "pixel"}, "unknown unit 'pixel'"),
+        (MannWhitneyReading, {"metric": "jaccard"}, "unknown metric 'jaccard'"),
+        (MannWhitneyReading, {"unit": "pixel"}, "unknown unit 'pixel'"),
+        (MannWhitneyReading, {"correction": "sidak"}, "unknown correction 'sidak'"),
+        # Of Dunnett's tests, not of these.
+        (MannWhitneyReading, {"family": "source_task"}, "unknown family 'source_task'"),
+    ],
+)
+def test_a_reading_with_an_unknown_setting_is_refused(kind, settings, message):
+    plain = {"metric": "dice", "control": "outlines"} if kind is DunnettReading else {}
+    with pytest.raises(ValueError, match=message):
+        kind(**{**plain, **settings})
+
+
+def test_unknown_tests_and_metrics_are_refused(tables):
+    for function in (possible_readings, lambda metric, test: readings_table(*tables, metric, test=test)):
+        with pytest.raises(ValueError, match="unknown test 'tukey'"):
+            function("rms_dta_cm", "tukey")
+        with pytest.raises(ValueError, match="unknown metric 'jaccard'"):
+            function("jaccard", "dunnett")
+    with pytest.raises(ValueError, match="unknown metric 'jaccard'"):
+        possible_readings("jaccard", "mann_whitney")
+    with pytest.raises(ValueError, match="the paper prints Mann-Whitney tests of rms_dta_cm only"):
+        readings_table(*tables, "dice", test="mann_whitney")
+
+
+def test_a_table_that_lacks_the_metric_is_refused(tables):
+    scores, observers = tables
+    with pytest.raises(ValueError, match="score table lacks dice"):
+        readings_table(scores.drop(columns="dice"), observers)
+    with pytest.raises(ValueError, match="observer table lacks dice"):
+        readings_table(scores, observers.drop(columns="dice"))
+    with pytest.raises(ValueError, match="score table lacks rms_dta_cm"):
+        readings_table(scores.drop(columns="rms_dta_cm"), metric="rms_dta_cm", test="mann_whitney")
+
+
+@pytest.mark.parametrize(
+    ("p", "number", "below", "expected"),
+    [
+        # Same side: of five known the first, second and last. Numbers on both sides: the second and the last.
+        (
+            [0.0002, 0.2, 0.04, 0.0005, np.nan, 1.0],
+            [np.nan, 0.3, np.nan, 0.5, 0.5, 0.96],
+            [True, False, True, False, False, False],
+            [5, 1, 3 / 5, (0.1 + 0.04) / 2, (0 + 0.1 + 0.039 + 0.499 + 0.04) / 5],
+        ),
+        # 0.001 itself is a number.
+        ([0.001], [0.003], [False], [1, 0, 1, 0.002, 0.002]),
+        ([0.001], [np.nan], [True], [1, 0, 0, np.nan, 0]),
+        ([0.0001], [np.nan], [True], [1, 0, 1, np.nan, 0]),
+        ([np.nan], [0.5], [False], [0, 1, np.nan, np.nan, np.nan]),
+        ([], [], [], [0, 0, np.nan, np.nan, np.nan]),
+    ],
+)
+def test_closeness_by_hand(p, number, below, expected):
+    outcome = _compare(np.array(p, dtype=float), np.array(number, dtype=float), np.array(below, dtype=bool))
+    assert list(outcome) == CLOSENESS
+    assert list(outcome.values()) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("metric", ["rms_dta_cm", "smd_difference_hu", "sma_cm2"])
+def test_each_reading_is_as_close_as_its_own_table(tables, metric):
+    scores, observers = tables
+    scores = scores.copy()
+    # No distance in one of the printed cells, which is not tested then.
+    scores.loc[(scores["source_task"] == "random") & (scores["n_train"] == 5), "rms_dta_cm"] = np.nan
+    table = readings_table(scores, observers, metric)
+    assert list(table) == ["test", "metric", "control", "family", "unit", *CLOSENESS, "note"]
+    assert len(table) == len(possible_readings(metric))
+    assert (table["test"] == "dunnett").all() and (table["note"] == "").all()
+    printed = {(r.source_task, r.n_train): r.number for r in printed_cells(metric).itertuples()}
+    untested = 1 if metric == "rms_dta_cm" else 0
+    for row in table.to_dict("records"):
+        control = control_sample(row["control"], row["metric"], observers=observers, scores=scores)
+        own = dunnett_table(scores, control, row["metric"], family=row["family"], unit=row["unit"])
+        p_values = {(r.source_task, r.n_train): r.p_value for r in own.itertuples()}
+        expected = closeness(p_values, printed)
+        # Of nine cells four are printed.
+        assert (expected["cells"], expected["untested"]) == (4 - untested, untested)
+        assert_close(row, expected)
+
+
+def test_each_reading_of_appendix_c_is_as_close_as_its_own_table(tables):
+    scores = tables[0][tables[0]["n_train"] < 30]
+    table = readings_table(scores, metric="rms_dta_cm", test="mann_whitney")
+    assert list(table) == ["test", "metric", "unit", "correction", "family", *CLOSENESS, "note"]
+    assert len(table) == 21 and (table["test"] == "mann_whitney").all() and (table["note"] == "").all()
+    printed = {(r.n_train, r.first, r.second): r.number for r in printed_pairs().itertuples()}
+    for row in table.to_dict("records"):
+        own = mann_whitney_pairs(scores, unit=row["unit"], correction=row["correction"], family=row["family"])
+        expected = closeness({(r.n_train, r.first, r.second): r.p_value for r in own.itertuples()}, printed)
+        assert expected["cells"] == 2
+        assert_close(row, expected)
+    assert table["distance"].nunique() > 4
+
+
+@pytest.mark.parametrize(("metric", "test"), [("dice", "dunnett"), ("rms_dta_cm", "mann_whitney")])
+def test_the_closest_reading_comes_first(tables, metric, test):
+    table = readings_table(*tables, metric, test=test)
+    keys = list(zip(-table["same_side"], table["distance"], strict=True))
+    assert len(set(keys)) > 2
+    assert list(table.index) == list(range(len(table)))
+    # Readings as close as each other stay in the order in which they are listed.
+    listed = [tuple(vars(reading).values()) for reading in possible_readings(metric, test)]
+    names = list(vars(possible_readings(metric, test)[0]))
+    places = [listed.index(row) for row in table[names].itertuples(index=False, name=None)]
+    ordered = list(zip(keys, places, strict=True))
+    assert ordered == sorted(ordered)
+
+
+def test_without_observers_their_readings_say_so(tables):
+    scores, _ = tables
+    table = readings_table(scores, metric="smd_difference_hu")
+    of_observers = table["control"].isin(["outlines", "image_means"])
+    assert of_observers.sum() == 2 * 9
+    assert (table["note"] == np.where(of_observers, "n/a: no observers", "")).all()
+    assert (table["cells"] == np.where(of_observers, 0, 4)).all() and not table["untested"].any()
+    assert (table["distance"].isna() == of_observers).all() and (table["same_side"].isna() == of_observers).all()
+    # What cannot be compared is last.
+    assert list(of_observers) == sorted(of_observers)
+
+
+def test_dice_is_read_first_and_against_observers(tables):
+    scores, observers = tables
+    pd.testing.assert_frame_equal(readings_table(scores, observers), readings_table(scores, observers, "dice"))
+    assert (readings_table(scores)["note"] == "n/a: no observers").all()
+
+
+def test_a_run_of_other_sizes_cannot_be_compared(tables):
+    scores, observers = tables
+    other = scores[scores["n_train"] == 30]
+    for table in (
+        readings_table(other, observers),
+        readings_table(other, metric="rms_dta_cm", test="mann_whitney"),
+    ):
+        assert (table["note"] == "n/a: no cell of this run is printed").all()
+        assert not table[["cells", "untested"]].any(axis=None) and table["distance"].isna().all()
+
+
+def test_printed_cells_that_cannot_be_tested_are_not_called_unprinted(tables):
+    scores, observers = tables
+    table = readings_table(scores.assign(rms_dta_cm=np.nan), observers, "rms_dta_cm")
+    assert (table["note"] == "n/a: no printed cell of this run can be tested").all()
+    assert (table["untested"] == 4).all() and not table["cells"].any()
