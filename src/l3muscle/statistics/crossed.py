@@ -231,9 +231,16 @@ def _check(matrix: np.ndarray, name: str) -> None:
         raise TooFew(f"{name}: fewer than {LEAST_IMAGES} images")
 
 
-def _check_varies(values: np.ndarray) -> None:
-    if np.ptp(values) <= 1e-12 * max(np.abs(values).max(), 1e-300):
+def _scatter(*groups: np.ndarray) -> tuple[np.ndarray, float]:
+    """The values less their group's mean, in units of their standard deviation, and this.
+
+    Products of what is far from zero would leave few digits for how it varies.
+    """
+    centred = np.concatenate([values - values.mean() for values in groups])
+    if np.ptp(centred) <= 1e-12 * max(np.abs(values).max() for values in groups):
         raise TooFew("nothing varies")
+    scale = centred.std()
+    return centred / scale, scale
 
 
 def fit_mean(matrix: np.ndarray, name: str = "models") -> CrossedFit:
@@ -248,16 +255,15 @@ def fit_mean(matrix: np.ndarray, name: str = "models") -> CrossedFit:
     """
     _check(matrix, name)
     raters, images, values = _known(matrix)
-    _check_varies(values)
-    scale = values.std()
+    scatter, scale = _scatter(values)
     design = _Design(
-        values / scale,
+        scatter,
         np.ones((values.size, 1)),
         {"image": images, "rater": raters},
         np.zeros(values.size, int),
         np.ones(1),
     )
-    return _rescaled(_Restricted(design, equal_residuals=True).fit(), scale, values.size - 1)
+    return _rescaled(_Restricted(design, equal_residuals=True).fit(), values.mean(), scale, values.size - 1)
 
 
 def fit_difference(
@@ -292,13 +298,11 @@ def fit_difference(
     _check(second, names[1])
     r1, i1, v1 = _known(first)
     r2, i2, v2 = _known(second)
-    values = np.concatenate([v1, v2])
-    _check_varies(np.concatenate([v1 - v1.mean(), v2 - v2.mean()]))
-    scale = np.concatenate([v1 - v1.mean(), v2 - v2.mean()]).std()
+    scatter, scale = _scatter(v1, v2)
     none1, none2 = np.full(v1.size, -1), np.full(v2.size, -1)
     stratum = np.repeat([0, 1], [v1.size, v2.size])
     design = _Design(
-        values / scale,
+        scatter,
         np.column_stack([stratum == 0, stratum == 1]).astype(float),
         {
             "image": np.concatenate([i1, i2]),
@@ -310,12 +314,13 @@ def fit_difference(
         stratum,
         np.array([1.0, -1.0]),
     )
-    return _rescaled(_Restricted(design, equal_residuals=equal_residuals).fit(), scale, values.size - 2)
+    fit = _Restricted(design, equal_residuals=equal_residuals).fit()
+    return _rescaled(fit, v1.mean() - v2.mean(), scale, scatter.size - 2)
 
 
-def _rescaled(fit: CrossedFit, scale: float, degrees: int) -> CrossedFit:
+def _rescaled(fit: CrossedFit, centre: float, scale: float, degrees: int) -> CrossedFit:
     return CrossedFit(
-        fit.estimate * scale,
+        float(centre + fit.estimate * scale),
         fit.standard_error * scale,
         fit.degrees,
         {name: value * scale**2 for name, value in fit.variances.items()},
