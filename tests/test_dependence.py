@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from l3muscle.statistics import (
     ablation_table,
@@ -163,7 +162,10 @@ def test_the_mixed_model_table_holds_the_fits_against_the_observers(close, metri
         total = image + fit.variances["models"] + fit.variances["residual"]
         assert row.image_share == pytest.approx(image / total)
         assert row.model_share == pytest.approx(fit.variances["models"] / total)
-    assert found["p_value"].tolist() == pytest.approx(multipletests(found["p_raw"], method="holm")[1])
+    # Holm: the smallest times 3, the next times 2, none smaller than the one before.
+    p = np.sort(found["p_raw"])
+    holm = np.minimum(np.maximum.accumulate(p * [3, 2, 1]), 1)
+    assert found["p_value"].tolist() == pytest.approx(holm[found["p_raw"].rank().astype(int) - 1].tolist())
 
 
 @pytest.mark.parametrize("given", [False, True])
@@ -196,7 +198,7 @@ def test_verdicts_know_which_side_is_better(known, test, metric, verdicts):
         sma_difference_cm2=scores["dice"] - image - scores.loc[scores["n_train"] == 10, "dice"].mean()
     )
     scores["sma_difference_cm2"] += scores["dice"].mean()
-    found = test(scores, control, metric)
+    found = test(scores, control, metric, correction="none")
     assert found["verdict"].tolist() == verdicts
 
 
@@ -215,15 +217,13 @@ def test_a_verdict_needs_a_corrected_p_value_below_alpha(close, test):
 def test_a_cell_of_one_model_has_no_test_and_does_not_count_in_the_correction(close, test):
     scores, control = close
     single = scores[(scores["n_train"] != 10) | ((scores["fold"] == 2) & (scores["repeat"] == 1))]
-    found, whole = test(single, control, "dice"), test(scores, control, "dice")
+    found, whole = (test(rows, control, "dice", correction="bonferroni") for rows in (single, scores))
     assert found["note"].tolist()[::2] == ["", ""] and found["verdict"][1] == ""
     assert found["note"][1].startswith("n/a: ") and "fewer than 2 raters" in found["note"][1]
     assert found.loc[1, [*TESTED, "p_raw", "p_value"]].isna().all()
     assert found.loc[1, ["n_models", "n"]].tolist() == [1, IMAGES]
     assert found["p_raw"].tolist()[::2] == pytest.approx(whole["p_raw"].tolist()[::2])
-    assert found["p_value"].dropna().to_numpy() == pytest.approx(
-        multipletests(found["p_raw"].dropna(), method="holm")[1]
-    )
+    assert found["p_value"].tolist()[::2] == pytest.approx([min(1, 2 * p) for p in found["p_raw"].tolist()[::2]])
 
 
 @pytest.mark.parametrize("test", [mixed_model_table, hierarchical_bootstrap_table])
@@ -231,7 +231,7 @@ def test_failures_are_left_out_or_count_as_the_worst(close, test):
     scores, control = close
     failed = scores.index[scores["n_train"] == 10][:3]
     scores.loc[failed, "rms_dta_cm"], scores.loc[failed, "failure"] = np.nan, "empty"
-    left, worst = (test(scores, control, "rms_dta_cm", failures=failures) for failures in ("leave_out", "worst"))
+    left, worst = (test(scores, control, "rms_dta_cm", failures=f, correction="none") for f in ("leave_out", "worst"))
     assert left["note"].tolist() == ["", "3 failed predictions left out", ""] and (worst["note"] == "").all()
     assert left["n"].tolist() == [160, 157, 160] and (worst["n"] == 160).all()
     for found in (left, worst):
@@ -332,7 +332,7 @@ def test_too_few_replicates_and_raters_are_refused():
 def test_the_bootstrap_table_holds_what_its_replicates_say(close):
     scores, control = close
     scores = scores.drop(index=[3, 170])
-    found = hierarchical_bootstrap_table(scores, control, "dice", replicates=400, seed=3, level=0.9)
+    found = hierarchical_bootstrap_table(scores, control, "dice", correction="none", replicates=400, seed=3, level=0.9)
     assert found.columns.tolist() == [*COUNTS, *TESTED, "p_raw", "p_value", "verdict", "note"]
     resampled = Resampled(sorted(set(scores["patient_id"])), 400, 3)
     theirs = as_matrix(control, "dice")
@@ -473,6 +473,8 @@ def printed(n_train: int, first: str, second: str = "", metric: str = "RMS-DTA")
 
 @pytest.mark.parametrize(("metric", "correction"), [("rms_dta_cm", "none"), ("dice", "holm")])
 def test_stars_of_pairs_stand_beside_the_tests_that_they_are_of(tasks, metric, correction):
+    sizes = [5, 10] if metric == "rms_dta_cm" else [5]
+    tasks = tasks[tasks["n_train"].isin(sizes)]
     found = surviving_pair_stars(tasks, metric, correction=correction, alpha=0.01)
     naive = mann_whitney_pairs(tasks, metric, correction=correction, alpha=0.01)
     mixed = mixed_model_pairs(tasks, metric, correction=correction, alpha=0.01)
@@ -481,7 +483,7 @@ def test_stars_of_pairs_stand_beside_the_tests_that_they_are_of(tasks, metric, c
         *("star", "survives_mixed", "note"),
     ]
     keys = list(zip(found["n_train"], found["first"], found["second"], strict=True))
-    assert keys == [(n, *pair) for n in (5, 10) for pair in PAIRS]
+    assert keys == [(n, *pair) for n in sizes for pair in PAIRS]
     assert found["printed"].tolist() == [printed(*key) if metric == "rms_dta_cm" else "–" for key in keys]
     for name, table_ in (("naive", naive), ("mixed", mixed)):
         assert found[f"{name}_p"].tolist() == table_["p_value"].tolist()
@@ -524,7 +526,7 @@ def test_a_star_needs_a_p_value_below_alpha(tasks):
     [
         ("dice", {}),
         ("rms_dta_cm", {"correction": "bonferroni", "alpha": 0.2, "failures": "worst", "replicates": 300, "seed": 5}),
-        ("sma_difference_cm2", {"failures": "leave_out", "alpha": 0.05}),
+        ("sma_difference_cm2", {"correction": "none", "failures": "leave_out", "alpha": 0.05}),
     ],
 )
 def test_stars_stand_beside_the_tests_that_they_are_of(close, metric, settings):
@@ -569,7 +571,7 @@ def test_a_note_that_two_tests_make_is_made_once(close):
     scores.loc[failed, "rms_dta_cm"], scores.loc[failed, "failure"] = np.nan, "empty"
     single = scores[(scores["n_train"] != 25) | ((scores["fold"] == 0) & (scores["repeat"] == 0))].copy()
     single.loc[single["n_train"] == 25, "rms_dta_cm"] += 0.1
-    found = surviving_stars(single, control, "rms_dta_cm")
+    found = surviving_stars(single, control, "rms_dta_cm", correction="none")
     assert found["note"][:2].tolist() == ["2 failed predictions left out", ""]
     told = found["note"][2].split("; ")
     assert len(told) == 2 and all(text.startswith("n/a: ") and "fewer than 2 raters" in text for text in told)
@@ -581,5 +583,5 @@ def test_stars_of_models_that_scatter_as_wholes_fall():
     rng = np.random.default_rng(0)
     image = rng.normal(0, 0.001, IMAGES)
     scores = table(rng, {5: 0.91, 10: 0.89}, image=image, model_sd=0.02)
-    found = surviving_stars(scores, observers(rng, image=image), "dice", alpha=0.05)
+    found = surviving_stars(scores, observers(rng, image=image), "dice", correction="none", alpha=0.05)
     assert found["star"].all() and not found[["survives_mixed", "survives_bootstrap"]].any(axis=None)
