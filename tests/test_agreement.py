@@ -1,5 +1,7 @@
 """Bland-Altman, concordance and equivalence against formulas written out here."""
 
+import inspect
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -178,16 +180,19 @@ def expected_of_predictions(matrix: np.ndarray, expert: np.ndarray, margin: floa
 @pytest.mark.parametrize("unit", ["image_mean", "prediction"])
 @pytest.mark.parametrize("gaps", [False, True])
 def test_every_column_is_what_its_formula_says(scores, observers, unit, settings, gaps):
+    images, expert = sorted(set(observers["patient_id"])), experts(observers)
     if gaps:
-        # One image that no model of the smaller size outlined, and one outline less of another.
+        # Observers have outlined one image less and one that no model has seen; the smaller models one image less,
+        # and one of them another.
+        observers["patient_id"] = observers["patient_id"].replace("p6", "unseen")
         gone = (scores["n_train"] == 5) & (scores["patient_id"] == "p3")
         scores.loc[gone | (scores.index == 1), ["sma_cm2", "sma_difference_cm2"]] = np.nan
     table = agreement_table(scores, "sma_cm2", observers=observers, unit=unit, **settings)
     margin, level = settings.get("margin", 10.0), settings.get("level", 0.95)
     assert (table["margin"] == margin).all()
-    expert = experts(observers)
     raters = [(differences(own), 3) for _, own in scores.groupby("n_train")] + [(differences(observers, "observer"), 4)]
     for row, (matrix, models) in zip(table.to_dict("records"), raters, strict=True):
+        matrix = matrix.reindex(columns=images)
         known = matrix.notna().any().to_numpy()
         values = matrix.to_numpy()[:, known]
         if unit == "image_mean":
@@ -395,3 +400,8 @@ def test_points_of_a_bad_table_are_refused(scores, observers):
         bland_altman_points(pd.concat([scores, scores]))
     with pytest.raises(ValueError, match="twice"):
         bland_altman_points(pd.concat([observers, observers]))
+
+
+def test_intervals_hold_95_percent_and_equivalence_is_tested_at_5_percent():
+    defaults = {name: given.default for name, given in inspect.signature(agreement_table).parameters.items()}
+    assert (defaults["level"], defaults["alpha"], defaults["unit"]) == (0.95, 0.05, "image_mean")

@@ -1,5 +1,7 @@
 """Tests that know that predictions share images and models, on tables whose answer is known."""
 
+import inspect
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -139,13 +141,20 @@ def close() -> tuple[pd.DataFrame, pd.DataFrame]:
     rng = np.random.default_rng(4)
     image = rng.normal(0, 0.02, IMAGES)
     scores = table(rng, {25: 0.905, 5: 0.89, 10: 0.897}, image=image, model_sd=0.005)
-    return scores, observers(rng, image=image)
+    control = observers(rng, image=image)
+    for rows in (scores, control):
+        # No measure is another's mirror image.
+        rows["rms_dta_cm"] += rng.normal(0, 0.002, len(rows))
+    return scores, control
 
 
 @pytest.mark.parametrize(("metric", "level"), [("dice", 0.95), ("rms_dta_cm", 0.8)])
 def test_the_mixed_model_table_holds_the_fits_against_the_observers(close, metric, level):
     scores, control = close
-    found = mixed_model_table(*close, metric, level=level)
+    # Some images are harder for models than for observers.
+    hard = dict(enumerate(np.random.default_rng(0).normal(0, 0.01, IMAGES)))
+    scores[metric] += scores["patient_id"].str[1:].astype(int).map(hard)
+    found = mixed_model_table(scores, control, metric, level=level)
     assert found.columns.tolist() == [
         *(COUNTS + TESTED),
         *("image_share", "model_share", "p_raw", "p_value", "verdict", "note"),
@@ -158,6 +167,7 @@ def test_the_mixed_model_table_holds_the_fits_against_the_observers(close, metri
         values = (row.difference, row.standard_error, row.degrees, row.low, row.high, row.p_raw)
         expected = (fit.estimate, fit.standard_error, fit.degrees, *fit.interval(level), fit.p_value)
         assert values == pytest.approx(expected, rel=1e-6)
+        assert fit.variances["image in models"] > fit.variances["residual"]
         image = fit.variances["image"] + fit.variances["image in models"]
         total = image + fit.variances["models"] + fit.variances["residual"]
         assert row.image_share == pytest.approx(image / total)
@@ -219,6 +229,7 @@ def test_a_cell_of_one_model_has_no_test_and_does_not_count_in_the_correction(cl
     single = scores[(scores["n_train"] != 10) | ((scores["fold"] == 2) & (scores["repeat"] == 1))]
     found, whole = (test(rows, control, "dice", correction="bonferroni") for rows in (single, scores))
     assert found["note"].tolist()[::2] == ["", ""] and found["verdict"][1] == ""
+    assert found.columns.tolist() == whole.columns.tolist()
     assert found["note"][1].startswith("n/a: ") and "fewer than 2 raters" in found["note"][1]
     assert found.loc[1, [*TESTED, "p_raw", "p_value"]].isna().all()
     assert found.loc[1, ["n_models", "n"]].tolist() == [1, IMAGES]
@@ -264,9 +275,11 @@ def test_one_shared_image_is_a_comparison_that_cannot_be_made(close):
 
 
 @pytest.mark.parametrize("test", [mixed_model_table, hierarchical_bootstrap_table])
-def test_what_does_not_vary_is_not_tested(known, test):
+@pytest.mark.parametrize("difference", [2.0, -0.1, 0.0])
+def test_what_does_not_vary_is_not_tested(known, test, difference):
     scores, _ = known
-    found = test(scores.assign(smd_hu=32.0, smd_difference_hu=2.0), None, "smd_difference_hu")
+    same = scores.assign(smd_hu=30 + difference, smd_difference_hu=difference)
+    found = test(same, None, "smd_difference_hu")
     assert (found["note"] == "n/a: nothing varies").all() and found["p_raw"].isna().all()
 
 
@@ -331,24 +344,29 @@ def test_too_few_replicates_and_raters_are_refused():
 
 def test_the_bootstrap_table_holds_what_its_replicates_say(close):
     scores, control = close
-    scores = scores.drop(index=[3, 170])
-    found = hierarchical_bootstrap_table(scores, control, "dice", correction="none", replicates=400, seed=3, level=0.9)
+    # One image without a value in a cell, one without in any observer, and a gap in each table.
+    gone = (scores["n_train"] == 10) & (scores["patient_id"] == "p3")
+    scores.loc[gone | (scores.index == 170), "dice"] = np.nan
+    control.loc[(control["patient_id"] == "p7") | (control.index == 2), "dice"] = np.nan
+    settings = {"correction": "none", "replicates": 400, "seed": 3, "level": 0.9}
+    found = hierarchical_bootstrap_table(scores, control, "dice", **settings)
     assert found.columns.tolist() == [*COUNTS, *TESTED, "p_raw", "p_value", "verdict", "note"]
+    assert found["n"].tolist() == scores.groupby("n_train")["dice"].count().tolist()
     resampled = Resampled(sorted(set(scores["patient_id"])), 400, 3)
-    theirs = as_matrix(control, "dice")
+    of_images = control.groupby("patient_id")["dice"].mean()
     for row in found.itertuples():
         own = scores[scores["n_train"] == row.n_train]
-        ours = as_matrix(own, "dice")
-        drawn = resampled.means(ours, "random", row.n_train) - resampled.means(theirs, "observers")
-        assert row.difference == pytest.approx(
-            own.groupby("patient_id")["dice"].mean().mean() - control.groupby("patient_id")["dice"].mean().mean()
-        )
+        drawn = resampled.means(as_matrix(own, "dice"), "random", row.n_train)
+        drawn = drawn - resampled.means(as_matrix(control, "dice"), "observers")
+        ours = own.groupby("patient_id")["dice"].mean()
+        assert row.difference == pytest.approx(ours.mean() - of_images.mean())
         assert row.standard_error == pytest.approx(drawn.std(ddof=1))
         assert (row.low, row.high) == pytest.approx(tuple(np.quantile(drawn, [0.05, 0.95])))
         # Satterthwaite: variances of the mean over images, over models and over observers add up.
-        units = [np.nanmean(ours, 0) - theirs.mean(0), np.nanmean(ours, 1), theirs.mean(1)]
-        parts = np.array([stats.sem(values) ** 2 for values in units])
-        degrees = parts.sum() ** 2 / sum(part**2 / (len(u) - 1) for part, u in zip(parts, units, strict=True))
+        models, others = own.groupby(["fold", "repeat"])["dice"].mean(), control.groupby("observer")["dice"].mean()
+        units = [(ours - of_images).dropna(), models, others]
+        parts = [(stats.sem(values) ** 2, len(values) - 1) for values in units]
+        degrees = sum(v for v, _ in parts) ** 2 / sum(v**2 / n for v, n in parts)
         assert row.degrees == pytest.approx(degrees)
         assert row.p_raw == pytest.approx(2 * stats.t.cdf(-abs(row.difference) / row.standard_error, degrees))
 
@@ -362,6 +380,7 @@ def test_the_bootstrap_against_the_expert_has_no_observers_in_it(close):
         ours = as_matrix(scores[scores["n_train"] == row.n_train], "smd_difference_hu")
         drawn = resampled.means(ours, "random", row.n_train)
         assert (row.difference, row.standard_error) == pytest.approx((ours.mean(), drawn.std(ddof=1)))
+        assert (row.low, row.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
         parts = [(stats.sem(ours.mean(axis)) ** 2, ours.shape[1 - axis] - 1) for axis in (0, 1)]
         assert row.degrees == pytest.approx(sum(v for v, _ in parts) ** 2 / sum(v**2 / n for v, n in parts))
         assert row.standard_error**2 == pytest.approx(sum(v for v, _ in parts), rel=0.15)
@@ -394,7 +413,8 @@ def tasks() -> pd.DataFrame:
     image = rng.normal(0, 0.02, IMAGES)
     means = {"random": {10: 0.92, 5: 0.80}, "jigsaw": {10: 0.86, 5: 0.83}, "segmentation": {10: 0.917, 5: 0.801}}
     parts = [table(rng, sizes, image=image, model_sd=0.002).assign(source_task=task) for task, sizes in means.items()]
-    return pd.concat(parts, ignore_index=True)
+    scores = pd.concat(parts, ignore_index=True)
+    return scores.assign(rms_dta_cm=scores["rms_dta_cm"] + rng.normal(0, 0.002, len(scores)))
 
 
 PAIRS = [("random", "jigsaw"), ("random", "segmentation"), ("jigsaw", "segmentation")]
@@ -585,3 +605,19 @@ def test_stars_of_models_that_scatter_as_wholes_fall():
     scores = table(rng, {5: 0.91, 10: 0.89}, image=image, model_sd=0.02)
     found = surviving_stars(scores, observers(rng, image=image), "dice", correction="none", alpha=0.05)
     assert found["star"].all() and not found[["survives_mixed", "survives_bootstrap"]].any(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("test", "metric", "correction"),
+    [
+        (mixed_model_table, "dice", "holm"),
+        (hierarchical_bootstrap_table, "dice", "holm"),
+        (surviving_stars, "dice", "holm"),
+        (mixed_model_pairs, "rms_dta_cm", "none"),
+        (surviving_pair_stars, "rms_dta_cm", "none"),
+    ],
+)
+def test_what_is_not_said_is_as_in_the_paper(test, metric, correction):
+    # Its level is 0.001; it does not correct the pairs, which it tests by the RMS-DTA.
+    defaults = {name: given.default for name, given in inspect.signature(test).parameters.items()}
+    assert (defaults["metric"], defaults["correction"], defaults["alpha"]) == (metric, correction, 0.001)
