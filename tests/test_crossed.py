@@ -100,16 +100,19 @@ def assert_most_likely(fit: CrossedFit, whole: Whole, variances: dict[str, float
             assert whole.log_likelihood(variances | {name: other}) < fit.log_likelihood + 1e-9
 
 
-def test_a_complete_table_is_analysed_as_its_mean_squares_say():
-    image, rater, rest = 7.0, 3.0, 0.5
-    fit = fit_mean(table(image, rater, rest, mean=2.0))
+@pytest.mark.parametrize(
+    ("image", "rater", "rest", "shape"), [(7.0, 3.0, 0.5, (5, 9)), (3.0, 2.6, 2.0, (4, 5)), (2.0, 2.0, 1.5, (2, 4))]
+)
+def test_a_complete_table_is_analysed_as_its_mean_squares_say(image, rater, rest, shape):
+    raters, images = shape
+    fit = fit_mean(table(image, rater, rest, mean=2.0, shape=shape))
     assert fit.estimate == pytest.approx(2.0)
     assert fit.variances == pytest.approx(
-        {"image": (image - rest) / RATERS, "rater": (rater - rest) / IMAGES, "residual": rest}, rel=1e-4
+        {"image": (image - rest) / raters, "rater": (rater - rest) / images, "residual": rest}, rel=1e-4
     )
     assert list(fit.variances) == ["image", "rater", "residual"]
-    assert fit.standard_error**2 == pytest.approx((image + rater - rest) / (RATERS * IMAGES), rel=1e-4)
-    shares = np.array([image, rater, rest]) ** 2 / degrees_of((RATERS, IMAGES))
+    assert fit.standard_error**2 == pytest.approx((image + rater - rest) / (raters * images), rel=1e-4)
+    shares = np.array([image, rater, rest]) ** 2 / degrees_of(shape)
     assert fit.degrees == pytest.approx((image + rater - rest) ** 2 / shares.sum(), rel=1e-3)
 
 

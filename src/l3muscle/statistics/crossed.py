@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 LEAST_IMAGES = 3
 LEAST_RATERS = 2
-_EMPTY = 1e-8  # share of the residual variance under which a component counts as absent
+_EMPTY = 1e-6  # share of the residual variance under which a component counts as absent
 
 
 class TooFew(ValueError):
@@ -153,7 +153,9 @@ class _Restricted:
     def fit(self) -> CrossedFit:
         """Maximise, and find the contrast's standard error and Satterthwaite's degrees of freedom."""
         count = len(self.names)
-        bounds = [(0.0, 1e4)] * count + [(-12.0, 12.0)] * self.free_ratio
+        # At zero itself every slope is zero: a search that steps on it would end there, wherever the maximum lies.
+        least = np.sqrt(_EMPTY)
+        bounds = [(least, 1e4)] * count + [(-12.0, 12.0)] * self.free_ratio
         best = None
         # More threads only wait for one another over matrices of a hundred rows, and change the last digits.
         with threadpool_limits(limits=1, user_api="blas"):
@@ -169,7 +171,9 @@ class _Restricted:
                 )
                 if best is None or found.fun < best.fun:
                     best = found
-            return self._outcome(best.x, best.fun)
+            absent = np.append(best.x[:count] <= least, [False] * self.free_ratio)
+            parameters = np.where(absent, 0.0, best.x)
+            return self._outcome(parameters, self.deviance(parameters)[0])
 
     def _outcome(self, parameters: np.ndarray, deviance: float) -> CrossedFit:
         count, p = len(self.names), self.p
