@@ -1,13 +1,18 @@
 """Bland-Altman, concordance and equivalence against formulas written out here."""
 
+import inspect
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from scipy.optimize import approx_fprime
 
-from l3muscle.statistics import agreement_table, bland_altman_points, lin_concordance
+from l3muscle.statistics import AGREEMENT_MARGIN, agreement_table, bland_altman_points, lin_concordance
+from l3muscle.statistics.crossed import TooFew, fit_mean
 
 IMAGES = 24
+Z = stats.norm.ppf(0.975)
 
 
 @pytest.fixture
@@ -37,6 +42,19 @@ def scores() -> pd.DataFrame:
                     }
                 )
             )
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.fixture
+def observers(scores) -> pd.DataFrame:
+    expert = scores[scores["fold"] == 0].drop_duplicates("patient_id")
+    expert = (expert["sma_cm2"] - expert["sma_difference_cm2"]).to_numpy()
+    rng = np.random.default_rng(7)
+    parts = []
+    for observer in range(4):
+        difference = 3 + rng.normal(0, 6, IMAGES)
+        keys = {"observer": f"o{observer}", "patient_id": [f"p{i}" for i in range(IMAGES)], "failure": ""}
+        parts.append(pd.DataFrame(keys | {"sma_cm2": expert + difference, "sma_difference_cm2": difference}))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -106,3 +124,284 @@ def test_too_few_images_say_so_and_a_bad_margin_is_refused(scores):
     assert table["note"].str.startswith("n/a").all() and table["tost_p"].isna().all()
     with pytest.raises(ValueError, match="margin"):
         agreement_table(scores, "sma_cm2", margin=0)
+
+
+def differences(rows: pd.DataFrame, rater: str = "fold", column: str = "sma_difference_cm2") -> pd.DataFrame:
+    """Raters by images, in the order of the images' names."""
+    return rows.pivot(index=rater, columns="patient_id", values=column)
+
+
+def experts(rows: pd.DataFrame) -> np.ndarray:
+    return (rows["sma_cm2"] - rows["sma_difference_cm2"]).groupby(rows["patient_id"]).mean().to_numpy()
+
+
+def expected_of_means(difference: np.ndarray, expert: np.ndarray, margin: float, level: float) -> dict[str, float]:
+    """One pair an image: Bland and Altman 1999, Lin 1989, Schuirmann 1987."""
+    n, mean, sd = difference.size, difference.mean(), difference.std(ddof=1)
+    t = stats.t.ppf((1 + level) / 2, n - 1)
+    of_bias, of_limit = t * sd / np.sqrt(n), t * sd * np.sqrt(1 / n + Z**2 / (2 * (n - 1)))
+    ccc, ccc_low, ccc_high = lin_concordance(difference + expert, expert, level)
+    above = stats.ttest_1samp(difference, -margin, alternative="greater").pvalue
+    below = stats.ttest_1samp(difference, margin, alternative="less").pvalue
+    found = {"sd": sd, "ccc": ccc, "ccc_low": ccc_low, "ccc_high": ccc_high, "tost_p": max(above, below)}
+    for name, at, half in (
+        ("bias", mean, of_bias),
+        ("lower_limit", mean - Z * sd, of_limit),
+        ("upper_limit", mean + Z * sd, of_limit),
+    ):
+        found |= {name: at, f"{name}_low": at - half, f"{name}_high": at + half}
+    return found
+
+
+def expected_of_predictions(matrix: np.ndarray, expert: np.ndarray, margin: float, level: float) -> dict[str, float]:
+    """A single prediction: its variance is that of image, model and residual; images are the independent units."""
+    fit, images = fit_mean(matrix), matrix.shape[1]
+    sd = np.sqrt(sum(fit.variances.values()))
+    t = stats.t.ppf((1 + level) / 2, images - 1)
+    half = t * np.sqrt(fit.standard_error**2 + Z**2 * sd**2 / (2 * (images - 1)))
+    both = np.stack(np.broadcast_arrays(matrix + expert, expert))[:, ~np.isnan(matrix)]
+    ccc = lin_concordance(*both)[0]
+    low, high = np.arctanh(lin_concordance(np.nanmean(matrix, 0) + expert, expert, level)[1:])
+    tests = [
+        stats.t.sf((fit.estimate + margin) / fit.standard_error, fit.degrees),
+        stats.t.sf((margin - fit.estimate) / fit.standard_error, fit.degrees),
+    ]
+    found = {"bias": fit.estimate, "sd": sd, "ccc": ccc, "tost_p": max(tests)}
+    found["bias_low"], found["bias_high"] = fit.interval(level)
+    for name, at in (("lower_limit", fit.estimate - Z * sd), ("upper_limit", fit.estimate + Z * sd)):
+        found |= {name: at, f"{name}_low": at - half, f"{name}_high": at + half}
+    return found | {
+        "ccc_low": np.tanh(np.arctanh(ccc) - (high - low) / 2),
+        "ccc_high": np.tanh(np.arctanh(ccc) + (high - low) / 2),
+    }
+
+
+@pytest.mark.parametrize("settings", [{}, {"margin": 2.5, "level": 0.8}])
+@pytest.mark.parametrize("unit", ["image_mean", "prediction"])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_every_column_is_what_its_formula_says(scores, observers, unit, settings, gaps):
+    images, expert = sorted(set(observers["patient_id"])), experts(observers)
+    if gaps:
+        # Observers have outlined one image less and one that no model has seen; the smaller models one image less,
+        # and one of them another.
+        observers["patient_id"] = observers["patient_id"].replace("p6", "unseen")
+        gone = (scores["n_train"] == 5) & (scores["patient_id"] == "p3")
+        scores.loc[gone | (scores.index == 1), ["sma_cm2", "sma_difference_cm2"]] = np.nan
+    table = agreement_table(scores, "sma_cm2", observers=observers, unit=unit, **settings)
+    margin, level = settings.get("margin", 10.0), settings.get("level", 0.95)
+    assert (table["margin"] == margin).all()
+    raters = [(differences(own), 3) for _, own in scores.groupby("n_train")] + [(differences(observers, "observer"), 4)]
+    for row, (matrix, models) in zip(table.to_dict("records"), raters, strict=True):
+        matrix = matrix.reindex(columns=images)
+        known = matrix.notna().any().to_numpy()
+        values = matrix.to_numpy()[:, known]
+        if unit == "image_mean":
+            expected = expected_of_means(np.nanmean(values, 0), expert[known], margin, level)
+        else:
+            expected = expected_of_predictions(values, expert[known], margin, level)
+        assert {name: row[name] for name in expected} == pytest.approx(expected)
+        assert row["equivalent"] == (expected["tost_p"] < 0.05)
+        assert (row["n_models"], row["n_images"]) == (models, known.sum())
+        assert row["n"] == np.isfinite(values).sum() and row["note"] == ""
+
+
+def test_a_table_says_whose_row_it_is(scores, observers):
+    observers.loc[:1, "failure"] = "empty"
+    table = agreement_table(scores, observers=observers)
+    assert table["source_task"].tolist() == ["random", "random", "observers"]
+    assert table["n_train"].tolist() == [5, 10, pd.NA] and table["n_train"].dtype == "Int64"
+    assert table["equivalent"].dtype == "boolean"
+    assert table[["failures", "empty", "runaway"]].to_numpy().tolist() == [[0, 0, 0], [0, 0, 0], [2, 2, 0]]
+    without = agreement_table(scores, observers=observers.drop(columns="failure"))
+    assert without[["failures", "empty", "runaway"]].iloc[2].tolist() == [0, 0, 0]
+    intervals = [f"{of}{end}" for of in ("bias", "lower_limit", "upper_limit", "ccc") for end in ("", "_low", "_high")]
+    assert set(table.columns) == {
+        *("source_task", "n_train", "n_models", "n_images", "n", "failures", "empty", "runaway"),
+        *intervals,
+        *("sd", "tost_p", "margin", "equivalent", "note"),
+    }
+
+
+@pytest.mark.parametrize("unit", ["image_mean", "prediction"])
+def test_the_order_of_rows_does_not_matter(scores, observers, unit):
+    mixed, others = scores.sample(frac=1, random_state=1), observers.sample(frac=1, random_state=2)
+    tables = [agreement_table(s, observers=o, unit=unit) for s, o in ((scores, observers), (mixed, others))]
+    pd.testing.assert_frame_equal(*tables, rtol=1e-6)
+
+
+def test_areas_and_densities_have_margins_of_their_own(scores):
+    assert AGREEMENT_MARGIN == {"sma_cm2": 10.0, "smd_hu": 5.0}
+    assert (agreement_table(scores, "smd_hu")["margin"] == 5.0).all()
+    assert (agreement_table(scores)["margin"] == 10.0).all()
+
+
+def test_equivalence_needs_a_p_value_below_alpha(scores):
+    p = agreement_table(scores)["tost_p"][1]
+    assert not agreement_table(scores, alpha=p)["equivalent"][1]
+    assert agreement_table(scores, alpha=np.nextafter(p, 1))["equivalent"][1]
+
+
+@pytest.mark.parametrize(("measure", "note"), [("smd_hu", True), ("sma_cm2", False)])
+def test_an_empty_outline_has_an_area_but_no_density(scores, measure, note):
+    empty = scores.index[:2]
+    scores.loc[empty, "failure"] = "empty"
+    scores.loc[empty, ["smd_hu", "smd_difference_hu"]] = np.nan
+    table = agreement_table(scores, measure)
+    assert table["empty"].tolist() == [2, 0]
+    assert table["n"].tolist() == [3 * IMAGES - 2 * note, 3 * IMAGES]
+    told = "2 failed predictions have no density and are left out"
+    assert table["note"].tolist() == [told if note else "", ""]
+
+
+def test_three_images_are_enough_and_two_are_not(scores):
+    some = [scores[scores["patient_id"].isin([f"p{i}" for i in range(count)])] for count in (2, 3)]
+    for unit in ("image_mean", "prediction"):
+        few, enough = (agreement_table(rows, unit=unit) for rows in some)
+        assert few["note"].str.fullmatch(r"n/a: (raters: )?fewer than 3 images").all()
+        assert few[["bias", "sd", "ccc", "tost_p", "equivalent"]].isna().all(axis=None)
+        assert enough["tost_p"].notna().all() and (enough["note"] == "").all()
+
+
+def test_one_model_is_no_sample_of_models(scores):
+    table = agreement_table(scores[scores["fold"] == 0], unit="prediction")
+    assert table["note"].str.startswith("n/a: raters: fewer than 2 raters").all()
+
+
+def test_a_constant_difference_has_no_limits(scores):
+    same = scores.assign(sma_cm2=scores["sma_cm2"] - scores["sma_difference_cm2"] + 2.0, sma_difference_cm2=2.0)
+    table = agreement_table(same)
+    assert (table["note"] == "n/a: the differences do not vary").all() and table["bias"].isna().all()
+    assert agreement_table(same, unit="prediction")["note"].eq("n/a: nothing varies").all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"measure": "dice"}, "unknown metric 'dice'"),
+        ({"measure": "sma_difference_cm2"}, "unknown metric"),
+        ({"unit": "model_mean"}, "unknown unit 'model_mean'; choose one of image_mean, prediction"),
+        ({"margin": 0.0}, "the margin must be positive, is 0.0"),
+        ({"margin": -1.0}, "the margin must be positive, is -1.0"),
+        ({"margin": np.nan}, "the margin must be positive, is nan"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(scores, settings, message):
+    with pytest.raises(ValueError, match=message):
+        agreement_table(scores, **settings)
+    if "margin" not in settings:
+        with pytest.raises(ValueError, match=message):
+            bland_altman_points(scores, **settings)
+
+
+@pytest.mark.parametrize("column", ["sma_cm2", "sma_difference_cm2"])
+def test_a_table_without_a_column_is_refused(scores, observers, column):
+    with pytest.raises(ValueError, match=f"score table lacks {column}"):
+        agreement_table(scores.drop(columns=column))
+    with pytest.raises(ValueError, match=f"observer table lacks {column}"):
+        agreement_table(scores, observers=observers.drop(columns=column))
+
+
+def test_a_margin_as_small_as_one_likes_is_taken(scores):
+    assert (agreement_table(scores, margin=1e-9)["margin"] == 1e-9).all()
+
+
+def moments_variance(a: np.ndarray, b: np.ndarray) -> float:
+    """Variance of arctanh of the concordance by the delta method on the moments of two normals, n - 2 for n."""
+    at = np.array([a.mean(), b.mean(), a.var(), b.var(), np.cov(a, b, ddof=0)[0, 1]])
+    sigma = np.array([[at[2], at[4]], [at[4], at[3]]])
+    pairs = [(0, 0), (1, 1), (0, 1)]
+    covariance = np.zeros((5, 5))
+    covariance[:2, :2] = sigma
+    covariance[2:, 2:] = [[sigma[i, k] * sigma[j, m] + sigma[i, m] * sigma[j, k] for k, m in pairs] for i, j in pairs]
+    slope = approx_fprime(at, lambda m: np.arctanh(2 * m[4] / (m[2] + m[3] + (m[0] - m[1]) ** 2)), 1e-7)
+    return slope @ covariance @ slope / (a.size - 2)
+
+
+@pytest.mark.parametrize(("shift", "scale", "sign"), [(0.0, 1.0, 1), (1.5, 1.0, 1), (-0.7, 2.0, 1), (0.4, 0.6, -1)])
+@pytest.mark.parametrize("n", [4, 30])
+def test_the_interval_of_the_concordance_is_that_of_its_moments(shift, scale, sign, n):
+    rng = np.random.default_rng(n)
+    a = rng.normal(size=n)
+    b = shift + sign * scale * (a + rng.normal(0, 0.5, n))
+    for level, z in ((0.95, Z), (0.5, stats.norm.ppf(0.75))):
+        found, low, high = lin_concordance(a, b, level)
+        half = z * np.sqrt(moments_variance(a, b))
+        assert found * sign > 0
+        assert np.arctanh([low, high]) == pytest.approx(np.arctanh(found) + half * np.array([-1, 1]), rel=1e-4)
+    assert lin_concordance(a, b) == pytest.approx(lin_concordance(b, a))
+    assert lin_concordance(a, b) == pytest.approx(lin_concordance(10 * a + 3, 10 * b + 3))
+    assert lin_concordance(list(a), list(b)) == lin_concordance(a, b, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "concordance"),
+    [
+        ([1, 2, 3, 4, 5], [1, 2, 3, 4, 5], 1.0),
+        ([-2, -1, 0, 1, 2], [2, 1, 0, -1, -2], -1.0),
+        ([1, 2, 3, 4], [5, 5, 5, 5], 0.0),
+        # Not correlated: each of the second's values goes with the first's mean.
+        ([1, 2, 1, 2], [1, 1, 2, 2], 0.0),
+        # Three pairs: 2 (2/3) / (2/3 + 2/3 + 1).
+        ([1, 2, 3], [2, 3, 4], 4 / 7),
+        # Two: 2 (1/4) / (1/4 + 1/4 + 1).
+        ([1, 2], [2, 3], 1 / 3),
+        # The same value once more and again: the means differ, nothing else.
+        ([1, 1, 1, 1], [2, 2, 2, 2], 0.0),
+    ],
+)
+def test_a_concordance_without_an_interval(a, b, concordance):
+    found, low, high = lin_concordance(np.array(a), np.array(b))
+    assert found == pytest.approx(concordance) and np.isnan([low, high]).all()
+
+
+@pytest.mark.parametrize(("a", "b"), [([1.0], [2.0]), ([3.0, 3.0], [3.0, 3.0])])
+def test_there_is_no_concordance_where_nothing_varies(a, b):
+    with pytest.raises(TooFew, match="nothing varies"):
+        lin_concordance(np.array(a), np.array(b))
+
+
+def test_the_points_of_predictions_are_the_rows(scores):
+    scores.loc[4, ["sma_cm2", "sma_difference_cm2"]] = np.nan
+    points = bland_altman_points(scores, unit="prediction")
+    kept = scores.drop(index=4).reset_index(drop=True)
+    keys = ["source_task", "n_train", "patient_id", "fold", "subset", "repeat"]
+    assert points.columns.tolist() == [*keys, "expert", "measured", "mean", "difference"]
+    pd.testing.assert_frame_equal(points[keys], kept[keys])
+    assert points["measured"].tolist() == kept["sma_cm2"].tolist()
+    assert points["difference"].to_numpy() == pytest.approx(kept["sma_difference_cm2"].to_numpy())
+    assert points["expert"].to_numpy() == pytest.approx((kept["sma_cm2"] - kept["sma_difference_cm2"]).to_numpy())
+    assert points["mean"].to_numpy() == pytest.approx((points["measured"] + points["expert"]).to_numpy() / 2)
+
+
+def test_a_point_of_an_image_is_the_mean_of_the_predictions_that_it_has(scores):
+    scores.loc[4, ["sma_cm2", "sma_difference_cm2"]] = np.nan
+    points = bland_altman_points(scores)
+    assert points.columns.tolist() == [
+        *("source_task", "n_train", "patient_id", "expert", "measured", "mean", "difference")
+    ]
+    # In the order of the table.
+    assert points["patient_id"].tolist()[:4] == ["p0", "p1", "p2", "p3"] and len(points) == 2 * IMAGES
+    own = scores[(scores["n_train"] == 5) & (scores["patient_id"] == "p4")]
+    point = points[(points["n_train"] == 5) & (points["patient_id"] == "p4")].iloc[0]
+    assert point["difference"] == pytest.approx(own["sma_difference_cm2"].mean())
+
+
+@pytest.mark.parametrize("unit", ["image_mean", "prediction"])
+def test_observers_have_points_too(observers, unit):
+    points = bland_altman_points(observers, "sma_cm2", unit=unit)
+    assert (points["source_task"] == "observers").all() and points["n_train"].isna().all()
+    assert len(points) == IMAGES * (4 if unit == "prediction" else 1)
+    assert ("observer" in points) == (unit == "prediction")
+    assert points["difference"].mean() == pytest.approx(observers["sma_difference_cm2"].mean())
+
+
+def test_points_of_a_bad_table_are_refused(scores, observers):
+    with pytest.raises(ValueError, match="score table holds 144 rows twice"):
+        bland_altman_points(pd.concat([scores, scores]))
+    with pytest.raises(ValueError, match="twice"):
+        bland_altman_points(pd.concat([observers, observers]))
+
+
+def test_intervals_hold_95_percent_and_equivalence_is_tested_at_5_percent():
+    defaults = {name: given.default for name, given in inspect.signature(agreement_table).parameters.items()}
+    assert (defaults["level"], defaults["alpha"], defaults["unit"]) == (0.95, 0.05, "image_mean")

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 LEAST_IMAGES = 3
 LEAST_RATERS = 2
-_EMPTY = 1e-8  # share of the residual variance under which a component counts as absent
+_EMPTY = 1e-6  # share of the residual variance under which a component counts as absent
 
 
 class TooFew(ValueError):
@@ -153,7 +153,9 @@ class _Restricted:
     def fit(self) -> CrossedFit:
         """Maximise, and find the contrast's standard error and Satterthwaite's degrees of freedom."""
         count = len(self.names)
-        bounds = [(0.0, 1e4)] * count + [(-12.0, 12.0)] * self.free_ratio
+        # At zero itself every slope is zero: a search that steps on it would end there, wherever the maximum lies.
+        least = np.sqrt(_EMPTY)
+        bounds = [(least, 1e4)] * count + [(-12.0, 12.0)] * self.free_ratio
         best = None
         # More threads only wait for one another over matrices of a hundred rows, and change the last digits.
         with threadpool_limits(limits=1, user_api="blas"):
@@ -169,7 +171,9 @@ class _Restricted:
                 )
                 if best is None or found.fun < best.fun:
                     best = found
-            return self._outcome(best.x, best.fun)
+            absent = np.append(best.x[:count] <= least, [False] * self.free_ratio)
+            parameters = np.where(absent, 0.0, best.x)
+            return self._outcome(parameters, self.deviance(parameters)[0])
 
     def _outcome(self, parameters: np.ndarray, deviance: float) -> CrossedFit:
         count, p = len(self.names), self.p
@@ -231,9 +235,16 @@ def _check(matrix: np.ndarray, name: str) -> None:
         raise TooFew(f"{name}: fewer than {LEAST_IMAGES} images")
 
 
-def _check_varies(values: np.ndarray) -> None:
-    if np.ptp(values) <= 1e-12 * max(np.abs(values).max(), 1e-300):
+def _scatter(*groups: np.ndarray) -> tuple[np.ndarray, float]:
+    """The values less their group's mean, in units of their standard deviation, and this.
+
+    Products of what is far from zero would leave few digits for how it varies.
+    """
+    centred = np.concatenate([values - values.mean() for values in groups])
+    if np.ptp(centred) <= 1e-12 * max(np.abs(values).max() for values in groups):
         raise TooFew("nothing varies")
+    scale = centred.std()
+    return centred / scale, scale
 
 
 def fit_mean(matrix: np.ndarray, name: str = "models") -> CrossedFit:
@@ -248,16 +259,15 @@ def fit_mean(matrix: np.ndarray, name: str = "models") -> CrossedFit:
     """
     _check(matrix, name)
     raters, images, values = _known(matrix)
-    _check_varies(values)
-    scale = values.std()
+    scatter, scale = _scatter(values)
     design = _Design(
-        values / scale,
+        scatter,
         np.ones((values.size, 1)),
         {"image": images, "rater": raters},
         np.zeros(values.size, int),
         np.ones(1),
     )
-    return _rescaled(_Restricted(design, equal_residuals=True).fit(), scale, values.size - 1)
+    return _rescaled(_Restricted(design, equal_residuals=True).fit(), values.mean(), scale, values.size - 1)
 
 
 def fit_difference(
@@ -292,13 +302,11 @@ def fit_difference(
     _check(second, names[1])
     r1, i1, v1 = _known(first)
     r2, i2, v2 = _known(second)
-    values = np.concatenate([v1, v2])
-    _check_varies(np.concatenate([v1 - v1.mean(), v2 - v2.mean()]))
-    scale = np.concatenate([v1 - v1.mean(), v2 - v2.mean()]).std()
+    scatter, scale = _scatter(v1, v2)
     none1, none2 = np.full(v1.size, -1), np.full(v2.size, -1)
     stratum = np.repeat([0, 1], [v1.size, v2.size])
     design = _Design(
-        values / scale,
+        scatter,
         np.column_stack([stratum == 0, stratum == 1]).astype(float),
         {
             "image": np.concatenate([i1, i2]),
@@ -310,12 +318,13 @@ def fit_difference(
         stratum,
         np.array([1.0, -1.0]),
     )
-    return _rescaled(_Restricted(design, equal_residuals=equal_residuals).fit(), scale, values.size - 2)
+    fit = _Restricted(design, equal_residuals=equal_residuals).fit()
+    return _rescaled(fit, v1.mean() - v2.mean(), scale, scatter.size - 2)
 
 
-def _rescaled(fit: CrossedFit, scale: float, degrees: int) -> CrossedFit:
+def _rescaled(fit: CrossedFit, centre: float, scale: float, degrees: int) -> CrossedFit:
     return CrossedFit(
-        fit.estimate * scale,
+        float(centre + fit.estimate * scale),
         fit.standard_error * scale,
         fit.degrees,
         {name: value * scale**2 for name, value in fit.variances.items()},
