@@ -199,10 +199,27 @@ def test_a_record_of_another_form_is_damage(store, record):
 
 
 def test_a_pickled_array_is_refused_even_with_its_checksum(store):
-    path = store.folder("experiments", "abc") / "predictions.npz"
-    np.savez(path, packed=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(StoreError, match="predictions.npz cannot be read"):
+    place = store.folder("experiments", "abc")
+    np.savez(place / "predictions.npz", packed=np.array([{"a": 1}], dtype=object))
+    record = json.loads((place / "record.json").read_text(encoding="utf-8"))
+    record["sha256"]["predictions.npz"] = file_sha256(place / "predictions.npz")
+    (place / "record.json").write_text(json.dumps(sealed("experiments/abc", record)), encoding="utf-8")
+    assert store.record("experiments", "abc") is not None
+    with pytest.raises(StoreError, match=r"predictions\.npz cannot be read: Object arrays cannot be loaded"):
         store.arrays("experiments", "abc", "predictions")
+
+
+def test_what_a_person_may_want_to_read_has_a_line_an_entry(store):
+    store.write_document("plan.json", {"a": 1, "b": [2]})
+    folder = fill(store.root / "phantom", "a.txt")
+    write_checksums(folder)
+    for path in (
+        store.root / "plan.json",
+        store.folder("experiments", "abc") / "record.json",
+        folder / "checksums.json",
+    ):
+        text = path.read_text(encoding="utf-8")
+        assert text == json.dumps(json.loads(text), indent=1) and "\n" in text
 
 
 @pytest.mark.parametrize(("name", "read"), [("scores", "table"), ("predictions", "arrays"), ("weights", "weights")])
