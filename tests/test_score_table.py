@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from score_rows import model, observer, stacked
 
-from l3muscle.statistics import expert_values, runaway
+from l3muscle.statistics import HIGHER_IS_BETTER, MEASURES, METRICS, expert_values, reported_p_values, runaway
 from l3muscle.statistics.score_table import (
+    DIFFERENCE_OF,
     cells,
     check_choice,
     check_metric,
@@ -41,6 +42,19 @@ def test_the_metrics_are_the_papers_four_and_two_measures():
     assert str(caught.value) == f"unknown metric 'Dice'; choose one of {', '.join(known)}"
     with pytest.raises(ValueError, match=r"^unknown metric 'smd_hu'; choose one of dice, rms_dta_cm$"):
         check_metric("smd_hu", ("dice", "rms_dta_cm"))
+
+
+def test_the_metrics_go_by_the_papers_names():
+    assert METRICS == {
+        "dice": "DSC",
+        "rms_dta_cm": "RMS-DTA",
+        "smd_difference_hu": "SMD",
+        "sma_difference_cm2": "SMA",
+    }
+    assert {measure: METRICS[difference] for measure, difference in DIFFERENCE_OF.items()} == MEASURES
+    assert set(METRICS.values()) <= set(reported_p_values()["metric"])
+    # A larger overlap is better, and a smaller distance; a difference from the expert may be too large either way.
+    assert HIGHER_IS_BETTER == {"dice": True, "rms_dta_cm": False}
 
 
 def test_a_table_that_says_all_is_let_pass(scores):
