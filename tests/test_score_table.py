@@ -127,7 +127,7 @@ def test_rows_given_twice_are_counted_and_the_first_is_named(scores):
         check_scores(stacked(scores, scores[4:], scores[1:2]), "dice")
     assert str(caught.value) == "the score table holds 3 rows twice, the first for jigsaw n = 10, image a"
     with pytest.raises(ValueError, match=r"^the observer table holds an observer's outline of one image twice$"):
-        check_observers(stacked(observer([0.5, 0.5]), observer([0.5])), "dice")
+        check_observers(stacked(observer([0.5, 0.5]), observer([0.75])), "dice")
 
 
 @pytest.mark.parametrize("profile", ["full", NAN])
@@ -226,6 +226,13 @@ def test_a_cell_is_models_by_images_whatever_the_order_of_the_rows():
     np.testing.assert_array_equal(cell.matrix, [[0.5, 0.6, 0.7], [0.4, NAN, NAN]])
 
 
+def test_the_values_of_a_cell_stand_in_the_order_of_the_table():
+    table = stacked(*(model([0.5] * 20, n=n, fold=fold) for fold in range(5) for n in (10, 5)))
+    table = table.assign(dice=np.arange(len(table)) / 200).sample(frac=1, random_state=0)
+    for cell in cells(table, "dice"):
+        assert cell.value.tolist() == table.loc[table["n_train"] == cell.n_train, "dice"].tolist()
+
+
 @pytest.mark.parametrize("key", ["fold", "subset", "repeat"])
 def test_a_model_is_told_apart_by_each_of_its_keys(key):
     other = model([0.75]).assign(**{key: 2})
@@ -234,11 +241,16 @@ def test_a_model_is_told_apart_by_each_of_its_keys(key):
 
 
 def test_a_value_is_that_of_a_prediction_an_image_or_a_model():
-    table = stacked(model([0.2, NAN, 0.6]), model([0.4, NAN, 1.0], fold=1), model([NAN, NAN, NAN], fold=2))
+    table = stacked(
+        model([0.2, NAN, 0.6, NAN]),
+        model([0.4, NAN, 1.0, NAN], fold=1),
+        model([NAN] * 4, fold=2),
+        model([NAN, NAN, NAN, 0.5], fold=3),
+    )
     (cell,) = cells(table, "dice")
-    assert cell.values().tolist() == cell.values("prediction").tolist() == [0.2, 0.6, 0.4, 1.0]
-    assert cell.values("image_mean") == pytest.approx([0.3, 0.8])
-    assert cell.values("model_mean") == pytest.approx([0.4, 0.7])
+    assert cell.values().tolist() == cell.values("prediction").tolist() == [0.2, 0.6, 0.4, 1.0, 0.5]
+    assert cell.values("image_mean") == pytest.approx([0.3, 0.8, 0.5])
+    assert cell.values("model_mean") == pytest.approx([0.4, 0.7, 0.5])
     with pytest.raises(ValueError, match=r"^unknown unit 'fold'; choose one of prediction, image_mean, model_mean$"):
         cell.values("fold")
 
