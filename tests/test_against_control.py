@@ -262,6 +262,13 @@ def test_a_family_in_which_nothing_varies_leaves_the_others_theirs():
     assert table["p_value"].isna().tolist() == [True, False, True]
 
 
+def test_every_cell_without_a_test_has_its_own_reason():
+    scores = stacked(model([0.8, NAN]), model([0.8] * 2, n=10), model([0.9] * 2, task="jigsaw"))
+    table = dunnett_table(scores, np.array([0.75, 0.75]), family="n_train")
+    varies = "n/a: nothing varies within the groups: no test is possible"
+    assert table["note"].tolist() == ["n/a: fewer than two values", varies, varies]
+
+
 @pytest.mark.parametrize(
     ("control", "message"),
     [([0.9, NAN], "the control has fewer than two"), ([0.9, np.inf], "the control holds values that are not finite")],

@@ -98,6 +98,15 @@ def test_the_interval_is_that_of_the_redrawn_images(settings, least):
     assert row["text"] == f"10 ({low:.0f} to {high:.0f})" and row["share_reached"] == 1
 
 
+def test_the_models_of_every_size_are_drawn_by_themselves():
+    # A replicate draws one model of two at each size: four curves, each in a quarter of the replicates.
+    models = {(5, 0): 0.80, (5, 1): 0.82, (20, 0): 0.98, (20, 1): 0.90}
+    scores = stacked(*(model([v] * 6, n=n, fold=fold) for (n, fold), v in models.items()))
+    row = slices_needed_table(scores, raters([0.85] * 6)).iloc[0]
+    shares = {(a, b): (0.85 - a) / (b - a) for a, b in ((0.81, 0.94), (0.82, 0.98), (0.80, 0.90))}
+    assert [row["needed"], row["low"], row["high"]] == pytest.approx([5 * 4**share for share in shares.values()])
+
+
 def test_an_interval_may_leave_the_sizes_that_were_run():
     scores, observers = curve({5: 0.8, 20: 0.9}), raters([0.75] * 3 + [0.95] * 3)
     row = slices_needed_table(scores, observers, replicates=20_000).iloc[0]
