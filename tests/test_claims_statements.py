@@ -38,7 +38,10 @@ CELLS = {
     "three-at-10-distance": [(DTA, "no difference", TRANSFERRED, [10])],
     "two-worse-at-10": [(DICE, "worse", ["random", "reconstruction"], [10])],
     "all-far-at-5": [(DTA, "worse", TASKS, [5])],
-    "density-not-different": [(SMD, "no difference", TASKS[1:], SIZES)],
+    "density-not-different": [
+        (SMD, "no difference", TASKS[1:], SIZES),
+        (SMD, "no difference", ["random"], [10, 25, 50, 75, 100, 125]),
+    ],
     "random-density": [(SMD, "difference", ["random"], [5])],
     "area-not-different": [(SMA, "no difference", TASKS, SIZES)],
 }
