@@ -1,7 +1,7 @@
 """Each statement on made-up tests: which of them it reads, what they must say, and when it stays open."""
 
 import re
-from itertools import cycle
+from itertools import combinations, cycle
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -741,3 +741,25 @@ def test_a_pair_of_which_one_was_not_run_is_not_a_number():
     assert np.isfinite([known.p_value, known.gain, known.low, known.high]).all()
     for one in found:
         assert np.isnan([one.p_value, one.gain, one.low, one.high]).all()
+
+
+def test_each_pair_of_many_gets_its_own_numbers(monkeypatch):
+    rows = [(n, a, b) for n in SIZES for a, b in combinations(TASKS, 2)]
+    table = pd.DataFrame(rows, columns=["n_train", "first", "second"])
+    place = np.arange(len(table))
+    mean = dict(zip(TASKS, (1.0, 2.0, 4.0, 8.0, 16.0), strict=True))
+    cells = [(task, n, n * mean[task]) for task in TASKS for n in SIZES]
+    means = pd.DataFrame(cells, columns=["source_task", "n_train", "mean"])
+    monkeypatch.setattr(claims, "mann_whitney_pairs", lambda *_: table.assign(p_value=place / 100))
+    monkeypatch.setattr(claims, "mixed_model_pairs", lambda *_: table.assign(low=place, high=place + 0.5))
+    monkeypatch.setattr(claims, "learning_curve_table", lambda *_: means)
+    evidence = Evidence(pd.DataFrame(), pd.DataFrame())
+    pairs = list(combinations(TASKS, 2))
+    found = {one.name: one for order in (pairs, [(b, a) for a, b in pairs]) for one in evidence.between(order, SIZES)}
+    assert len(found) == 2 * len(rows)
+    for p, (n, a, b) in enumerate(rows):
+        gain = n * (mean[b] - mean[a])
+        name = f"{a} against {b}, n = {n}"
+        assert found[name] == Compared(name, p / 100, gain, -p - 0.5, -p)
+        name = f"{b} against {a}, n = {n}"
+        assert found[name] == Compared(name, p / 100, -gain, p, p + 0.5)
