@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from l3muscle.augment import augment, sampling_grid
+from l3muscle.augment import Shuffled, augment, augment_images, sampling_grid
 from l3muscle.profile import AugmentationSettings
 
 NOTHING = AugmentationSettings(flip_probability=0, rotation_probability=0, scale_probability=0, elastic_probability=0)
@@ -90,3 +90,135 @@ def test_seed_decides_everything():
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+# --- the distribution of what is drawn ---------------------------------------------------------------------------
+
+MANY = 4000
+
+
+def linear_parts(settings: AugmentationSettings, shape=(8, 12)) -> torch.Tensor:
+    """Where (row, column) steps of one output pixel lead in the input, in pixels: one 2 x 2 matrix an image."""
+    grid = sampling_grid(MANY, shape, settings, generator=generator())
+    pixels = grid.flip(-1) * torch.tensor(shape) / 2
+    return torch.stack([pixels[:, 1, 0] - pixels[:, 0, 0], pixels[:, 0, 1] - pixels[:, 0, 0]], dim=-1)
+
+
+def about(share: float) -> object:
+    """Within five standard deviations of a share of `MANY`."""
+    return pytest.approx(share, abs=5 * (share * (1 - share) / MANY) ** 0.5)
+
+
+def test_rotation_scaling_and_flip_make_a_similarity_that_leaves_the_middle_where_it_is():
+    settings = AugmentationSettings(elastic_probability=0.0)
+    matrices = linear_parts(settings)
+    flipped = torch.linalg.det(matrices) < 0
+    # A flip mirrors the columns of the input, before anything else.
+    unflipped = torch.where(flipped[:, None, None], torch.tensor([[1.0, -1.0], [1.0, -1.0]]), 1.0) * matrices
+    torch.testing.assert_close(unflipped[:, 0, 0], unflipped[:, 1, 1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(unflipped[:, 0, 1], -unflipped[:, 1, 0], atol=1e-4, rtol=0)
+    grid = sampling_grid(MANY, (8, 12), settings, generator=generator())
+    torch.testing.assert_close(grid.mean((1, 2)), torch.zeros(MANY, 2), atol=1e-5, rtol=0)
+
+
+def test_each_happens_as_often_as_it_should_and_apart_from_the_others():
+    settings = AugmentationSettings(
+        flip_probability=0.2, rotation_probability=0.4, scale_probability=0.7, elastic_probability=0.0
+    )
+    matrices = linear_parts(settings)
+    size = torch.linalg.det(matrices)
+    flipped, scaled = size < 0, (size.abs() - 1).abs() > 1e-4
+    rotated = matrices[:, 0, 1].abs() > 1e-4
+    for happened, share in (
+        (flipped, 0.2),
+        (rotated, 0.4),
+        (scaled, 0.7),
+        (flipped & rotated, 0.2 * 0.4),
+        (flipped & scaled, 0.2 * 0.7),
+        (rotated & scaled, 0.4 * 0.7),
+    ):
+        assert float(happened.float().mean()) == about(share)
+    bent = sampling_grid(
+        MANY, (4, 4), NOTHING.model_copy(update={"elastic_probability": 0.3}), generator=generator()
+    ) - sampling_grid(1, (4, 4), NOTHING, generator=generator())
+    assert float((bent.abs().amax((1, 2, 3)) > 1e-4).float().mean()) == about(0.3)
+
+
+def test_angles_and_magnifications_are_uniform_between_their_limits():
+    matrices = linear_parts(NOTHING.model_copy(update={"rotation_probability": 1.0, "rotation_degrees": 20.0}))
+    angles = torch.rad2deg(torch.atan2(matrices[:, 1, 0], matrices[:, 0, 0]))
+    magnified = linear_parts(NOTHING.model_copy(update={"scale_probability": 1.0, "scale": 0.25}))
+    # A larger image is sampled in smaller steps.
+    magnifications = 1 / magnified[:, 0, 0]
+    for values, low, high in ((angles, -20.0, 20.0), (magnifications, 0.75, 1.25)):
+        assert low - 1e-3 <= float(values.min()) and float(values.max()) <= high + 1e-3
+        for share in (0.01, 0.25, 0.5, 0.75, 0.99):
+            assert float((values < low + share * (high - low)).float().mean()) == about(share)
+
+
+def test_elastic_nodes_shift_evenly_up_to_their_limit_and_bicubically_in_between():
+    nodes, rows, columns = 4, 10, 13  # every third row and fourth column holds a node
+    settings = NOTHING.model_copy(update={"elastic_probability": 1.0, "elastic_nodes": nodes, "elastic_shift": 0.3})
+    bent = sampling_grid(300, (rows, columns), settings, generator=generator())
+    shifts = bent - sampling_grid(1, (rows, columns), NOTHING, generator=generator())
+    at_nodes = shifts[:, ::3, ::4]
+    reach = 0.3 * 2 / 3  # three tenths of the distance of two nodes in [-1, 1]
+    assert 0.99 * reach < at_nodes.max() <= reach + 1e-5
+    assert -0.99 * reach > at_nodes.min() >= -reach - 1e-5
+    assert float((at_nodes.abs() < reach / 2).float().mean()) == pytest.approx(0.5, abs=0.03)
+    assert abs(float(torch.corrcoef(at_nodes.reshape(-1, 2).T)[0, 1])) < 0.06
+    expected = torch.nn.functional.interpolate(
+        at_nodes.permute(0, 3, 1, 2), size=(rows, columns), mode="bicubic", align_corners=True
+    )
+    torch.testing.assert_close(shifts, expected.permute(0, 2, 3, 1), atol=1e-5, rtol=0)
+
+
+def test_what_comes_in_from_outside_fades_to_nothing_in_every_channel():
+    settings = NOTHING.model_copy(update={"scale_probability": 1.0, "scale": 0.5})
+    for seed in range(20):
+        out = augment_images(torch.ones(1, 3, 6, 8), settings, generator=generator(seed))
+        grid = sampling_grid(1, (6, 8), settings, generator=generator(seed))
+        step = float(grid[0, 0, 1, 0] - grid[0, 0, 0, 0]) * 8 / 2
+        # The outermost sample lies 3.5 steps from the middle; the last pixel's centre lies at 3.5, nothing at 4.5.
+        assert float(out[0, 0, 2, 0]) == pytest.approx(min(1.0, max(0.0, 4.5 - 3.5 * step)), abs=1e-4)
+        assert float(out[0, 0, 2, 4]) == pytest.approx(1)
+        assert torch.equal(out[:, 0], out[:, 1]) and torch.equal(out[:, 0], out[:, 2])
+
+
+# --- the order of the slices -------------------------------------------------------------------------------------
+
+
+def test_each_place_comes_once_before_any_comes_again():
+    shuffled, source = Shuffled(5), generator()
+    taken = [place for _ in range(10) for place in shuffled.take(3, source)]
+    rounds = [taken[start : start + 5] for start in range(0, 30, 5)]
+    assert all(sorted(one) == [0, 1, 2, 3, 4] for one in rounds)
+    assert len({tuple(one) for one in rounds}) > 1
+
+
+def test_more_places_than_there_are_take_several_rounds_and_no_place_takes_none():
+    shuffled, source = Shuffled(3), generator()
+    assert shuffled.taken == [] and shuffled.position() == []
+    assert shuffled.take(0, source) == []
+    taken = shuffled.take(7, source)
+    assert shuffled.taken == taken and len(taken) == 7
+    assert sorted(taken[:3]) == sorted(taken[3:6]) == [0, 1, 2]
+    assert len(shuffled.position()) == 2 and {taken[6], *shuffled.position()} == {0, 1, 2}
+    # Exactly what is left needs no shuffling: the generator stands still.
+    before, left = source.get_state(), shuffled.position()
+    assert shuffled.take(2, source) == left
+    assert torch.equal(source.get_state(), before) and shuffled.position() == []
+
+
+def test_a_resumed_order_goes_on_where_it_stood():
+    shuffled, source = Shuffled(6), generator(3)
+    shuffled.take(4, source)
+    position, state = shuffled.position(), source.get_state()
+    expected = [shuffled.take(4, source) for _ in range(3)]
+    again, source_again = Shuffled(6), generator()
+    source_again.set_state(state)
+    again.resume(position)
+    position.clear()  # the list that was given is copied
+    assert [again.take(4, source_again) for _ in range(3)] == expected
+    again.position().clear()
+    assert again.position() == shuffled.position() != []

@@ -1,5 +1,6 @@
 """The measures against slow, independent computations, and under what must not change them."""
 
+import math
 import warnings
 
 import numpy as np
@@ -248,3 +249,9 @@ def test_nothing_warns_where_a_measure_does_not_exist():
 def test_the_mean_of_many_single_precision_numbers_is_exact():
     hu = np.full((3000, 3000), 16777.1, dtype=np.float32)
     assert muscle_density(np.ones(hu.shape, bool), hu) == float(np.float32(16777.1))
+
+
+def test_the_mean_of_unlike_single_precision_numbers_is_taken_in_double_precision():
+    hu = np.linspace(-190, 90, 40_001, dtype=np.float32).reshape(1, -1)
+    expected = math.fsum(hu.ravel().tolist()) / hu.size
+    assert muscle_density(np.ones(hu.shape, bool), hu) == pytest.approx(expected, rel=1e-12)

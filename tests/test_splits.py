@@ -1,5 +1,7 @@
 """Splits: who trains, validates and is held out."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -115,5 +117,46 @@ def test_by_default_there_are_two_subsets_and_no_one_is_left_without_training():
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"test_ids": 3}', "[" * 100_000])
 def test_text_that_holds_no_splits_is_refused(text):
-    with pytest.raises(SplitsError, match="these are not splits"):
+    with pytest.raises(SplitsError, match="^these are not splits: the text is damaged, or another one$"):
         Splits.from_json(text)
+
+
+def test_a_training_set_is_from_one_patient_to_all_of_its_order(splits):
+    order = splits.orders[2][1]
+    assert splits.training_ids(2, 1, 1) == order[:1]
+    assert splits.training_ids(2, 1, len(order)) == order
+    for n_train in (-1, 0, len(order) + 1):
+        with pytest.raises(ValueError, match=rf"^n_train must be from 1 to {len(order)}, not {n_train}$"):
+            splits.training_ids(2, 1, n_train)
+
+
+def test_two_patients_a_fold_are_the_least_and_one_must_be_left_besides_the_test_set():
+    least = make_splits(cohort_of(12, 4), sizes=(1,))
+    assert [len(fold) for fold in least.folds] == [2, 2, 2, 2]
+    with pytest.raises(SplitsError, match="^7 patients besides the test set are too few for 4 folds$"):
+        make_splits(cohort_of(11, 4), sizes=(1,))
+    # Eleven of twelve can be held out, but then one is too few to train on.
+    with pytest.raises(SplitsError, match="^1 patients besides the test set are too few for 4 folds$"):
+        make_splits(cohort_of(12, 0), sizes=(1,), test_patients=11)
+
+
+def test_the_largest_size_may_be_as_large_as_the_smallest_training_set():
+    fits = make_splits(cohort_of(15, 5), sizes=(7, 2))  # folds of 3, 3, 2 and 2 patients leave 7, 7, 8 and 8
+    assert [len(fits.orders[fold][0]) for fold in range(4)] == [7, 7, 8, 8]
+    with pytest.raises(SplitsError, match="^a training set of 8 does not fit: 10 patients in 4 folds leave 7 to"):
+        make_splits(cohort_of(15, 5), sizes=(2, 8, 7))
+
+
+def test_by_default_a_study_is_the_papers():
+    asked = {"sizes": SIZES, "folds": 4, "subsets": 2, "seed": 0, "test_patients": 37}
+    for cohort in (cohort_of(204, 37), cohort_of(204, 0)):
+        assert make_splits(cohort) == make_splits(cohort, **asked)
+
+
+def test_the_text_of_splits_is_json_with_their_three_parts():
+    drawn = make_splits(cohort_of(12, 0), sizes=(4,), test_patients=3, seed=7)
+    content = json.loads(drawn.to_json())
+    assert list(content) == ["test_ids", "folds", "orders"]
+    assert tuple(content["test_ids"]) == drawn.test_ids
+    assert tuple(map(tuple, content["folds"])) == drawn.folds
+    assert len(drawn.to_json().splitlines()) > 12  # a line a patient: readable, and small to compare
