@@ -30,8 +30,8 @@ from l3muscle.statistics import (
 from l3muscle.statistics.printed import printed_cells, printed_pairs
 
 ALPHA = 0.001  # Section 3
-# Differences that would not matter. Dice and RMS-DTA: less than a third of what parts the paper's plateau from its
-# observers and its worst cell at n = 10 from them. Density and area: one standard deviation of its observers.
+# Differences that would not matter. Dice and RMS-DTA: well below what parts the paper's plateau from its observers.
+# Density and area: one standard deviation of its observers.
 MARGINS = {"dice": 0.02, "rms_dta_cm": 0.1, "smd_difference_hu": 5.0, "sma_difference_cm2": 10.0}
 MEASURED = {"smd_difference_hu": "smd_hu", "sma_difference_cm2": "sma_cm2"}
 NAMES = {"dice": "Dice", "rms_dta_cm": "RMS-DTA", "smd_difference_hu": "SMD", "sma_difference_cm2": "SMA"}
