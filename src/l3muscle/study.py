@@ -414,8 +414,10 @@ def predict_test(network: models.FCN, prepared: PreparedCohort, device: str) -> 
     """Outline every test slice: (n_test, H, W) bool, each on its own grid."""
     network.eval().to(device)
     images, _ = prepared.select(prepared.test_ids)
+    # A card that trains a network has room for all of them at once.
+    batch = len(images) if device == "cuda" else PREDICTION_BATCH
     with torch.inference_mode():
-        parts = [network(to_network_input(part).to(device)).cpu() for part in images.split(PREDICTION_BATCH)]
+        parts = [network(to_network_input(part).to(device)).cpu() for part in images.split(batch)]
     shape = prepared.test_hu.shape[1:]
     frames = prepared.test_frames
     return np.stack([restore_mask(out, frame, shape) for out, frame in zip(torch.cat(parts), frames, strict=True)])
