@@ -197,7 +197,8 @@ def conditions(about: dict[str, Any]) -> list[dict[str, str]]:
     record = about["provenance"]
     peers = {name: version or "not installed" for name, version in about["peers"].items()}
     again = [
-        f"{part.replace('_', ' ')}, {told['measured']}, commit `{told['commit'][:10]}`, load {told['load_at_start']:g}"
+        f"{part.replace('_', ' ')}, {told['measured']}, commit `{(told['commit'] or 'unknown')[:10]}`, "
+        f"load {told['load_at_start']:g}"
         for part, told in about.get("measured_again", {}).items()
     ]
     values = {
