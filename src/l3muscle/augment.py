@@ -59,6 +59,12 @@ def _between_nodes(nodes: int, pixels: int) -> Tensor:
     return F.interpolate(unit, size=(pixels, nodes), mode="bicubic", align_corners=True)[0, 0]
 
 
+@cache
+def _centres(pixels: int) -> Tensor:
+    """Coordinates of the centres of the pixels of a line that reaches from -1 to 1, (pixels,)."""
+    return (2 * torch.arange(pixels) + 1) / pixels - 1
+
+
 def sampling_grid(
     batch: int,
     shape: tuple[int, int],
@@ -98,19 +104,19 @@ def sampling_grid(
 
     # Rotation happens in pixels, not in the unit square, or an oblong image would be sheared.
     cos, sin = torch.cos(angle) / magnification, torch.sin(angle) / magnification
-    affine = torch.zeros(batch, 2, 3)
-    affine[:, 0, 0] = cos * flip
-    affine[:, 0, 1] = -sin * rows / columns
-    affine[:, 1, 0] = sin * flip * columns / rows
-    affine[:, 1, 1] = cos
-    grid = F.affine_grid(affine.to(device), [batch, 1, rows, columns], align_corners=False)
+    affine = torch.stack([cos * flip, -sin * rows / columns, sin * flip * columns / rows, cos], dim=1)
+    of_x, of_y = affine.view(batch, 2, 2, 1, 1).to(device).unbind(2)  # each (batch, 2, 1, 1)
 
     nodes = settings.elastic_nodes
     reach = settings.elastic_shift * 2 / (nodes - 1)  # nodes lie 2 / (nodes - 1) apart in the unit square
     shifts = _uniform(-reach, reach, batch, 2, nodes, nodes, generator=generator)
     shifts = shifts * happens(settings.elastic_probability).view(batch, 1, 1, 1)
     down, across = (_between_nodes(nodes, pixels).to(device) for pixels in shape)
-    return grid + torch.einsum("rn,bcnm,pm->brpc", down, shifts.to(device), across)
+    grid = down @ shifts.to(device) @ across.T  # (batch, 2, rows, columns)
+    # Added a direction at a time, in half the time of `affine_grid` and a sum.
+    grid += of_x * _centres(columns).to(device)
+    grid += of_y * _centres(rows).to(device)[:, None]
+    return grid.permute(0, 2, 3, 1)
 
 
 def augment_images(images: Tensor, settings: AugmentationSettings, *, generator: Generator) -> Tensor:
