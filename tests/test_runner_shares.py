@@ -1,7 +1,8 @@
-"""What each worker is given: the weights of the source task that the experiment names, and one GPU."""
+"""What each worker is given: the weights of the source task that the experiment names, one GPU, peace to train."""
 
 import os
 
+import dask
 import pytest
 import torch
 
@@ -49,3 +50,14 @@ def test_the_gpus_that_may_be_used(monkeypatch, variable, count, names):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     assert runtime.cards() == names
+
+
+def _is_watched() -> bool:
+    return dask.config.get("distributed.worker.profile.enabled")
+
+
+def test_local_workers_do_not_sample_the_training_that_they_run():
+    before = _is_watched()
+    with local_client(1) as client:
+        assert list(client.run(_is_watched).values()) == [False]
+    assert _is_watched() is before

@@ -34,7 +34,7 @@ ALPHA = 0.001  # Section 3
 # Density and area: one standard deviation of its observers.
 MARGINS = {"dice": 0.02, "rms_dta_cm": 0.1, "smd_difference_hu": 5.0, "sma_difference_cm2": 10.0}
 MEASURED = {"smd_difference_hu": "smd_hu", "sma_difference_cm2": "sma_cm2"}
-NAMES = {"dice": "Dice", "rms_dta_cm": "RMS-DTA", "smd_difference_hu": "SMD", "sma_difference_cm2": "SMA"}
+NAMES = {"smd_difference_hu": "SMD", "sma_difference_cm2": "SMA"}
 TASKS = ("random", "classification", "segmentation", "jigsaw", "reconstruction")
 SIZES = (5, 10, 25, 50, 75, 100, 125)
 

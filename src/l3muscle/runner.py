@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import dask
 from dask.distributed import Client, Future, LocalCluster, Worker, WorkerPlugin
 from distributed.comm import CommClosedError
 from torch import Tensor
@@ -39,11 +40,13 @@ from l3muscle.study import (
 )
 
 RETRIES = 2
-POLL_S = 0.05  # between two looks at what the workers have finished
+POLL_S = 0.2  # between two looks at what the workers have finished; each has one more experiment in hand
 RESULT_TIMEOUT_S = 60.0  # for a result to travel here
 GONE = ("cancelled", "lost")  # of a future whose worker, or whose input's worker, died
 COHORT = "cohort"  # name of the prepared cohort among what is sent to workers
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
+# Dask looks at a training's call stack a hundred times a second, for a page of its dashboard: a tenth of the time.
+UNWATCHED = {"distributed.worker.profile.enabled": False}
 # Progress in a log file: a line now and then instead of a bar that redraws itself.
 LOG_INTERVAL_S = 15.0
 
@@ -121,6 +124,7 @@ class _OneCard(WorkerPlugin):
 def local_client(workers: int) -> Iterator[Client]:
     """A client of a cluster of local one-thread processes, bound to loopback, which share the GPUs evenly."""
     with (
+        dask.config.set(UNWATCHED),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,

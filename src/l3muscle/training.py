@@ -273,8 +273,8 @@ def fit(
     ------
     TrainingError
         If the loss is not finite before the first validation, the device is out of memory, or a step that is to be
-        compiled cannot be. Once there are weights to
-        keep, a loss that is not finite ends the training instead, and `Fit.stopped` says at which step.
+        compiled cannot be. Once there are weights to keep, a loss that is not finite ends the training instead, and
+        `Fit.stopped` says at which step.
     TrainingPaused
         If the checkpoint says that time is up, once the state is safe.
     """
