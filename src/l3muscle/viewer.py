@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from contourpy import contour_generator
 from PIL import Image
 from scipy import ndimage
 
@@ -55,27 +56,6 @@ def grey_png(hu: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-# Where the sides of a 2 x 2 block of pixels are crossed, by which of its pixels are inside (1 upper left, 2 upper
-# right, 4 lower right, 8 lower left): from side to side, with the inside always on one hand. Pixels that meet at a
-# corner only are not connected.
-_TOP, _RIGHT, _BOTTOM, _LEFT = range(4)
-_CROSSINGS = {
-    1: [(_TOP, _LEFT)],
-    2: [(_RIGHT, _TOP)],
-    3: [(_RIGHT, _LEFT)],
-    4: [(_BOTTOM, _RIGHT)],
-    5: [(_TOP, _LEFT), (_BOTTOM, _RIGHT)],
-    6: [(_BOTTOM, _TOP)],
-    7: [(_BOTTOM, _LEFT)],
-    8: [(_LEFT, _BOTTOM)],
-    9: [(_TOP, _BOTTOM)],
-    10: [(_RIGHT, _TOP), (_LEFT, _BOTTOM)],
-    11: [(_RIGHT, _BOTTOM)],
-    12: [(_LEFT, _RIGHT)],
-    13: [(_TOP, _RIGHT)],
-    14: [(_LEFT, _TOP)],
-}
-_SIDES = np.array([[0, 1], [1, 2], [2, 1], [1, 0]])  # middle of a side in half pixels from the block's first pixel
 # Steps along an outline: eight directions, in half pixels (row, column), each of 1 to 11 units; a character for each.
 _UNITS = np.array([[0, 2], [1, 1], [2, 0], [1, -1], [0, -2], [-1, -1], [-2, 0], [-1, 1]])
 _DIRECTION = np.zeros((5, 5), dtype=int)
@@ -85,30 +65,12 @@ _ALPHABET = "".join(chr(code) for code in range(33, 127) if chr(code) not in '"\
 
 
 def _trace(mask: np.ndarray) -> list[np.ndarray]:
-    """Outlines of a padded mask: (N, 2) places in half pixels, row and column, one a crossing of a pixel's side."""
-    inside = mask.astype(np.uint8)
-    blocks = inside[:-1, :-1] + 2 * inside[:-1, 1:] + 4 * inside[1:, 1:] + 8 * inside[1:, :-1]
-    crossed = np.flatnonzero((blocks > 0) & (blocks < 15))
-    kinds = blocks.ravel()[crossed]
-    width = 2 * mask.shape[1]
-    row, column = np.divmod(crossed, blocks.shape[1])
-    corners = 2 * (row * width + column)
-    following: dict[int, int] = {}
-    for kind, crossings in _CROSSINGS.items():
-        own = corners[kinds == kind]
-        for start, end in crossings:
-            following.update(
-                zip((own + _SIDES[start] @ [width, 1]).tolist(), (own + _SIDES[end] @ [width, 1]).tolist(), strict=True)
-            )
-    outlines = []
-    while following:
-        place = next(iter(following))
-        outline = []
-        while place in following:
-            outline.append(place)
-            place = following.pop(place)
-        outlines.append(np.stack(np.divmod(np.array(outline), width), axis=1))
-    return outlines
+    """Outlines of a padded mask: (N, 2) places in half pixels, row and column, one a crossing of a pixel's side.
+
+    Pixels that meet at a corner only are not connected.
+    """
+    lines = contour_generator(z=mask.astype(np.float64)).lines(0.5)  # x and y, closed
+    return [np.rint(2 * line[:-1, ::-1]).astype(int) for line in lines]
 
 
 def pack_outline(mask: np.ndarray, origin: tuple[int, int] = (0, 0)) -> list[list[int | str]]:
