@@ -48,9 +48,10 @@ def test_a_figure_without_results_is_labelled_so(tmp_path: Path) -> None:
         document += nodes.figure("", nodes.image(uri=f"{name}.svg"), nodes.caption("", name))
     table = nodes.table("", nodes.title("", "numbers"))
     document += table
+    document += nodes.table("", nodes.title("", "the paper's own"), classes=["l3-prose", "l3-in-print"])
     label_origins(app, document)
     labels = [node.astext() for node in document.findall(nodes.inline)]
-    assert labels == ["measured in this run", "not run", "measured in this run"]
+    assert labels == ["measured in this run", "not run", "measured in this run", "from the paper"]
 
 
 def test_a_picture_drawn_here_is_not_from_the_archive(tmp_path: Path) -> None:

@@ -55,3 +55,5 @@ def test_only_a_table_of_sentences_breaks_its_lines():
     rows = [{"statement": "a long one"}]
     assert ":class: l3-prose\n" in numbered_table(rows, caption="c", name="tab-one", prose=True)
     assert "l3-prose" not in numbered_table(rows, caption="c", name="tab-one")
+    printed = numbered_table(rows, caption="c", name="tab-one", prose=True, in_print=True)
+    assert ":class: l3-prose l3-in-print\n" in printed

@@ -14,6 +14,7 @@ STRIP = (
 )
 NOTHING = "not part of this run"
 DRAWN_HERE = "l3-drawn-here"
+IN_PRINT = "l3-in-print"
 CHAPTERS = "book/executed/"
 GLOSSARY = "book/glossary"
 # Not prose.
@@ -55,7 +56,7 @@ def label_origins(app: Sphinx, doctree: nodes.document) -> None:
     """Write behind each caption what the nearest strip above it says: measured in this run, or from the archive.
 
     Where a figure says that this run has none, so does its label. Below the strip of an archived result, a picture of
-    the class `l3-drawn-here` is of this run all the same.
+    the class `l3-drawn-here` is of this run all the same; a table of the class `l3-in-print` is the paper's.
     """
     origin = ""
     for node in doctree.findall():
@@ -71,6 +72,8 @@ def label_origins(app: Sphinx, doctree: nodes.document) -> None:
                 label = "not run"
             elif _is_drawn_here(node.parent):
                 label = "measured in this run"
+            elif IN_PRINT in node.parent["classes"]:
+                label = "from the paper"
             node += nodes.Text(" ")
             node += nodes.inline("", label, classes=["l3-origin"])
 

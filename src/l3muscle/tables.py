@@ -56,7 +56,13 @@ def interval_text(mean: float, low: float, high: float, digits: int = 3) -> str:
 
 
 def numbered_table(
-    rows: Sequence[dict[str, Any]], *, caption: str, name: str, data: pd.DataFrame | None = None, prose: bool = False
+    rows: Sequence[dict[str, Any]],
+    *,
+    caption: str,
+    name: str,
+    data: pd.DataFrame | None = None,
+    prose: bool = False,
+    in_print: bool = False,
 ) -> str:
     """A table with a caption and a number, which `{numref}` can refer to by `name`.
 
@@ -69,13 +75,16 @@ def numbered_table(
         The values behind the text: written as a CSV file, with a link to it below the table (`data_link`).
     prose : bool
         Whether cells hold sentences, whose lines are broken to fit the page; those of numbers stay in one line.
+    in_print : bool
+        Whether all of it is the paper's, so that its label does not call it measured.
 
     Returns
     -------
     str
         Markdown.
     """
-    style = ":class: l3-prose\n" if prose else ""
+    classes = " ".join(one for one, wanted in (("l3-prose", prose), ("l3-in-print", in_print)) if wanted)
+    style = f":class: {classes}\n" if classes else ""
     table = f"```{{table}} {caption}\n:name: {name}\n{style}\n{markdown_table(rows)}\n```\n"
     return table if data is None else f"{table}\n{data_link(data, name)}"
 
