@@ -215,7 +215,7 @@ class _Restricted:
         )
         slope[-1] = (variance - sum(components[k] * slope[a] for a, k in enumerate(active))) / residual
         uncertainty = slope @ np.linalg.pinv(information, hermitian=True) @ slope
-        degrees = float(2 * variance**2 / uncertainty)
+        degrees = float(2 * variance**2 / uncertainty) if uncertainty > 0 else float(self.n - p)
         variances = {name: float(components[k]) for k, name in enumerate(self.names)} | {"residual": residual}
         if self.free_ratio:
             variances["residual of the second"] = residual / weights[1]
