@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from harness import NotOffered, Rows, Sides, Work
 
+from l3muscle.book.resolution import FREQUENCIES, contrast_kept, line_pairs, warp_once_and_in_chain
 from l3muscle.profile import AugmentationSettings
-from l3muscle.resolution import FREQUENCIES, contrast_kept, line_pairs, warp_once_and_in_chain
 
 PART = "augmentation"
 SETTINGS = AugmentationSettings()
@@ -46,7 +46,7 @@ def read_images(data: str) -> tuple[np.ndarray, np.ndarray]:
 
 def write_images(path: Path, count: int, size: int) -> None:
     """Draw the images once for all sides."""
-    from l3muscle.cohort.phantom import phantom_slice
+    from l3muscle.phantom.patients import phantom_slice
     from l3muscle.preprocess import frame_of, prepare_image, prepare_mask
     from l3muscle.profile import ImageSettings
 

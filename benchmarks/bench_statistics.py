@@ -13,7 +13,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from l3muscle import statistics
-from l3muscle.claims import Evidence, ledger
+from l3muscle.statistics.claims import Evidence, ledger
 from l3muscle.statistics.printed import printed_pairs
 
 TASKS = ("random", "classification", "segmentation", "jigsaw", "reconstruction")

@@ -16,11 +16,11 @@ import pandas as pd
 
 from l3muscle.cohort.nifti import Volume
 from l3muscle.metrics import Reference
-from l3muscle.model_file import Segmenter
 from l3muscle.models import build_fcn
 from l3muscle.profile import load_profile
 from l3muscle.runner import run_study
 from l3muscle.runtime import provenance
+from l3muscle.segmenter.model_file import Segmenter
 from l3muscle.study import Study, StudyResults
 
 SETTINGS = ("realistic", "randomised")

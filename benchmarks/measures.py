@@ -38,8 +38,8 @@ class Pair(NamedTuple):
 
 def write_pairs(path: Path, count: int) -> None:
     """Draw the pairs once for all sides."""
-    from l3muscle.cohort.observers import outline_as_observer
-    from l3muscle.cohort.phantom import phantom_slice
+    from l3muscle.phantom.observers import outline_as_observer
+    from l3muscle.phantom.patients import phantom_slice
 
     phantoms = [phantom_slice(seed) for seed in range(count)]
     masks = [

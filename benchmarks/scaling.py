@@ -109,7 +109,7 @@ def run(rows: Rows, size, folder: Path) -> None:
     """Forecast, run, compare."""
     import torch
 
-    from l3muscle.cohort.phantom import write_phantom
+    from l3muscle.phantom.patients import write_phantom
 
     write_phantom(
         folder / "phantom", patients=PATIENTS, size=PIXELS, test_patients=TEST_PATIENTS, workers=min(2, size.cores)

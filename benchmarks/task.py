@@ -35,7 +35,7 @@ def write_slices(folder: Path, train: int, test: int, size: int) -> None:
     """Draw the slices and train the source task, once for all."""
     import torch
 
-    from l3muscle.cohort.phantom import phantom_slice
+    from l3muscle.phantom.patients import phantom_slice
     from l3muscle.preprocess import frame_of, prepare_image, prepare_mask
     from l3muscle.profile import load_profile
 
@@ -106,8 +106,8 @@ def train_source(folder: str, budget_s: float, **_: Any) -> Work:
         import torch
 
         from l3muscle.models import build_fcn
+        from l3muscle.pretext.scenes import ProceduralSegmentation
         from l3muscle.profile import load_profile
-        from l3muscle.source_tasks.procedural import ProceduralSegmentation
         from l3muscle.training import Loop, fit
 
         profile = load_profile(PROFILE)

@@ -22,19 +22,19 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from l3muscle.archive import open_archive
+from l3muscle.book.archive import open_archive
 from l3muscle.checkpoint import CheckpointFile
 from l3muscle.cohort import check_folder, dicom
-from l3muscle.cohort.choice import read_choices
 from l3muscle.cohort.grid import Grid
+from l3muscle.cohort.manifest import read_choices
 from l3muscle.cohort.masks import nifti_mask, png_mask, read_masks
 from l3muscle.cohort.nifti import Volume
-from l3muscle.cohort.phantom import people_of
 from l3muscle.cohort.splits import Splits
-from l3muscle.model_file import load_model, save_model, tensor_digest
 from l3muscle.models import build_fcn
+from l3muscle.phantom.patients import people_of
 from l3muscle.profile import ImageSettings, NetworkSettings, load_profile
 from l3muscle.runtime import provenance
+from l3muscle.segmenter.model_file import load_model, save_model, tensor_digest
 from l3muscle.store import Artefact, Store, file_sha256, sealed
 from l3muscle.study import PLAN_FORMAT, StudyResults
 
@@ -190,7 +190,7 @@ def _published(folder: Path) -> object:
     """Weights whose name carries their own checksum, as torchvision's do, so that the content itself is read."""
     from torchvision.models import ResNet50_Weights
 
-    from l3muscle.source_tasks.natural import load_natural
+    from l3muscle.pretext.pretrained import load_natural
 
     content = (folder / "weights.pth").read_bytes()
     name = f"resnet50-{hashlib.sha256(content).hexdigest()[:8]}.pth"

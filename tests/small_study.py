@@ -24,8 +24,8 @@ import yaml
 from pandas.api.types import is_numeric_dtype
 
 from l3muscle import checkpoint, cli, runner, study
-from l3muscle.cohort import phantom
-from l3muscle.model_file import load_model
+from l3muscle.phantom import patients
+from l3muscle.segmenter.model_file import load_model
 from l3muscle.store import Store
 from l3muscle.study import Study, StudyResults
 
@@ -128,7 +128,7 @@ def _watch() -> None:
     source = _noting(study.train_source, "source", lambda *a, checkpoint, **k: checkpoint.stem)
     study.run_experiment = runner.run_experiment = experiment
     study.train_source = runner.train_source = source
-    phantom.write_phantom = _noting(phantom.write_phantom, "phantom")
+    patients.write_phantom = _noting(patients.write_phantom, "phantom")
     Study.write_plan = _noting(Study.write_plan, "plan")
     Study.publish_model = _noting(Study.publish_model, "publication")
     Store.write = _noting(Store.write, "store", lambda self, kind, key, artefact: f"{kind}/{key}")

@@ -15,7 +15,7 @@ from sphinx.util.fileutil import copy_asset
 
 from l3muscle.profile import load_profile
 
-RUN_FILE = Path("book", "executed", "run.json")  # `l3muscle.summary.write_summary` writes it
+RUN_FILE = Path("book", "executed", "run.json")  # `l3muscle.book.summary.write_summary` writes it
 PROFILES = ("laptop", "paper")  # whose settings pages may name, as in {{ paper.training.batch_size }}
 # The package ships every ready-made bundle and speech in a dozen languages, 24 MB; the pages ask for this much.
 BUNDLE = "tex-chtml.js"

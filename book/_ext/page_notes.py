@@ -9,9 +9,8 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
-STRIP = (
-    "l3-strip"  # `l3muscle.summary.run_strip` and `l3muscle.archive.Archived.strip` open with where results come from
-)
+# How `l3muscle.book.summary.run_strip` and `l3muscle.book.archive.Archived.strip` begin: where results come from.
+STRIP = "l3-strip"
 NOTHING = "not part of this run"
 DRAWN_HERE = "l3-drawn-here"
 IN_PRINT = "l3-in-print"

@@ -8,11 +8,11 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 
+from l3muscle.book.theme import Point, dark_svg, hover_points, is_themed, slim_svg
 from l3muscle.figures import TASK_STYLE
-from l3muscle.theme import Point, dark_svg, hover_points, is_themed, slim_svg
 
 VIEWER = "book/executed/viewer"
-NARROW = Path("book", "executed", "narrow")  # `l3muscle.notebooks` puts the drawings for narrow screens here
+NARROW = Path("book", "executed", "narrow")  # `l3muscle.book.notebooks` puts the drawings for narrow screens here
 
 
 def _write(path: Path, text: str) -> None:

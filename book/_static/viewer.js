@@ -1,4 +1,4 @@
-/* The slice viewer. Data come as scripts (see src/l3muscle/viewer.py), which a page may load from a folder as well. */
+/* The slice viewer. Data come as scripts (see src/l3muscle/book/viewer.py), which a page may load from a folder as well. */
 "use strict";
 
 const l3viewer = (() => {
@@ -26,7 +26,7 @@ const l3viewer = (() => {
   const model = () => state.model ?? cell()?.models[0];
   const prediction = (slice) => slice.predictions.get(state.task)?.[`${state.n}|${model()}`];
 
-  /* Polygons as `l3muscle.viewer.pack_outline` packs them: a start, and a character a step. */
+  /* Polygons as `l3muscle.book.viewer.pack_outline` packs them: a start, and a character a step. */
   const path = (polygons) => {
     const line = new Path2D();
     for (const [startX, startY, steps] of polygons) {

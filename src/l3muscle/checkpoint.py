@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from l3muscle.drafts import drafted, remove_abandoned
-from l3muscle.model_file import tensor_digest
+from l3muscle.segmenter.model_file import tensor_digest
 
 SAVE_EVERY_S = 60.0
 

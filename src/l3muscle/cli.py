@@ -108,7 +108,7 @@ def cohort_phantom(
     workers: WorkersOption = 2,
 ) -> None:
     """Write a phantom cohort: DICOM CT with RTSTRUCTs of the expert and the observers."""
-    from l3muscle.cohort.phantom import write_phantom
+    from l3muscle.phantom.patients import write_phantom
     from l3muscle.runner import progress_bar
 
     if out.exists():
@@ -155,8 +155,8 @@ def cohort_show(
     out: Annotated[Path, typer.Option(help="Folder for the tables and pictures.")],
 ) -> None:
     """Show what a cohort holds: counts, spacing, Hounsfield units, every slice with its outline, refusals."""
+    from l3muscle.book.overview import summarise, write_overview
     from l3muscle.cohort import check_folder
-    from l3muscle.overview import summarise, write_overview
 
     report = check_folder(folder)
     for row in summarise(write_overview(report, out)):
@@ -232,7 +232,7 @@ def study_archive(
     archive: Annotated[Path, typer.Option(help="Folder that gets a folder of the profile's name.")] = Path("results"),
 ) -> None:
     """Keep the scores of a run as small tables with their provenance, to show and to commit."""
-    from l3muscle.archive import write_archive
+    from l3muscle.book.archive import write_archive
     from l3muscle.study import open_results
 
     results = open_results(profile, runs)
@@ -243,7 +243,7 @@ def study_archive(
 @app.command()
 def notebooks(profile: ProfileOption = "laptop", runs: RunsOption = Path("runs"), workers: WorkersOption = 2) -> None:
     """Execute the notebooks with papermill into book/executed/."""
-    from l3muscle.notebooks import execute_notebooks
+    from l3muscle.book.notebooks import execute_notebooks
     from l3muscle.study import open_results
 
     execute_notebooks(open_results(profile, runs), profile=profile, runs=runs, workers=workers, say=say)
@@ -258,9 +258,9 @@ def book(
     workers: WorkersOption = 2,
 ) -> None:
     """Run the study, execute the notebooks and build the book: the whole path."""
-    from l3muscle.notebooks import build_book, check_notebooks, execute_notebooks
+    from l3muscle.book.notebooks import build_book, check_notebooks, execute_notebooks
+    from l3muscle.book.summary import write_summary
     from l3muscle.study import open_results
-    from l3muscle.summary import write_summary
 
     started = time.monotonic()
     check_notebooks()
@@ -296,9 +296,9 @@ def train(
     workers: WorkersOption = 2,
 ) -> None:
     """Train a segmenter on a few outlined slices of your own, and estimate how good it is."""
-    from l3muscle.cohort.phantom import people_of
-    from l3muscle.own.train import check_own, require_enough, train_own
+    from l3muscle.phantom.patients import people_of
     from l3muscle.profile import load_profile
+    from l3muscle.segmenter.train import check_own, require_enough, train_own
 
     settings = load_profile(profile)
     report, findings = check_own(folder)
@@ -359,7 +359,7 @@ def crate(
     runs: RunsOption = Path("runs"),
 ) -> None:
     """Write a run as a Workflow Run RO-Crate: settings, plan, scores and provenance, without names or folders."""
-    from l3muscle.crate import write_crate
+    from l3muscle.book.crate import write_crate
     from l3muscle.study import open_results
 
     say(f"the run is described in {write_crate(open_results(profile, runs), out)}")
@@ -379,8 +379,8 @@ def segment(
     overlays: Annotated[bool, typer.Option(help="Write a picture of each slice beside the contact sheets.")] = True,
 ) -> None:
     """Outline muscle in CT slices, measure its area and density, and say which outlines to look at first."""
-    from l3muscle.model_file import load_model
-    from l3muscle.segment import read_heights, segment_slices
+    from l3muscle.segmenter.model_file import load_model
+    from l3muscle.segmenter.segment import read_heights, segment_slices
 
     segmenter = load_model(model)
     known = read_heights(heights) if heights else {}

@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 
 from l3muscle.cohort import Cohort, load_cohort
-from l3muscle.cohort.phantom import observers_of, write_patient
+from l3muscle.phantom.patients import observers_of, write_patient
 from l3muscle.profile import Profile
 from l3muscle.runner import local_client, sources_missing
 from l3muscle.runtime import provenance

@@ -20,13 +20,13 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from l3muscle import runtime
-from l3muscle.cohort.phantom import write_phantom
 from l3muscle.errors import L3MuscleError
 from l3muscle.metrics import dice
-from l3muscle.model_file import build_network
 from l3muscle.models import FCN, transfer_weights
+from l3muscle.phantom.patients import write_phantom
 from l3muscle.preprocess import restore_mask, to_network_input
 from l3muscle.profile import AugmentationSettings, Positive, Profile, Settings, SourceTask, load_profile
+from l3muscle.segmenter.model_file import build_network
 from l3muscle.store import Store
 from l3muscle.study import (
     Study,

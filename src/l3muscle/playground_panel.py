@@ -13,10 +13,10 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from l3muscle import figures
+from l3muscle.book.theme import jupyter_svg
 from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.playground import STRONGEST, Choice, Playground, Run, Snapshot, Watched
 from l3muscle.profile import SourceTask
-from l3muscle.theme import jupyter_svg
 
 LABEL_WIDTH = "13em"
 CONTROLS_WIDTH = "24em"

@@ -108,7 +108,7 @@ class SourceTrainingSettings(Settings):
 
 
 class ProceduralClassificationSettings(SourceTrainingSettings):
-    """Offline stand-in for ImageNet: telling fractals apart (`l3muscle.source_tasks.fractals`)."""
+    """Offline stand-in for ImageNet: telling fractals apart (`l3muscle.pretext.fractals`)."""
 
     batch_size: Positive = 32
     classes: Annotated[int, Field(ge=2, le=10_000)] = 1_000
@@ -117,7 +117,7 @@ class ProceduralClassificationSettings(SourceTrainingSettings):
 
 
 class ProceduralSegmentationSettings(SourceTrainingSettings):
-    """Offline stand-in for COCO: labelling generated scenes (`l3muscle.source_tasks.procedural`)."""
+    """Offline stand-in for COCO: labelling generated scenes (`l3muscle.pretext.scenes`)."""
 
     classes: Annotated[int, Field(ge=2, le=64)] = 10
     shapes_per_scene: Positive = 10

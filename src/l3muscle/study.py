@@ -24,33 +24,34 @@ from torch import Tensor
 
 from l3muscle import augment, losses, metrics, models, preprocess, runtime, target_task, training
 from l3muscle.checkpoint import CheckpointFile
-from l3muscle.cohort import Cohort, anatomy, canvas, dicom, load_cohort, observers, phantom
-from l3muscle.cohort.phantom import PhantomError
+from l3muscle.cohort import Cohort, dicom, load_cohort
 from l3muscle.cohort.splits import Splits, SplitsError, make_splits
 from l3muscle.drafts import remove, remove_abandoned, set_aside
 from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.metrics import Reference
-from l3muscle.model_file import ModelFileError, load_model, save_model
 from l3muscle.models import build_fcn, build_trunk, transfer_weights
+from l3muscle.phantom import anatomy, canvas, observers, patients
+from l3muscle.phantom.patients import PhantomError
 from l3muscle.preprocess import Frame, frame_of, prepare_image, prepare_mask, restore_mask, to_network_input
+from l3muscle.pretext import fractals, jigsaw, reconstruction, scenes, unlabelled
+from l3muscle.pretext.fractals import ProceduralClassification, ResNetClassifier, torchvision_names
+from l3muscle.pretext.jigsaw import Jigsaw, JigsawNetwork
+from l3muscle.pretext.pretrained import load_natural
+from l3muscle.pretext.reconstruction import Reconstruction
+from l3muscle.pretext.scenes import ProceduralSegmentation
 from l3muscle.profile import NATURAL_TASKS, Profile, SourceTrainingSettings, load_profile
-from l3muscle.source_tasks import fractals, jigsaw, procedural, reconstruction, unlabelled
-from l3muscle.source_tasks.fractals import ProceduralClassification, ResNetClassifier, torchvision_names
-from l3muscle.source_tasks.jigsaw import Jigsaw, JigsawNetwork
-from l3muscle.source_tasks.natural import load_natural
-from l3muscle.source_tasks.procedural import ProceduralSegmentation
-from l3muscle.source_tasks.reconstruction import Reconstruction
+from l3muscle.segmenter.model_file import ModelFileError, load_model, save_model
 from l3muscle.store import Artefact, Store, StoreError, checked_folder, damaged_file, unsealed
 from l3muscle.target_task import MuscleSegmentation
 from l3muscle.training import Fit, Loop, Task, TrainingPaused, fit
 
 # Editing one of these can change the phantom, or the outcome of an experiment: their code is part of the identity.
-PHANTOM_MODULES = (anatomy, canvas, dicom, observers, phantom)
+PHANTOM_MODULES = (anatomy, canvas, dicom, observers, patients)
 METHOD_MODULES = (augment, losses, metrics, models, preprocess, target_task, training)
 # The same for a source task that is learned here; `models`, `preprocess` and `training` count for all of them.
 SOURCE_MODULES = {
     "classification": (fractals,),
-    "segmentation": (procedural,),
+    "segmentation": (scenes,),
     "reconstruction": (augment, reconstruction, unlabelled),
     "jigsaw": (augment, jigsaw, unlabelled),
 }
@@ -577,7 +578,7 @@ class Study:
         settings, draft = self.profile.cohort, place
         try:
             with checked_folder(place) as draft:
-                phantom.write_phantom(
+                patients.write_phantom(
                     draft,
                     patients=settings.patients,
                     seed=settings.seed,

@@ -5,7 +5,7 @@ refers to it, wherever in the folder, or beside it a NIfTI or PNG file of the sa
 `x.mask.nii.gz`, `x.seg.nii.gz`, `x.nii.gz`, `x_mask.png` or `x.png`). A NIfTI image is used with the mask beside it:
 `x.nii.gz` with `x_mask.nii.gz`, and then the patient is called `x`, or `image.nii.gz` with `mask.nii.gz` in a folder
 whose name is the patient's. `x_observer 01.nii.gz`, or `.png`, is an observer's outline. Of several planes the one
-that is outlined counts. Where that does not decide, a `cohort.csv` at the top does (see `l3muscle.cohort.choice`);
+that is outlined counts. Where that does not decide, a `cohort.csv` at the top does (see `l3muscle.cohort.manifest`);
 files that it does not mention are then passed over in silence, unless they outline its slices.
 """
 
@@ -20,8 +20,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from l3muscle.cohort import choice, masks
-from l3muscle.cohort.choice import Choice, Row
+from l3muscle.cohort import manifest, masks
 from l3muscle.cohort.cohort import UNNAMED, Cohort, CohortError, CohortReport, Patient
 from l3muscle.cohort.dicom import (
     CTHeader,
@@ -36,9 +35,10 @@ from l3muscle.cohort.dicom import (
     seg_frames,
 )
 from l3muscle.cohort.grid import Grid
+from l3muscle.cohort.manifest import Choice, Row
 from l3muscle.cohort.masks import EXPERT, OBSERVER_PREFIX, as_mask, is_nifti, is_png, read_masks
 from l3muscle.cohort.nifti import Volume
-from l3muscle.cohort.public import check_saros, is_saros
+from l3muscle.cohort.saros import check_saros, is_saros
 from l3muscle.errors import L3MuscleError
 
 Masks = dict[str, np.ndarray]
@@ -300,7 +300,7 @@ def _check(folder: Path, *, several: bool) -> CohortReport:
     except DicomError:
         raise CohortError(f"no files in {folder}") from None
     found.scan(files)
-    if (found.root / choice.FILE_NAME).is_file():
+    if (found.root / manifest.FILE_NAME).is_file():
         _use_chosen(found, report, several=several)
     elif several:
         _use_slices(found, report)
@@ -475,7 +475,7 @@ def _is_marked(found: _Found, ct: CTHeader) -> bool:
 
 def _use_chosen(found: _Found, report: CohortReport, *, several: bool) -> None:
     try:
-        choices, refused = choice.read_choices(found.root, several=several)
+        choices, refused = manifest.read_choices(found.root, several=several)
     except CohortError as error:
         report.refused.append(str(error))
         return

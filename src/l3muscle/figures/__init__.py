@@ -1,8 +1,8 @@
 """One function a figure: tables or images in, a matplotlib figure out.
 
 Figures are made without pyplot, so that they leave no state behind and can be drawn in any thread. They are drawn on a
-light ground; for a dark page `l3muscle.theme` exchanges their colours. Each is drawn for the width of a page and, when
-a notebook shows it, once more for a narrow screen (`l3muscle.figures.look.PageFigure`).
+light ground; for a dark page `l3muscle.book.theme` exchanges their colours. Each is drawn for the width of a page and,
+when a notebook shows it, once more for a narrow screen (`l3muscle.figures.look.PageFigure`).
 """
 
 from l3muscle.figures.agreement import (

@@ -6,11 +6,11 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from l3muscle.comparisons import OURS, plain, values_of
+from l3muscle.book.comparisons import OURS, plain, values_of
+from l3muscle.book.resolution import siemens_star, warp_once_and_in_chain
+from l3muscle.book.theme import hover_id
 from l3muscle.figures.look import FAINT, INK, VERMILION, new_figure, not_run, plain_log, size_axis, style
 from l3muscle.profile import AugmentationSettings
-from l3muscle.resolution import siemens_star, warp_once_and_in_chain
-from l3muscle.theme import hover_id
 
 BLUE = "#0072b2"
 SIDE_STYLES = (("#e69f00", "s"), ("#009e73", "^"), ("#cc79a7", "v"), ("#5b6068", "D"), ("#56b4e9", "P"))
@@ -22,7 +22,7 @@ def ratio_chart(table: pd.DataFrame) -> Figure:
     Parameters
     ----------
     table : DataFrame
-        From `l3muscle.comparisons.compare`; rows without a ratio are left out.
+        From `l3muscle.book.comparisons.compare`; rows without a ratio are left out.
 
     Returns
     -------

@@ -9,6 +9,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from l3muscle.book.reference_values import POPULATIONS, reference_values
 from l3muscle.cohort.splits import Splits
 from l3muscle.figures.look import (
     INK,
@@ -21,7 +22,6 @@ from l3muscle.figures.look import (
     new_figure,
     style,
 )
-from l3muscle.reference_values import POPULATIONS, reference_values
 
 
 @in_two_widths

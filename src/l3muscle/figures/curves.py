@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from l3muscle.book.theme import hover_id
 from l3muscle.figures.look import (
     FAINT,
     INK,
@@ -23,7 +24,6 @@ from l3muscle.figures.look import (
     style,
 )
 from l3muscle.statistics import ObserverBand, learning_curve_table
-from l3muscle.theme import hover_id
 
 LEAVE_OUT_EMPTY = ("rms_dta_cm", "smd_difference_hu")  # an empty prediction has neither
 DIFFERENCES = ("smd_difference_hu", "sma_difference_cm2")

@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.path import Path as MplPath
 from scipy import ndimage
 
+from l3muscle.book.predictions import ErrorMap
 from l3muscle.figures.look import (
     OUTLINE_COLOURS,
     TASK_STYLE,
@@ -24,7 +25,6 @@ from l3muscle.figures.look import (
     style,
 )
 from l3muscle.metrics import boundary, remove_bone
-from l3muscle.predictions import ErrorMap
 
 SIMPLER_PX = 0.4  # how far a drawn outline may lie beside the mask's
 PICTURE_LINES = {"expert": (OUTLINE_COLOURS[0], 1.5), "prediction": (OUTLINE_COLOURS[1], 1.5)}

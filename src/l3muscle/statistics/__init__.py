@@ -5,7 +5,15 @@ the ways to read its words, `printed` its own numbers; `agreement` compares with
 `crossed` and `dependence` take into account that models share images; `efficiency` asks how many slices are needed.
 """
 
-from l3muscle.statistics.against_control import (
+from l3muscle.statistics.agreement import AGREEMENT_MARGIN, agreement_table, bland_altman_points, lin_concordance
+from l3muscle.statistics.dependence import (
+    hierarchical_bootstrap_table,
+    mixed_model_pairs,
+    mixed_model_table,
+    surviving_pair_stars,
+    surviving_stars,
+)
+from l3muscle.statistics.dunnett import (
     Dunnett,
     Family,
     ObserverControl,
@@ -14,16 +22,8 @@ from l3muscle.statistics.against_control import (
     dunnett_table,
     plateau_table,
 )
-from l3muscle.statistics.agreement import AGREEMENT_MARGIN, agreement_table, bland_altman_points, lin_concordance
-from l3muscle.statistics.between_tasks import Correction, PairFamily, mann_whitney_pairs, mann_whitney_table
-from l3muscle.statistics.dependence import (
-    hierarchical_bootstrap_table,
-    mixed_model_pairs,
-    mixed_model_table,
-    surviving_pair_stars,
-    surviving_stars,
-)
 from l3muscle.statistics.efficiency import ablation_table, slices_needed_table
+from l3muscle.statistics.mann_whitney import Correction, PairFamily, mann_whitney_pairs, mann_whitney_table
 from l3muscle.statistics.printed import (
     REPORTED_NAMES,
     beside_paper,

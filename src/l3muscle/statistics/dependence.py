@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from l3muscle.statistics.against_control import dunnett_table
-from l3muscle.statistics.between_tasks import Correction, adjust, adjust_pairs, mann_whitney_pairs
 from l3muscle.statistics.crossed import TooFew, fit_difference, fit_mean
+from l3muscle.statistics.dunnett import dunnett_table
+from l3muscle.statistics.mann_whitney import Correction, adjust, adjust_pairs, mann_whitney_pairs
 from l3muscle.statistics.printed import is_below, printed_cells, printed_pairs
 from l3muscle.statistics.score_table import (
     HIGHER_IS_BETTER,

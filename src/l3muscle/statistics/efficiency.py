@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from l3muscle.statistics.between_tasks import Correction, adjust
 from l3muscle.statistics.crossed import TooFew, fit_mean
 from l3muscle.statistics.dependence import Resampled, mean_of_means
+from l3muscle.statistics.mann_whitney import Correction, adjust
 from l3muscle.statistics.score_table import (
     CELL_KEYS,
     HIGHER_IS_BETTER,

@@ -7,7 +7,7 @@ from itertools import combinations, groupby
 import numpy as np
 import pandas as pd
 
-from l3muscle.statistics.between_tasks import mann_whitney_pairs
+from l3muscle.statistics.mann_whitney import mann_whitney_pairs
 from l3muscle.statistics.score_table import METRICS, check_metric, check_scores
 
 ALPHA = 0.001  # the paper's level

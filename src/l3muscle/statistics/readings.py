@@ -7,8 +7,8 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from l3muscle.statistics.against_control import CONTROLS, FAMILIES, Control, Family, control_sample, test_families
-from l3muscle.statistics.between_tasks import (
+from l3muscle.statistics.dunnett import CONTROLS, FAMILIES, Control, Family, control_sample, test_families
+from l3muscle.statistics.mann_whitney import (
     CORRECTIONS,
     PAIR_FAMILIES,
     Correction,

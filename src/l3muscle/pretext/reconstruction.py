@@ -1,0 +1,83 @@
+"""Source task: an autoencoder that gives a slice back, on slices without outlines (Section 2.2).
+
+The network is that of the target task with three output channels. Between input and output lies the trunk's map, eight
+times coarser than the image (four times for small networks), which is all the bottleneck there is.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from l3muscle.preprocess import IMAGENET_MEAN, IMAGENET_STD, to_network_input
+from l3muscle.pretext.unlabelled import UnlabelledImages
+from l3muscle.profile import AugmentationSettings, UnlabelledSettings
+
+VALIDATION_BATCH = 16
+
+
+class Reconstruction:
+    """Slices that are input and target at once.
+
+    Parameters
+    ----------
+    images : Tensor, (N, 1, H, W)
+        Prepared by `l3muscle.preprocess`.
+    settings : UnlabelledSettings
+    augmentation : AugmentationSettings
+    seed : int
+        Of the validation part.
+    """
+
+    out_channels = 3
+
+    def __init__(
+        self, images: Tensor, settings: UnlabelledSettings, augmentation: AugmentationSettings, *, seed: int
+    ) -> None:
+        self.slices = UnlabelledImages(images, settings, augmentation, seed=seed)
+
+    def training_batch(self, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Augmented slices, twice: (N, 3, H, W), normalised as ImageNet's."""
+        images = to_network_input(self.slices.draw(generator))
+        return images, images
+
+    def validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The slices set apart, as they are."""
+        for images in self.slices.validation.split(VALIDATION_BATCH):
+            images = to_network_input(images)
+            yield images, images
+
+    def describe_batch(self) -> str:
+        """Which slices came last."""
+        return self.slices.describe_batch()
+
+    def position(self) -> list[int]:
+        """Images that come before the next shuffling, by their place."""
+        return self.slices.position()
+
+    def resume(self, position: list[int]) -> None:
+        """Go on from a `position`."""
+        self.slices.resume(position)
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean squared error over images, channels and pixels; both (N, 3, H, W)."""
+        return F.mse_loss(output.float(), target)
+
+    def examples(self, network: nn.Module, device: str, count: int) -> dict[str, np.ndarray]:
+        """The first `count` validation slices and what the network makes of them, for a picture.
+
+        Returns
+        -------
+        dict of str to ndarray
+            `input` and `output`, each (count, H, W), in the window's units: 0 is its lower end, 1 its upper.
+        """
+        images = self.slices.validation[:count]
+        was_training = network.training
+        network.eval()
+        with torch.inference_mode():
+            output = network(to_network_input(images).to(device)).float().cpu()
+        network.train(was_training)
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        return {"input": images[:, 0].cpu().numpy(), "output": (output * std + mean).mean(1).numpy()}

@@ -1,0 +1,155 @@
+"""Outlines held against their images, before anything is trained on them.
+
+What tells a sound outline from a misplaced one is the density of what it encloses: of an expert's outline nine tenths
+and more lie within -29 to 150 HU. Bodies are nearly the same left and right, yet not to the pixel: on 30 phantoms and
+30 slices of one real scan, the sound outline held at least 0.09 more of that range than its mirror image did, so an
+outline that gains by mirroring lies the wrong way round. An image that is mirrored together with its outline cannot be
+told from a sound one by this, and is not looked for.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import ndimage
+
+from l3muscle.cohort import UNNAMED, Patient
+from l3muscle.metrics import muscle_area
+from l3muscle.segmenter.flags import AIR_HU, BONE_HU, FAT_HU, muscle_range
+
+LEAST_SLICES = 10
+REFUSED_SHARE = 0.5  # of the outline within the muscle range
+DOUBTED_SHARE = 0.75
+FLIP_GAIN = 0.05  # by which a mirrored outline has to fit better
+PLAUSIBLE_AREA_CM2 = (30.0, 350.0)
+THUMBNAIL = (32, 32)
+THUMBNAIL_HU = 200  # both ways; beyond it air and bone would decide
+# Slices 3 mm apart of one scan correlate by 0.96 and more, those of different phantoms by 0.94 and less.
+SAME_PERSON = 0.955
+TURNS = {
+    "mirrored left-right": lambda mask: mask[:, ::-1],
+    "mirrored up-down": lambda mask: mask[::-1],
+    "turned by half a turn": lambda mask: mask[::-1, ::-1],
+    "with rows and columns exchanged": lambda mask: mask.T,
+}
+
+Severity = Literal["refused", "warning"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with a slice or its outline.
+
+    Attributes
+    ----------
+    severity : {"refused", "warning"}
+        Whether it must not be trained on, or only should be looked at.
+    name : str
+        The slice.
+    reason : str
+    """
+
+    severity: Severity
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.name}: {self.reason}"
+
+
+def _in_range(mask: np.ndarray, hu: np.ndarray) -> float:
+    return float(muscle_range(hu[mask]).mean())
+
+
+def _mostly(inside: np.ndarray) -> str:
+    shares = {
+        "air": np.mean(inside < AIR_HU),
+        "fat": np.mean((inside >= FAT_HU[0]) & (inside < FAT_HU[1])),
+        "bone": np.mean(inside > BONE_HU),
+    }
+    name = max(shares, key=shares.get)
+    return f"{shares[name]:.0%} of it is {name}"
+
+
+def check_outline(patient: Patient) -> list[Finding]:
+    """Hold one outline against its image."""
+    hu, mask = patient.hu, patient.expert
+    share = _in_range(mask, hu)
+    turned = {words: _in_range(turn(mask), hu) for words, turn in TURNS.items() if turn(mask).shape == hu.shape}
+    best = max(turned, key=turned.get)
+    findings = []
+    if turned[best] >= share + FLIP_GAIN:
+        findings.append(
+            Finding(
+                "refused",
+                patient.name,
+                f"the outline fits better {best}: then {turned[best]:.0%} of it are within -29 to 150 HU, "
+                f"and {share:.0%} as it lies",
+            )
+        )
+    elif share < REFUSED_SHARE:
+        reason = f"only {share:.0%} of the outline is within -29 to 150 HU; {_mostly(hu[mask])}"
+        findings.append(Finding("refused", patient.name, reason))
+    elif share < DOUBTED_SHARE:
+        reason = f"no more than {share:.0%} of the outline is within -29 to 150 HU; {_mostly(hu[mask])}"
+        findings.append(Finding("warning", patient.name, reason))
+    area = muscle_area(mask, patient.spacing)
+    if not PLAUSIBLE_AREA_CM2[0] <= area <= PLAUSIBLE_AREA_CM2[1]:
+        findings.append(Finding("warning", patient.name, f"an outline of {area:.0f} cm² is unusual for muscle at L3"))
+    return findings
+
+
+def _thumbnail(hu: np.ndarray) -> np.ndarray:
+    clipped = np.clip(hu, -THUMBNAIL_HU, THUMBNAIL_HU).astype(np.float32)
+    # Not smoothed: fine detail tells people apart, what is left without it is the shape that all bodies share.
+    small = ndimage.zoom(clipped, np.divide(THUMBNAIL, hu.shape), order=1).ravel()
+    return (small - small.mean()) / (np.linalg.norm(small - small.mean()) + 1e-9)
+
+
+def check_cohort(patients: Sequence[Patient]) -> list[Finding]:
+    """Hold every outline against its image, and slices against one another.
+
+    Parameters
+    ----------
+    patients : sequence of Patient
+        One a slice, from `l3muscle.cohort.check_slices`.
+
+    Returns
+    -------
+    list of Finding
+        Outlines that hold no muscle or lie the wrong way round, slices that are there twice, and, as warnings, slices
+        without a patient ID, and of different ones that look like one person's.
+    """
+    findings = [finding for patient in patients for finding in check_outline(patient)]
+    nameless = [patient.name for patient in patients if patient.patient_id == UNNAMED]
+    if nameless:
+        reason = (
+            f"has no PatientID, like {len(nameless) - 1} more; they are taken for one patient's slices, so how good "
+            "the model is on other patients is not estimated from them; a cohort.csv can say who is who"
+        )
+        findings.append(Finding("warning", nameless[0], reason))
+    first: dict[str, Patient] = {}
+    different: list[Patient] = []
+    for patient in patients:
+        digest = hashlib.sha256(np.ascontiguousarray(patient.hu).tobytes()).hexdigest()
+        if digest in first:
+            findings.append(Finding("refused", patient.name, f"the same picture as {first[digest].name}"))
+        else:
+            first[digest] = patient
+            different.append(patient)
+    if len(different) < 2:
+        return findings
+    thumbnails = np.stack([_thumbnail(patient.hu) for patient in different])
+    alike = thumbnails @ thumbnails.T
+    for place, patient in enumerate(different):
+        for other in range(place):
+            if alike[place, other] >= SAME_PERSON and patient.patient_id != different[other].patient_id:
+                reason = (
+                    f"looks like the person of {different[other].name} under another patient ID; where it is, give "
+                    "both one patient_id in cohort.csv, or the error estimate comes out too good"
+                )
+                findings.append(Finding("warning", patient.name, reason))
+                break
+    return findings

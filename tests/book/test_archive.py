@@ -1,0 +1,104 @@
+"""Archived results say where they come from, or are refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from l3muscle.book.archive import ArchiveError, open_archive, write_archive
+from l3muscle.runtime import provenance
+from l3muscle.statistics import dunnett_table
+from l3muscle.study import open_results
+
+TOP = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def archive(tmp_path) -> Path:
+    folder = tmp_path / "trial"
+    folder.mkdir()
+    (folder / "scores.csv").write_text("setting,dice\na,0.5\nb,0.75\n")
+    about = {"measured": "2026-01-02", "provenance": {**provenance(), "commit": "a" * 40, "uncommitted_changes": True}}
+    (folder / "provenance.json").write_text(json.dumps(about))
+    return tmp_path
+
+
+def test_strip_names_date_commit_and_machine(archive):
+    found = open_archive("trial", archive)
+    assert found.scores.dice.tolist() == [0.5, 0.75]
+    assert "From the archive" in found.strip
+    assert "2026-01-02" in found.strip
+    assert "aaaaaaaaaa with uncommitted changes" in found.strip
+
+
+def test_from_a_notebooks_folder_the_archive_is_one_above(archive, monkeypatch):
+    (archive / "results").mkdir()
+    (archive / "trial").rename(archive / "results" / "trial")
+    (archive / "notebooks").mkdir()
+    monkeypatch.chdir(archive / "notebooks")
+    assert open_archive("trial").scores.shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("provenance.json", "{", "cannot be read"),
+        ("provenance.json", '{"measured": "today"}', "cannot be read: 'provenance'"),
+        ("scores.csv", "", "cannot be read"),
+        ("scores.csv", None, "is missing"),
+    ],
+)
+def test_damage_is_one_sentence(archive, file, content, reason):
+    if content is None:
+        (archive / "trial" / file).unlink()
+    else:
+        (archive / "trial" / file).write_text(content)
+    with pytest.raises(ArchiveError, match=reason):
+        open_archive("trial", archive)
+
+
+@pytest.mark.parametrize("folder", sorted((TOP / "results").glob("*/")), ids=lambda folder: folder.name)
+def test_everything_committed_can_be_opened(folder):
+    found = open_archive(folder.name, TOP / "results")
+    assert len(found.scores)
+    assert found.about["provenance"]["uncommitted_changes"] is False
+
+
+def test_a_run_is_kept_with_what_its_tests_compare(finished, runs, tmp_path):
+    results = open_results("smoke", runs)
+    for _ in range(2):
+        place = write_archive(results, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["smoke"] and place == tmp_path / "smoke"
+    kept, scores = open_archive("smoke", tmp_path), results.scores()
+    assert kept.about["experiments"] == len(results.records) == kept.about["planned"]
+    assert kept.about["sources"]["random"] == "random"
+    keys = ["source_task", "n_train", "fold", "subset", "repeat", "patient_id"]
+    both = scores.merge(kept.scores, on=keys, suffixes=("", "_kept"), validate="one_to_one")
+    assert len(both) == len(scores) == len(kept.scores)
+    for measure in ("dice", "rms_dta_cm", "smd_difference_hu", "sma_difference_cm2"):
+        np.testing.assert_allclose(both[f"{measure}_kept"], both[measure], rtol=1e-5)
+    ours, theirs = (
+        dunnett_table(*tables, "dice")["p_value"]
+        for tables in ((scores, results.observer_scores()), (kept.scores, kept.observers))
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-6)
+
+
+def test_patients_who_are_no_phantoms_are_numbered(finished, runs, tmp_path):
+    results = open_results("smoke", runs)
+    names = set(results.scores()["patient_id"])
+    results.plan["phantom"] = False
+    place = write_archive(results, tmp_path)
+    kept = open_archive("smoke", tmp_path)
+    assert set(kept.scores["patient_id"]) == {f"patient {k:03d}" for k in range(1, len(names) + 1)}
+    assert set(kept.observers["patient_id"]) <= set(kept.scores["patient_id"])
+    written = "".join(path.read_text() for path in place.iterdir())
+    assert not any(name in written for name in names)
+
+
+def test_an_archive_that_cannot_be_written_is_one_sentence(finished, runs, tmp_path):
+    (tmp_path / "results").write_text("")
+    with pytest.raises(ArchiveError, match="cannot write"):
+        write_archive(open_results("smoke", runs), tmp_path / "results")
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]

@@ -1,0 +1,143 @@
+"""A run as a Workflow Run RO-Crate: complete by the profile, read back by the library, and silent about people."""
+
+import getpass
+import hashlib
+import json
+import platform
+import shutil
+import zipfile
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rocrate.rocrate import ROCrate
+
+from l3muscle.book.crate import CrateError, pseudonyms, write_crate
+from l3muscle.store import Store
+from l3muscle.study import StudyError, StudyResults, open_results
+
+TOP = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(finished, runs, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("crate") / "crate"
+    return write_crate(open_results("smoke", runs), out, notebooks=TOP / "notebooks")
+
+
+@pytest.fixture(scope="module")
+def crate(folder) -> ROCrate:
+    return ROCrate(folder)
+
+
+def ids(value) -> set[str]:
+    return {entity.id for entity in (value if isinstance(value, list) else [value])}
+
+
+def test_the_root_names_the_profiles_that_it_follows(crate):
+    named = ids(crate.root_dataset["conformsTo"])
+    assert {"https://w3id.org/ro/wfrun/process/0.5", "https://w3id.org/ro/wfrun/workflow/0.5"} <= named
+    for field in ("name", "description", "license", "datePublished"):
+        assert crate.root_dataset[field]
+
+
+def test_the_main_entity_is_a_workflow_with_language_inputs_and_outputs(crate):
+    workflow = crate.mainEntity
+    assert set(workflow.type) == {"File", "SoftwareSourceCode", "ComputationalWorkflow"}
+    assert workflow["programmingLanguage"]["name"] == "Python"
+    parameters = [*workflow["input"], workflow["output"]]
+    assert all(parameter.type == "FormalParameter" and parameter["additionalType"] for parameter in parameters)
+    for place in ("profile.yml", "#cohort", "scores.csv"):
+        assert ids(crate.dereference(place)["exampleOfWork"]) <= ids(parameters)
+
+
+def test_every_training_is_an_action_of_known_code_with_times_inputs_and_results(crate):
+    actions = crate.get_by_type("CreateAction")
+    assert len(actions) == 8 + 1 + 1  # experiments, the source task, the run
+    assert ids(crate.root_dataset["mentions"]) == ids(actions)
+    for action in actions:
+        start, end = (datetime.fromisoformat(action[name]) for name in ("startTime", "endTime"))
+        assert start <= end and start.tzinfo is not None
+        assert action["agent"]["name"] == "anonymous"
+        assert "SoftwareSourceCode" in action["instrument"].type
+        assert {"profile.yml", "plan.json", "splits.json", "#cohort"} <= ids(action["object"])
+        assert action["result"]
+    run = crate.dereference("#run")
+    assert run["instrument"].id == crate.mainEntity.id
+    assert "scores.csv" in ids(run["result"]) and "provenance.json" in ids(run["result"])
+    fine_tuned = next(action for action in actions if action["name"].startswith("segmentation n=2"))
+    assert "#weights-segmentation" in ids(fine_tuned["object"])
+
+
+def test_every_file_is_there_with_its_hash(crate, folder):
+    files = [entity for entity in crate.data_entities if "File" in entity.type]
+    assert len(files) > 20
+    for file in files:
+        content = (folder / file.id).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == file["sha256"] and str(len(content)) == file["contentSize"]
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert there == {file.id for file in files} | {"ro-crate-metadata.json"}
+
+
+def test_scores_and_provenance_are_those_of_the_run(finished, runs, folder):
+    results = open_results("smoke", runs)
+    pd.testing.assert_frame_equal(
+        pd.read_csv(folder / "scores.csv", keep_default_na=False, na_values={"rms_dta_cm": [""]}),
+        results.scores().astype({"source_task": object, "patient_id": object, "failure": object}),
+        check_dtype=False,
+    )
+    told = json.loads((folder / "provenance.json").read_text())
+    assert len(told["experiments"]) == 8 and told["inputs"]["cohort"] == results.plan["cohort"]
+    for record in told["experiments"]:
+        assert {"commit", "uncommitted_changes", "versions", "processor"} <= set(record["provenance"])
+        assert record["seconds"] > 0 and record["seed"] and record["sha256"]
+
+
+def test_no_machine_user_or_folder_is_named(folder, runs):
+    texts = "\n".join(path.read_text() for path in folder.rglob("*") if path.suffix in (".json", ".csv", ".yml"))
+    assert platform.node() not in texts and str(runs) not in texts and str(Path.home()) + "/" not in texts
+    assert f"/{getpass.getuser()}" not in texts and "cohort_folder" not in texts
+
+
+@pytest.fixture
+def own(finished, runs, tmp_path) -> StudyResults:
+    """The same run, as if its cohort were somebody's own."""
+    shutil.copytree(runs / "smoke", tmp_path / "smoke")
+    plan = json.loads((tmp_path / "smoke" / "plan.json").read_text())
+    plan |= {"phantom": False, "cohort_folder": "/data/Mrs Example"}
+    plan["profile"]["sources"]["weights_folder"] = str(Path("/home", "someone", "weights"))
+    Store(tmp_path / "smoke").write_document("plan.json", plan)
+    return StudyResults(tmp_path / "smoke")
+
+
+def test_people_are_numbered_anew(own, tmp_path):
+    out = write_crate(own, tmp_path / "crate.zip", notebooks=TOP / "notebooks")
+    with zipfile.ZipFile(out) as archive:
+        content = {name: archive.read(name).decode() for name in archive.namelist() if "notebooks" not in name}
+    for word in ("PHANTOM-", "Mrs Example", "someone", *own.observer_scores()["observer"].unique()):
+        assert not [name for name, text in content.items() if word in text and "workflow/" not in name], word
+    splits = json.loads(content["splits.json"])
+    assert all(patient.startswith("patient-") for patient in splits["test_ids"])
+    assert content["scores.csv"].count(splits["test_ids"][0]) == 8  # the same number in every file
+    assert ROCrate(out).mainEntity is not None
+
+
+def test_numbers_tell_nothing_of_names_and_are_the_same_each_time():
+    names = [f"name {letter}" for letter in "abcdefgh"]
+    numbers = pseudonyms(names, "patient", salt="x")
+    assert numbers == pseudonyms(names[::-1] * 2, "patient", salt="x") and len(set(numbers.values())) == 8
+    assert list(numbers) != sorted(numbers)
+    assert numbers != pseudonyms(names, "patient", salt="y")
+
+
+def test_what_is_there_is_not_overwritten_and_nothing_is_not_described(finished, runs, tmp_path):
+    results = open_results("smoke", runs)
+    with pytest.raises(CrateError, match="exists already"):
+        write_crate(results, tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(CrateError, match="cannot write"):
+        write_crate(results, tmp_path / "file" / "crate")
+    shutil.copytree(runs / "smoke", tmp_path / "smoke", ignore=lambda _, names: {"experiments"} & set(names))
+    with pytest.raises(StudyError, match="nothing to describe"):
+        write_crate(StudyResults(tmp_path / "smoke"), tmp_path / "crate")

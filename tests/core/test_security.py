@@ -1,0 +1,279 @@
+"""Nothing is unpickled, nothing leads out of its folder or off https, and nobody's name comes out again."""
+
+import ast
+import io
+import pickle
+import re
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+import yaml
+from fuzzed_readers import readers
+from torchvision.models import ResNet50_Weights
+
+from l3muscle import cli
+from l3muscle.cohort import dicom
+from l3muscle.errors import L3MuscleError
+from l3muscle.pretext import pretrained
+from l3muscle.profile import NATURAL_TASKS, _PlainLoader, load_profile
+from l3muscle.store import Store
+from l3muscle.study import StudyError, StudyResults
+
+TOP = Path(__file__).resolve().parents[2]
+#: Calls that execute what a file holds, or unpack it wherever it wants to go.
+FORBIDDEN = {
+    "pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load", "dill.load", "cloudpickle.load",
+    "cloudpickle.loads", "marshal.load", "marshal.loads", "shelve.open", "pd.read_pickle",
+    "yaml.unsafe_load", "yaml.full_load", "eval", "exec", "os.system", "tarfile.open", "shutil.unpack_archive",
+    "torch.jit.load", "torch.hub.load", "torch.package.PackageImporter", "np.fromfile",
+}  # fmt: skip
+SAFE_LOADERS = ("yaml.SafeLoader", "_PlainLoader")  # the second is a subclass of the first: see `profile`
+#: Calls that are sound with an argument only.
+NEEDS = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
+
+
+def dotted(node: ast.AST) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def unsafe_calls(source: str) -> list[str]:
+    """Calls in a source text that may execute what they read."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module in ("pickle", "marshal", "shelve", "joblib", "tarfile"):
+            found.append(f"line {node.lineno}: from {node.module}")
+        if not isinstance(node, ast.Call):
+            continue
+        name = dotted(node.func)
+        arguments = {keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords}
+        wanted = NEEDS.get(name)
+        loader = next((dotted(keyword.value) for keyword in node.keywords if keyword.arg == "Loader"), "")
+        if name == "yaml.load" and loader not in SAFE_LOADERS:
+            found.append(f"line {node.lineno}: {name} by {loader or 'its default'}")
+        shell = name.startswith("subprocess.") and arguments.get("shell") is not None
+        unpacks = isinstance(node.func, ast.Attribute) and node.func.attr in ("extract", "extractall")
+        if name in FORBIDDEN or unpacks or shell or (wanted and arguments.get(wanted[0]) is not wanted[1]):
+            found.append(f"line {node.lineno}: {name}")
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["torch.load(p)", "np.load(p)", "np.load(p, allow_pickle=True)", "pickle.loads(b)", "from pickle import load",
+     "yaml.load(t)", "subprocess.run(c, shell=True)", "archive.extractall(p)", "pd.read_pickle(p)"],
+)  # fmt: skip
+def test_unsafe_calls_are_recognised(source):
+    assert unsafe_calls(source)
+
+
+def test_the_profiles_loader_is_a_safe_one():
+    assert issubclass(_PlainLoader, yaml.SafeLoader)
+
+
+def test_safe_calls_pass():
+    assert not unsafe_calls("torch.load(p, weights_only=True); np.load(p, allow_pickle=False); yaml.safe_load(t)")
+
+
+@pytest.mark.parametrize("path", sorted((TOP / "src").rglob("*.py")), ids=lambda path: path.stem)
+def test_the_package_executes_nothing_that_it_reads(path):
+    assert unsafe_calls(path.read_text(encoding="utf-8")) == []
+
+
+class Trap:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self):
+        return (Path.touch, (self.place,))
+
+
+def test_no_reader_unpickles(tmp_path):
+    """Pickles as they are, as torch saves them, and as an object array, in the place of every file that is read."""
+    mark = tmp_path / "executed"
+    folder = tmp_path / "readers"
+    folder.mkdir()
+    plain, saved, array, zipped = pickle.dumps(Trap(mark)), io.BytesIO(), io.BytesIO(), io.BytesIO()
+    torch.save({"conv1.weight": Trap(mark)}, saved)
+    np.savez(array, packed=np.array([Trap(mark)], dtype=object), width=np.array(8))
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("packed.npy", plain)
+    for name, reader in readers(folder).items():
+        for content in (plain, saved.getvalue(), array.getvalue(), zipped.getvalue()):
+            (folder / reader.file).write_bytes(content)
+            with suppress(L3MuscleError):
+                reader.read(folder)
+            assert not mark.exists(), name
+        (folder / reader.file).write_bytes(reader.seeds[0])
+    pickle.loads(plain)
+    assert mark.exists(), "the trap does not work"
+
+
+def test_weights_come_over_https_only(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(ResNet50_Weights.IMAGENET1K_V1.value, "url", "http://weights.invalid/resnet50-01234567.pth")
+    with pytest.raises(pretrained.WeightsError, match="is not https"):
+        pretrained.load_natural(load_profile("paper", network={"backbone": "resnet50"}), "classification")
+
+
+@pytest.mark.parametrize("address", ["http://elsewhere.invalid/x", "ftp://elsewhere.invalid/x", "file:///etc/passwd"])
+def test_a_server_that_leads_off_https_is_not_followed(address):
+    from urllib.request import Request
+
+    handler = pretrained._HttpsOnly()
+    with pytest.raises(OSError, match="not https"):
+        handler.redirect_request(Request("https://weights.invalid/x"), None, 302, "", {}, address)
+    followed = handler.redirect_request(Request("https://a.invalid/x"), None, 302, "", {}, "https://b.invalid/x")
+    assert followed.full_url == "https://b.invalid/x"
+
+
+def test_torchvisions_addresses_are_https():
+    profile = load_profile("paper")
+    for task in NATURAL_TASKS:
+        assert pretrained.natural_weights(profile, task).url.startswith("https://")
+
+
+@pytest.mark.parametrize("key", ["../../secret", "/etc", "a/b", "..", ""])
+def test_a_forged_plan_does_not_lead_out_of_its_store(tmp_path, key):
+    import json
+
+    readers(tmp_path)
+    path = tmp_path / "run" / "plan.json"
+    plan = json.loads(path.read_text())
+    plan["experiments"][0]["key"] = key
+    Store(path.parent).write_document("plan.json", plan)
+    with pytest.raises(StudyError, match=r"plan\.json is damaged at experiments\.0\.key"):
+        StudyResults(path.parent)
+
+
+# --- nobody's name comes out again -----------------------------------------------------------------------------
+
+#: What a slice says of a person and of those who looked after them; none of it may leave.
+CANARIES = {
+    "PatientName": "Canaryfamily^Canarygiven", "PatientBirthDate": "19310203", "OtherPatientIDs": "CANARY-OTHER-ID",
+    "PatientAddress": "Canarystreet 5", "PatientTelephoneNumbers": "0815-CANARY", "PatientComments": "canarycomment",
+    "ReferringPhysicianName": "Canarydoctor^A", "OperatorsName": "Canaryoperator^B",
+    "PerformingPhysicianName": "Canaryphysician^C", "InstitutionName": "Canaryhospital",
+    "InstitutionAddress": "Canarysquare 7", "StationName": "CANARYSTATION", "PatientMotherBirthName": "Canarymother",
+    "MilitaryRank": "Canaryrank", "EthnicGroup": "canaryethnic", "RequestingPhysician": "Canaryrequest^D",
+}  # fmt: skip
+TRACES = re.compile(rb"canary|19310203|1931-02-03", re.IGNORECASE)
+
+
+def traces(*roots: Path) -> list[str]:
+    """Files that repeat a canary, by name or content, packed or not."""
+    import gzip
+
+    found = []
+    for path in (path for root in roots for path in root.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content += gzip.decompress(content)
+        if TRACES.search(content) or TRACES.search(path.name.encode()):
+            found.append(path.name)
+    return found
+
+
+@pytest.fixture
+def named_slice(tmp_path) -> Path:
+    rows, columns = np.ogrid[:64, :64]
+    body = np.where(np.hypot(rows - 32, columns - 32) < 24, 50, -1000)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    dicom.write_ct_slice(folder / "slice.dcm", body, (3, 3), patient_id="P1")
+    dataset = pydicom.dcmread(folder / "slice.dcm")
+    for keyword, value in CANARIES.items():
+        setattr(dataset, keyword, value)
+    private = dataset.private_block(0x0029, "CANARY MAKER", create=True)
+    private.add_new(0x01, "LO", "canaryprivate")
+    dataset.save_as(folder / "slice.dcm")
+    return folder / "slice.dcm"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run `l3muscle ...`; returns exit status and all that it printed."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["l3muscle", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as done:
+            code = done.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return call
+
+
+def test_the_canaries_are_in_the_slice(named_slice):
+    assert traces(named_slice.parent) == ["slice.dcm"]
+
+
+def test_segmenting_repeats_no_identity(named_slice, tmp_path, finished, run):
+    out = tmp_path / "out"
+    formats = [part for name in ("seg", "rtstruct", "nifti") for part in ("--format", name)]
+    model = finished.folder / "model.safetensors"
+    code, text = run("segment", named_slice, "--model", model, "--out", out, *formats)
+    assert code == 0 and len(list(out.iterdir())) == 6
+    assert not TRACES.search(text.encode())
+    assert traces(out) == []
+
+
+def test_checking_and_showing_a_cohort_repeat_no_identity(named_slice, tmp_path, run):
+    ct = dicom.read_ct_slice(named_slice)
+    dicom.write_rtstruct(named_slice.with_name("rt.dcm"), {"expert": ct.hu > 0}, ct)
+    broken = pydicom.dcmread(named_slice)
+    broken.PatientID, broken.SOPInstanceUID, broken.RescaleSlope = "P2", f"{ct.sop_instance_uid}.1", "0"
+    broken.save_as(named_slice.with_name("Canaryfamily 19310203.dcm"))
+    out = tmp_path / "out"
+    for arguments in (("check", named_slice.parent), ("show", named_slice.parent, "--out", out)):
+        _, text = run("cohort", *arguments)
+        assert "refus" in text and not TRACES.search(text.encode()), text
+    assert traces(out) == []
+
+
+@pytest.mark.parametrize("keyword", ["RescaleType", "PhotometricInterpretation", "Modality", "PixelSpacing"])
+def test_no_refusal_repeats_who_the_patient_is(named_slice, run, tmp_path, finished, keyword):
+    dataset = pydicom.dcmread(named_slice)
+    delattr(dataset, keyword)
+    dataset.save_as(named_slice)
+    model = finished.folder / "model.safetensors"
+    code, text = run("segment", named_slice, "--model", model, "--out", tmp_path / "out")
+    assert code in (0, 2) and not TRACES.search(text.encode())
+
+
+def test_a_study_of_named_slices_repeats_no_identity(tmp_path, tiny, run):
+    """Records, plans, scores, weights and the model file of a run whose every slice carries names."""
+    from l3muscle.phantom import patients
+    from l3muscle.runner import run_study
+    from l3muscle.study import Study
+
+    settings = tiny.cohort
+    patients.write_phantom(
+        tmp_path / "cohort", patients=settings.patients, seed=0, size=128, test_patients=settings.test_patients
+    )
+    for path in (tmp_path / "cohort").rglob("*"):
+        if path.is_file() and path.suffix.lower() not in dicom.NOTES:
+            dataset = pydicom.dcmread(path)
+            for keyword, value in CANARIES.items():
+                setattr(dataset, keyword, value)
+            dataset.save_as(path)
+    assert traces(tmp_path / "cohort")
+    grid = {"source_tasks": ("random",), "sizes": (2,), "folds": 2, "subsets": 1, "repeats": 1}
+    profile = tiny.model_copy(update={"grid": tiny.grid.model_copy(update=grid)})
+    lines: list[str] = []
+    study = Study(profile, runs=tmp_path / "runs", cohort_folder=tmp_path / "cohort")
+    assert run_study(study, say=lines.append).complete
+    assert (study.folder / "model.safetensors").is_file()
+    assert traces(study.folder) == []
+    assert not TRACES.search("\n".join(lines).encode())
