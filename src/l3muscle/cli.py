@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 
 from l3muscle import __version__
@@ -62,7 +63,7 @@ def say(line: str) -> None:
 @contextmanager
 def _counter(description: str, *, unit: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar that appears with the first report of how many are done, of how many."""
-    from l3muscle.runner import progress_bar
+    from l3muscle.progress import progress_bar
 
     bar = None
 
@@ -109,7 +110,7 @@ def cohort_phantom(
 ) -> None:
     """Write a phantom cohort: DICOM CT with RTSTRUCTs of the expert and the observers."""
     from l3muscle.phantom.patients import write_phantom
-    from l3muscle.runner import progress_bar
+    from l3muscle.progress import progress_bar
 
     if out.exists():
         raise L3MuscleError(f"{out} exists already; name a new folder")
@@ -173,6 +174,7 @@ def study_run(
     workers: WorkersOption = 2,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")] = None,
     queue: Annotated[Queue | None, typer.Option(help="Batch system to submit --workers jobs to instead.")] = None,
+    kernel: Annotated[str, typer.Option(help="Jupyter kernel that executes the notebooks.")] = "python3",
     time_budget: Annotated[float | None, typer.Option(help="Seconds inside which to stop cleanly.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the run would cost here.")] = False,
     source_task: OnlyTexts = None,
@@ -181,35 +183,45 @@ def study_run(
     subset: OnlyNumbers = None,
     repeat: OnlyNumbers = None,
 ) -> None:
-    """Run what is missing of the study, or of a part of it."""
+    """Run what is missing of the study, or of a part of it: each configuration is a notebook."""
+    from l3muscle.experiment import choose, experiments
     from l3muscle.profile import load_profile
     from l3muscle.runner import run_study
-    from l3muscle.study import Study, choose, experiments
+    from l3muscle.segmenter.model_file import publish_model
+    from l3muscle.study import Study
 
     settings = load_profile(profile)
-    study = Study(settings, runs=runs, cohort_folder=cohort, usable_only=usable_only)
+    study = Study(settings, runs=runs, cohort_folder=cohort, usable_only=usable_only, profile_name=profile)
     only = {"source_task": source_task, "n_train": n_train, "fold": fold, "subset": subset, "repeat": repeat}
     only = {axis: wanted for axis, wanted in only.items() if wanted}
     choose(experiments(settings), only)
     if dry_run:
         from l3muscle.forecast import forecast
 
-        for line in forecast(study, workers=workers, only=only, say=say).lines():
+        for line in forecast(study, workers=workers, only=only):
             say(line)
         return
     with _counter("phantom cohort", unit="patient") as show:
         study.make_phantom(workers=workers, on_patient=lambda done: show(done, settings.cohort.patients))
     progress = run_study(
-        study, workers=workers, scheduler=scheduler, queue=queue, time_budget=time_budget, only=only, say=say
+        study,
+        workers=workers,
+        scheduler=scheduler,
+        queue=queue,
+        kernel=kernel,
+        time_budget=time_budget,
+        only=only,
+        say=say,
     )
+    publish_model(study.results())
     say(
-        f"{progress.done_before + progress.finished} of {progress.total} experiments done "
-        f"({progress.finished} now, in {progress.seconds:.0f} s), {progress.left} left, {len(progress.failed)} failed"
+        f"{progress.done_before + progress.finished} of {progress.total} models done ({progress.finished} now, in "
+        f"{progress.seconds:.0f} s), {progress.left} left; executed notebooks in {study.folder / 'notebooks'}"
     )
-    for experiment, reason in progress.failed.items():
-        say(f"failed: {experiment}: {reason}")
+    for name, reason in progress.failed.items():
+        say(f"failed: {name}: {reason}")
     if progress.failed:
-        raise L3MuscleError("some experiments failed; running the same command again tries them again")
+        raise L3MuscleError("something failed; running the same command again tries it again")
 
 
 @study_app.command("status")
@@ -265,7 +277,7 @@ def book(
     started = time.monotonic()
     check_notebooks()
     say(f"1/3 study ({profile})")
-    study_run(profile, runs, cohort, usable_only, workers, scheduler=None, queue=None, time_budget=None, dry_run=False)
+    study_run(profile, runs, cohort, usable_only, workers)
     say("2/3 notebooks")
     results = open_results(profile, runs)
     execute_notebooks(results, profile=profile, runs=runs, workers=workers, say=say)
@@ -336,23 +348,6 @@ def train(
 
 
 @app.command()
-def verify(
-    profile: ProfileOption = "laptop",
-    runs: RunsOption = Path("runs"),
-    sample: Annotated[int, typer.Option(min=1, help="Experiments to train again.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of the choice of experiments.")] = 0,
-) -> None:
-    """Train a sample of finished experiments again, beside the run: exit status 0 if all are the same, else 1."""
-    from l3muscle.verify import verdict_of
-    from l3muscle.verify import verify as train_again
-
-    found = train_again(profile, runs, sample=sample, seed=seed, on_comparison=lambda one: say(str(one)), say=say)
-    say(verdict_of(found))
-    if any(one.verdict != "same" for one in found):
-        raise typer.Exit(1)
-
-
-@app.command()
 def crate(
     out: Annotated[Path, typer.Option(help="Folder, or .zip file; must not exist.")],
     profile: ProfileOption = "laptop",
@@ -416,13 +411,17 @@ def segment(
 def main() -> None:
     """Entry point of the `l3muscle` command."""
     try:
-        app()
+        # Not standalone: Typer would turn an interrupt into an exit before it gets here.
+        sys.exit(app(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     except L3MuscleError as error:
         sys.exit(_fail(str(error)))
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         sys.exit(_fail(f"cannot use{where}: {reason_of(error)}"))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         print("l3muscle: stopped; what was finished is kept", file=sys.stderr)
         sys.exit(130)
 

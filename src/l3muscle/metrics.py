@@ -9,6 +9,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+# Scores are derived from stored predictions: raise this when a measure changes, and they are derived anew.
+METRICS_VERSION = 1
 BONE_THRESHOLD_HU = 175.0  # Section 2.3
 BONE_MARGIN_MM = 2.0  # Section 2.3
 MM_PER_CM = 10.0

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from l3muscle.drafts import draft_of, remove
 from l3muscle.errors import L3MuscleError, reason_of
+from l3muscle.files import remove
 from l3muscle.runtime import origin
 from l3muscle.study import Experiment, StudyResults
 

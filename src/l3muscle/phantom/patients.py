@@ -18,8 +18,8 @@ from scipy import fft, ndimage
 from threadpoolctl import threadpool_limits
 
 from l3muscle.cohort.dicom import read_ct_slice, write_ct_slice, write_rtstruct
-from l3muscle.drafts import draft_of, remove, remove_abandoned
 from l3muscle.errors import L3MuscleError, reason_of
+from l3muscle.files import replaced
 from l3muscle.phantom.anatomy import COMPARTMENTS, Patient, Torso
 from l3muscle.phantom.canvas import AIR_HU, Canvas, smooth_field
 from l3muscle.phantom.observers import assign_observers, outline_as_observer
@@ -410,33 +410,26 @@ def write_phantom(
     if folder.exists():
         raise PhantomError(f"{folder} exists already")
     observers = observers_of(patients, test_patients)
-    draft = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(folder.parent, folder.name)
-        draft = draft_of(folder)
-        draft.mkdir()
-        write = partial(write_patient, folder=draft, seed=seed, size=size, setting=setting, observers=observers)
-        if workers == 1:
-            people = _watched(map(write, range(patients)), progress)
-        else:
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                people = _watched(pool.map(write, range(patients), chunksize=CHUNK), progress)
-        settings = {
-            "setting": setting,
-            "patients": patients,
-            "test_patients": test_patients,
-            "seed": seed,
-            "size": size,
-        }
-        about = {"generator": GENERATOR_VERSION, **settings, "people": people}
-        (draft / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
-        draft.rename(folder)
+        with replaced(folder) as draft:
+            draft.mkdir()
+            write = partial(write_patient, folder=draft, seed=seed, size=size, setting=setting, observers=observers)
+            if workers == 1:
+                people = _watched(map(write, range(patients)), progress)
+            else:
+                with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+                    people = _watched(pool.map(write, range(patients), chunksize=CHUNK), progress)
+            settings = {
+                "setting": setting,
+                "patients": patients,
+                "test_patients": test_patients,
+                "seed": seed,
+                "size": size,
+            }
+            about = {"generator": GENERATOR_VERSION, **settings, "people": people}
+            (draft / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
     except OSError as error:
         raise PhantomError(f"cannot write {folder}: {reason_of(error)}") from None
-    finally:
-        if draft is not None:
-            remove(draft)
 
 
 def people_of(folder: Path) -> dict[str, dict[str, object]]:

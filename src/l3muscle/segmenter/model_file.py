@@ -8,7 +8,7 @@ and header alike: a display window or a width that changed on the disk would cha
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +19,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from l3muscle.drafts import drafted
 from l3muscle.errors import L3MuscleError, reason_of
+from l3muscle.files import replaced as drafted
 from l3muscle.models import FCN, build_fcn
-from l3muscle.preprocess import frame_of, prepare_image, restore_mask, to_network_input
-from l3muscle.profile import ImageSettings, NetworkSettings
+from l3muscle.preprocess import crop_of, prepare_image, restore_mask, to_network_input
 from l3muscle.segmenter.flags import Calibration, pairwise_dice
+from l3muscle.settings import ImageSettings, NetworkSettings
+from l3muscle.study import StudyResults
 
 FORMAT = "l3muscle-model-2"
 ENSEMBLE_FORMAT = "l3muscle-ensemble-2"
@@ -92,7 +93,7 @@ class Segmenter:
         slices : sequence of (hu, spacing)
             (H, W) HU, which may differ in size, and row and column spacing in mm.
         """
-        frames = [frame_of(hu, spacing, self.image) for hu, spacing in slices]
+        frames = [crop_of(hu, spacing, self.image) for hu, spacing in slices]
         prepared = [prepare_image(hu, frame, self.image) for (hu, _), frame in zip(slices, frames, strict=True)]
         inputs = to_network_input(torch.stack(prepared))
         with torch.inference_mode():
@@ -230,3 +231,27 @@ def load_model(path: Path) -> Segmenter:
     except (KeyError, TypeError, ValueError, ValidationError, RuntimeError) as error:
         raise ModelFileError(f"{path} does not describe its network soundly: {' '.join(str(error).split())}") from None
     return Segmenter(networks[0], image, about, settings, tuple(networks[1:]), calibration)
+
+
+def publish_model(results: StudyResults) -> Path | None:
+    """Copy the kept model of lowest validation loss at the largest size to the run's `model.safetensors`."""
+    kept = [
+        (-experiment.n_train, record["best_validation_loss"], experiment)
+        for experiment, record in results.records.items()
+        if "weights.safetensors" in record["sha256"]
+    ]
+    if not kept:
+        return None
+    _, loss, experiment = min(kept)
+    path = results.folder / "model.safetensors"
+    about = {
+        "experiment": asdict(experiment),
+        "validation_loss": loss,
+        "profile": results.profile.name,
+        "cohort": "phantom" if results.plan["phantom"] else "own",
+        "cohort_fingerprint": results.plan["cohort"],
+        "key": results.keys[experiment],
+    }
+    weights = results.store.weights("models", results.keys[experiment])
+    save_model(path, weights, results.profile.network, results.profile.image, about)
+    return path

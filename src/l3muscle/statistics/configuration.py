@@ -1,0 +1,36 @@
+"""One configuration of the study beside the observers and beside what the paper prints of it."""
+
+import pandas as pd
+
+from l3muscle.statistics.printed import printed_cells
+from l3muscle.statistics.score_table import METRICS
+
+
+def configuration_summary(
+    scores: pd.DataFrame, observer_scores: pd.DataFrame, source_task: str, n_train: int
+) -> pd.DataFrame:
+    """Mean and standard deviation of a configuration's models and of the observers, and the paper's p-value.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        One row a model and test image.
+    observer_scores : DataFrame
+        One row an outline of an observer; may be empty.
+    source_task : str
+    n_train : int
+
+    Returns
+    -------
+    DataFrame
+        One row a measure: models, observers (mean ± standard deviation over outlines), and `paper: p` as printed in
+        Tables 1 and 2, of Dunnett's test against the observers on the paper's own data.
+    """
+    rows = {}
+    for column, name in METRICS.items():
+        printed = printed_cells(column).query("source_task == @source_task and n_train == @n_train")["printed"]
+        rows[name] = {
+            who: f"{table[column].mean():.3f} ± {table[column].std():.3f}" if len(table) else "none"
+            for who, table in (("models", scores), ("observers", observer_scores))
+        } | {"paper: p": printed.iloc[0] if len(printed) else "not printed"}
+    return pd.DataFrame(rows).T
