@@ -1,5 +1,6 @@
 """Every executed experiment as a page of the book, and the page that leads to them."""
 
+import ast
 import json
 import shlex
 from pathlib import Path
@@ -58,7 +59,7 @@ def _introduce(notebook: nbformat.NotebookNode) -> None:
     given = {}
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
-            exec(cell.source, {}, given)
+            given |= {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(cell.source).body}
     kind = "experiment" if "n_train" in given else "pretrain"
     given.pop("time_budget_s", None)
     label = SOURCE_TASKS[given["source_task"]].label
