@@ -249,16 +249,16 @@ def study_archive(
 
     results = open_results(profile, runs)
     place = write_archive(results, archive)
-    say(f"{len(results.records)} of {results.planned()} experiments kept in {place}")
+    say(f"{len(results.records)} of {results.planned()} models kept in {place}")
 
 
 @app.command()
 def notebooks(profile: ProfileOption = "laptop", runs: RunsOption = Path("runs"), workers: WorkersOption = 2) -> None:
-    """Execute the notebooks with papermill into book/executed/."""
-    from l3muscle.book.notebooks import execute_notebooks
+    """Execute the book's chapters with papermill into book/executed/."""
+    from l3muscle.book.build import execute_chapters
     from l3muscle.study import open_results
 
-    execute_notebooks(open_results(profile, runs), profile=profile, runs=runs, workers=workers, say=say)
+    execute_chapters(open_results(profile, runs), profile=profile, runs=runs, workers=workers, say=say)
 
 
 @app.command()
@@ -270,17 +270,17 @@ def book(
     workers: WorkersOption = 2,
 ) -> None:
     """Run the study, execute the notebooks and build the book: the whole path."""
-    from l3muscle.book.notebooks import build_book, check_notebooks, execute_notebooks
+    from l3muscle.book.build import build_book, chapters, execute_chapters
     from l3muscle.book.summary import write_summary
     from l3muscle.study import open_results
 
     started = time.monotonic()
-    check_notebooks()
+    chapters()
     say(f"1/3 study ({profile})")
     study_run(profile, runs, cohort, usable_only, workers)
-    say("2/3 notebooks")
+    say("2/3 chapters")
     results = open_results(profile, runs)
-    execute_notebooks(results, profile=profile, runs=runs, workers=workers, say=say)
+    execute_chapters(results, profile=profile, runs=runs, workers=workers, say=say)
     write_summary(results)
     say("3/3 book")
     page = build_book(say=say)

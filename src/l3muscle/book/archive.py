@@ -82,11 +82,6 @@ def open_archive(name: str, archive: Path = ARCHIVE) -> Archived:
     return archived
 
 
-def _numbered(names: pd.Series, kind: str) -> dict[str, str]:
-    """Names that say no more than which is which."""
-    return {name: f"{kind} {number:03d}" for number, name in enumerate(sorted(set(names)), start=1)}
-
-
 def write_archive(results: StudyResults, archive: Path = ARCHIVE) -> Path:
     """Keep the scores of a run, under the name of its profile, with where they come from.
 
@@ -131,26 +126,23 @@ def write_archive(results: StudyResults, archive: Path = ARCHIVE) -> Path:
     axes = [field.name for field in fields(Experiment)]
     scores = scores[[*axes, "patient_id", *MEASURES, "failure"]]
     if not results.plan["phantom"]:
-        patients = _numbered(scores["patient_id"], "patient")
+        patients = pseudonyms(results.splits().test_ids)
         scores = scores.assign(patient_id=scores["patient_id"].map(patients))
         if not observers.empty:
+            names = {name: f"observer {number}" for number, name in enumerate(sorted(set(observers["observer"])), 1)}
             observers = observers.assign(
-                patient_id=observers["patient_id"].map(patients),
-                observer=observers["observer"].map(_numbered(observers["observer"], "observer")),
+                patient_id=observers["patient_id"].map(patients), observer=observers["observer"].map(names)
             )
-    place = archive / results.profile.name
-    draft = draft_of(place)
+    folder = archive / results.profile.name
     try:
-        draft.mkdir(parents=True)
-        scores.to_csv(draft / "scores.csv", index=False, float_format="%.6g")
-        if not observers.empty:
-            kept = observers[["observer", "patient_id", *MEASURES]]
-            kept.to_csv(draft / OBSERVERS, index=False, float_format="%.6g")
-        (draft / "provenance.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        remove(place)
-        draft.rename(place)
+        with replaced(folder) as draft:
+            draft.mkdir()
+            scores.to_csv(draft / "scores.csv", index=False, float_format="%.6g")
+            if not observers.empty:
+                kept = observers[["observer", "patient_id", *MEASURES]]
+                kept.to_csv(draft / OBSERVERS, index=False, float_format="%.6g")
+            (draft / "provenance.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            remove(folder)
     except OSError as error:
-        raise ArchiveError(f"cannot write {place}: {reason_of(error)}") from None
-    finally:
-        remove(draft)
-    return place
+        raise ArchiveError(f"cannot write {folder}: {reason_of(error)}") from None
+    return folder
