@@ -1,5 +1,6 @@
 """The command line: `l3muscle`. Every error that a person can cause is one sentence and exit status 2."""
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +9,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from l3muscle import __version__
@@ -408,21 +408,27 @@ def segment(
         raise L3MuscleError(f"{len(outcome.refused)} files were refused; the slices among the others are done")
 
 
+class _Interrupted(BaseException):
+    """Ctrl-C. Not a KeyboardInterrupt, which Typer would turn into an exit of its own before `main` sees it."""
+
+
+def _interrupt(number: int, frame: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise _Interrupted
+
+
 def main() -> None:
     """Entry point of the `l3muscle` command."""
+    signal.signal(signal.SIGINT, _interrupt)
     try:
-        # Not standalone: Typer would turn an interrupt into an exit before it gets here.
-        sys.exit(app(standalone_mode=False))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        app()
     except L3MuscleError as error:
         sys.exit(_fail(str(error)))
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         sys.exit(_fail(f"cannot use{where}: {reason_of(error)}"))
-    except (KeyboardInterrupt, click.Abort):
-        print("l3muscle: stopped; what was finished is kept", file=sys.stderr)
+    except (_Interrupted, KeyboardInterrupt):
+        print("\nl3muscle: stopped; what was finished is kept", file=sys.stderr)
         sys.exit(130)
 
 
