@@ -7,17 +7,9 @@ annotations are enough, `ablation` what augmentation is worth, and `claims` whic
 """
 
 from l3muscle.statistics.ablation import ablation_table
-from l3muscle.statistics.agreement import AGREEMENT_MARGIN, agreement_table, bland_altman_points, lin_concordance
+from l3muscle.statistics.agreement import agreement_table, bland_altman_points
 from l3muscle.statistics.bootstrap import hierarchical_bootstrap_table, surviving_differences
-from l3muscle.statistics.dunnett import (
-    Dunnett,
-    Family,
-    ObserverControl,
-    control_sample,
-    dunnett,
-    dunnett_table,
-    plateau_table,
-)
+from l3muscle.statistics.dunnett import Family, ObserverControl, control_sample, dunnett, dunnett_table, plateau_table
 from l3muscle.statistics.learning_curve import ObserverBand, learning_curve_table, observer_band
 from l3muscle.statistics.mann_whitney import Correction, PairFamily, mann_whitney_pairs, mann_whitney_table
 from l3muscle.statistics.printed import (
@@ -26,26 +18,14 @@ from l3muscle.statistics.printed import (
     mann_whitney_beside_paper,
     p_text,
     reported_p_values,
-    stars_text,
 )
-from l3muscle.statistics.readings import DunnettReading, MannWhitneyReading, possible_readings, readings_table
-from l3muscle.statistics.score_table import (
-    MODEL_KEYS,
-    ScoreTableError,
-    Unit,
-    expert_values,
-    gross_failures,
-)
+from l3muscle.statistics.readings import readings_table
+from l3muscle.statistics.score_table import ScoreTableError, Unit
 from l3muscle.statistics.slices_needed import slices_needed_table
 
 __all__ = [
-    "AGREEMENT_MARGIN",
     "Correction",
-    "Dunnett",
-    "DunnettReading",
     "Family",
-    "MODEL_KEYS",
-    "MannWhitneyReading",
     "ObserverBand",
     "ObserverControl",
     "PairFamily",
@@ -59,21 +39,16 @@ __all__ = [
     "control_sample",
     "dunnett",
     "dunnett_table",
-    "expert_values",
-    "gross_failures",
     "hierarchical_bootstrap_table",
     "learning_curve_table",
-    "lin_concordance",
     "mann_whitney_beside_paper",
     "mann_whitney_pairs",
     "mann_whitney_table",
     "observer_band",
     "p_text",
     "plateau_table",
-    "possible_readings",
     "readings_table",
     "reported_p_values",
     "slices_needed_table",
-    "stars_text",
     "surviving_differences",
 ]

@@ -30,6 +30,7 @@ from l3muscle.statistics.score_table import (
 )
 
 LEAST_REPLICATES = 100
+LEAST_IMAGES = 3
 
 
 def draw_weights(count: int, replicates: int, rng: np.random.Generator) -> np.ndarray:
@@ -113,7 +114,9 @@ class Bootstrap:
     def draw(self, matrix: np.ndarray, *name: object, least_raters: int = 2) -> Drawn:
         """Replicates of the mean of a (raters, images) table; a single rater, where allowed, is not drawn anew."""
         matrix = matrix[~np.isnan(matrix).all(1)]
-        if len(matrix) < max(least_raters, 1):
+        if not len(matrix):
+            raise NoTest("no values")
+        if len(matrix) < least_raters:
             raise NoTest("fewer than 2 raters, whose differences cannot be told from the images'")
         raters = np.ones((self.replicates, 1))
         if len(matrix) > 1:
@@ -133,15 +136,17 @@ def estimate(first: Drawn, second: Drawn | None = None, level: float = 0.95) -> 
     Raises
     ------
     NoTest
-        If nothing varies.
+        For fewer than `LEAST_IMAGES`, or if nothing varies.
     """
     sides = [first] if second is None else [first, second]
+    per_image = mean_over(first.matrix, 0) - (0.0 if second is None else mean_over(second.matrix, 0))
+    if np.isfinite(per_image).sum() < LEAST_IMAGES:
+        raise NoTest(f"fewer than {LEAST_IMAGES} images")
     value = first.mean - (0.0 if second is None else second.mean)
     drawn = first.replicates - (0.0 if second is None else second.replicates)
     error = float(np.nanstd(drawn, ddof=1))
     if error <= 1e-12 * max(abs(side.mean) for side in sides):
         raise NoTest("nothing varies")
-    per_image = mean_over(first.matrix, 0) - (0.0 if second is None else mean_over(second.matrix, 0))
     parts = [_variance_of_mean(per_image), *(_variance_of_mean(mean_over(side.matrix, 1)) for side in sides)]
     degrees = sum(variance for variance, _ in parts) ** 2 / sum(variance**2 / count for variance, count in parts)
     low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])

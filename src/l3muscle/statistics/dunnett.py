@@ -1,9 +1,8 @@
 """Dunnett's tests: every configuration against one control (Section 2.4, Tables 1 and 2, Appendix D)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,26 +29,13 @@ Control = Literal["outlines", "image_means", "zeros", "expert"]
 ObserverControl = Literal["outlines", "image_means"]
 
 
-@dataclass(frozen=True)
-class Dunnett:
-    """Outcome of `dunnett`: one entry a sample.
+class Dunnett(NamedTuple):
+    """Outcome of `dunnett`, one entry a sample; p-values are two-sided and adjusted for the family."""
 
-    Attributes
-    ----------
-    difference : ndarray
-        Mean of the sample minus mean of the control.
-    statistic : ndarray
-        Difference over its pooled standard error.
-    p_value : ndarray
-        Two-sided, adjusted for the family of comparisons.
-    degrees : int
-        Of freedom of the pooled variance.
-    """
-
-    difference: np.ndarray
-    statistic: np.ndarray
+    difference: np.ndarray  # mean of the sample minus mean of the control
+    statistic: np.ndarray  # difference over its pooled standard error
     p_value: np.ndarray
-    degrees: int
+    degrees: int  # of freedom of the pooled variance
 
 
 @cache
@@ -305,45 +291,19 @@ def plateau_table(
         As `dunnett_table`.
     """
     check_scores(scores, metric)
-    by_task: dict[str, list[Configuration]] = {}
-    for configuration in configurations(scores, metric, failures):
-        by_task.setdefault(configuration.source_task, []).append(configuration)
-    rows = []
-    for *smaller, largest in by_task.values():
-        control = largest.values(unit)
-        samples = [configuration.values(unit) for configuration in smaller]
-        try:
+    found, rows = configurations(scores, metric, failures), []
+    for task in dict.fromkeys(one.source_task for one in found):
+        *smaller, largest = (one for one in found if one.source_task == task)
+        samples, control = [one.values(unit) for one in smaller], largest.values(unit)
+        tested, reasons = np.full((len(smaller), 3), np.nan), {}
+        if control.size >= 2:
             tested, reasons = dunnett_by_family(smaller, samples, control, "all")
-        except NoTest:
-            tested, reasons = np.full((len(smaller), 3), np.nan), {}
-        for index, configuration in enumerate(smaller):
+        for index, one in enumerate(smaller):
             difference, _, p = tested[index]
-            rows.append(
-                {
-                    "source_task": configuration.source_task,
-                    "n_train": configuration.n_train,
-                    "versus": largest.n_train,
-                    "n": samples[index].size,
-                    "versus_n": control.size,
-                    "failures": configuration.counts["failures"],
-                    "difference": difference,
-                    "p_value": p,
-                    "plateau": pd.NA if np.isnan(p) else bool(p >= alpha),
-                    "note": f"n/a: {reasons.get(index, 'fewer than two values')}"
-                    if np.isnan(p)
-                    else configuration.note,
-                }
-            )
-    columns = [
-        "source_task",
-        "n_train",
-        "versus",
-        "n",
-        "versus_n",
-        "failures",
-        "difference",
-        "p_value",
-        "plateau",
-        "note",
-    ]
-    return pd.DataFrame(rows, columns=columns).astype({"plateau": "boolean"})
+            known = not np.isnan(p)
+            note = one.note if known else f"n/a: {reasons.get(index, 'fewer than two values')}"
+            row = (task, one.n_train, largest.n_train, samples[index].size, control.size, one.counts["failures"])
+            rows.append((*row, difference, p, bool(p >= alpha) if known else pd.NA, note))
+    columns = ["source_task", "n_train", "versus", "n", "versus_n", "failures"]
+    table = pd.DataFrame(rows, columns=[*columns, "difference", "p_value", "plateau", "note"])
+    return table.astype({"plateau": "boolean"})
