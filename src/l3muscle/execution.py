@@ -15,6 +15,7 @@ from papermill.exceptions import PapermillExecutionError
 
 # ipykernel keeps what libraries write to the terminal for itself, and loses it when it dies: here it goes to the log.
 KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=50", "--IPKernelApp.capture_fd_output=False"]
+PAUSED = "TrainingPaused"  # of `l3muscle.training`, which takes seconds to import
 LAST_LINES = 3  # of a dead kernel's log
 
 
@@ -24,8 +25,9 @@ class Outcome:
 
     Attributes
     ----------
-    state : {"done", "failed", "died", "not begun"}
-        Failed: a cell raised an error. Died: its process was killed.
+    state : {"done", "failed", "died", "paused"}
+        Failed: a cell raised an error. Died: its process was killed. Paused: the time was up, or what it builds on has
+        not come about.
     reason : str
         The error, or the signal and the last words.
     """
@@ -74,6 +76,8 @@ def execute_notebook(
             extra_arguments=KERNEL_ARGUMENTS,
         )
     except PapermillExecutionError as error:
+        if error.ename == PAUSED:
+            return Outcome("paused")
         return Outcome("failed", f"cell {error.cell_index + 1}: {error.ename}: {error.evalue}")
     except (DeadKernelError, RuntimeError) as error:
         # A kernel that dies before it answers is a RuntimeError of nbclient.
@@ -160,12 +164,12 @@ class Job:
 def run_job(job: Job, after: Outcome | None = None) -> Outcome:
     """Execute the notebook of a job, unless what it builds on has not come about or the time is up."""
     if after is not None and after.state != "done":
-        return Outcome("not begun")
+        return Outcome("paused")
     parameters = dict(job.parameters)
     if job.deadline is not None:
         left = job.deadline - time.time()
         if left <= 0:
-            return Outcome("not begun")
+            return Outcome("paused")
         parameters["time_budget_s"] = round(left, 1)
     return execute_notebook(
         Path(job.template),

@@ -153,6 +153,7 @@ class _Run:
         for sentence in study.changes():
             self.say(sentence)
         remove_abandoned(study.folder)
+        study.store.remove_damaged("failed")
         study.write_plan()
         before = sum(study.is_done(experiment) for experiment in self.chosen)
         jobs = self.jobs()
@@ -193,9 +194,6 @@ class _Run:
             keys = [study.keys[experiment] for experiment in chosen]
             name = f"experiment-{task}-n{size:03d}"
             job = self._job("experiment", name, {"source_task": task, "n_train": size, **filters}, keys)
-            scored = all(study.is_done(e) and study.store.sound("scores", score_key(study.keys[e])) for e in chosen)
-            if scored and self._is_current(job):
-                continue
             before = None
             if task != "random":
                 name_before = f"pretrain-{task}"
@@ -203,7 +201,9 @@ class _Run:
                 if not study.has_source(task) or not self._is_current(pretrain):
                     before = name_before
                     first[before] = (pretrain, None)
-            then[name] = (job, before)
+            scored = all(study.is_done(e) and study.store.sound("scores", score_key(study.keys[e])) for e in chosen)
+            if not (scored and self._is_current(job)):
+                then[name] = (job, before)
         return first | then
 
     def _job(self, template: str, name: str, parameters: dict[str, Any], keys: list[str]) -> Job:

@@ -4,7 +4,7 @@
 runs/<profile>/<kind>/<key>/record.json + tables (CSV), arrays (npz), weights (safetensors)
 ```
 The key is the hash of all that decides the content. A file that does not match its checksum is never shown or trained
-from: `Store.sound` removes such an artefact, so that it is made again.
+from: `Store.sound` removes such an artefact, so that it is made again. A JSON file holds its own checksum.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.files import file_sha256, remove, replaced
 
 RECORD = "record.json"
+CHECKSUM = "checksum"
 TEXT_COLUMNS = ("patient_id", "observer", "failure")
 
 
@@ -49,6 +50,18 @@ def read_table(path: Path) -> pd.DataFrame:
         na_values=["NaN"],
         dtype=dict.fromkeys(TEXT_COLUMNS, str),
     )
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps({**content, CHECKSUM: key_of(content)}, indent=1), encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    checksum = content.pop(CHECKSUM, None)  # other versions write none
+    if checksum is not None and checksum != key_of(content):
+        raise ValueError("it does not match its checksum")
+    return content
 
 
 class Store:
@@ -90,8 +103,7 @@ class Store:
                 if weights:
                     save_file({n: w.clone().contiguous() for n, w in weights.items()}, folder / "weights.safetensors")
                 checksums = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
-                text = json.dumps({**record, "sha256": checksums}, indent=1)
-                (folder / RECORD).write_text(text, encoding="utf-8")
+                _write_json(folder / RECORD, {**record, "sha256": checksums})
         except OSError as error:
             raise StoreError(f"cannot write {self.folder(kind, key)}: {reason_of(error)}") from None
 
@@ -127,7 +139,7 @@ class Store:
         """The record of an artefact."""
         path = self.folder(kind, key) / RECORD
         with self._naming_damage(path):
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = _read_json(path)
             record["sha256"].items()
             return record
 
@@ -165,9 +177,17 @@ class Store:
         """
         try:
             with replaced(self.root / name) as temporary:
-                temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+                _write_json(temporary, content)
         except OSError as error:
             raise StoreError(f"cannot write {self.root / name}: {reason_of(error)}") from None
+
+    def remove_damaged(self, folder: str) -> None:
+        """Remove the documents in a folder that cannot be read: they are notes that another run makes again."""
+        for path in (self.root / folder).glob("*.json"):
+            try:
+                self.document(f"{folder}/{path.name}")
+            except StoreError:
+                remove(path)
 
     def document(self, name: str) -> Any:
         """What `write_document` wrote; None where there is none, a `StoreError` where it is damaged."""
@@ -175,4 +195,4 @@ class Store:
         if not path.exists():
             return None
         with self._naming_damage(path):
-            return json.loads(path.read_text(encoding="utf-8"))
+            return _read_json(path)

@@ -285,6 +285,24 @@ class Study:
         """Whether a model is trained and its files are sound."""
         return self.store.sound("models", self.keys[experiment])
 
+    def trained(self, chosen: Sequence[Experiment]) -> list[Experiment]:
+        """Those of some models that are done.
+
+        Raises
+        ------
+        StudyError
+            If none is, because they failed.
+        TrainingPaused
+            If none is, because the time was up.
+        """
+        done = [experiment for experiment in chosen if self.is_done(experiment)]
+        if done:
+            return done
+        failures = [self.store.document(f"failed/{self.keys[experiment]}.json") for experiment in chosen]
+        for failure in filter(None, failures):
+            raise StudyError(f"no model of this configuration could be trained: {failure['reason']}")
+        raise TrainingPaused("the time was up before a model of this configuration was trained; the same command goes on")
+
     def checkpoint(self, key: str, deadline: float | None = None) -> Checkpoint:
         """Where a long training of this identity keeps its state."""
         return Checkpoint(self.folder / "checkpoints" / f"{key}.pt", deadline=deadline)

@@ -24,8 +24,8 @@ class TrainingError(L3MuscleError):
     """A training that cannot go on."""
 
 
-class TrainingPaused(Exception):
-    """A training that left its state and stopped, because its time was up; not an error."""
+class TrainingPaused(L3MuscleError):
+    """A training whose time was up; not a failure."""
 
 
 class Shuffled:
@@ -422,7 +422,7 @@ def fit(
             if out_of_time or checkpoint.due():
                 checkpoint.save(training.state(step))
             if out_of_time:
-                raise TrainingPaused(step)
+                raise TrainingPaused(f"the time was up at step {step}; the same command goes on from there")
     return Fit(
         training.best_weights,
         training.best_step,
