@@ -59,7 +59,7 @@ def chapters(toc: Path = Path("_toc.yml")) -> list[Path]:
 
 
 def _inputs(template: Path, parameters: dict[str, Any], results: StudyResults) -> str:
-    """Hash of all that an executed chapter shows: its cells, the package, the run, and the archived results it names."""
+    """Hash of all that a chapter shows: its cells, the package, the run, and the archived results that it names."""
     text = template.read_text(encoding="utf-8")
     digest = hashlib.sha256(json.dumps([text, parameters, results.plan]).encode())
     digest.update(json.dumps(sorted(results.keys.values())).encode())

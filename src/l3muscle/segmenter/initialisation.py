@@ -1,0 +1,121 @@
+"""What a fine-tuning on own scans starts from; all contact of this room with the study lies here.
+
+`l3muscle.segmenter.model_file.publish_model`, which reads a finished run, is the one exception.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from l3muscle.errors import L3MuscleError
+from l3muscle.profile import Profile
+from l3muscle.segmenter.model_file import load_model
+from l3muscle.study import Study, StudyError, StudyResults, is_published, train_source
+
+BEST = "best"
+DEFAULT_SOURCE = "segmentation"  # the paper's best
+SOURCES = ("random", "classification", "segmentation", "jigsaw", "reconstruction")
+NEED_NO_COHORT = ("classification", "segmentation")
+
+
+class InitialisationError(L3MuscleError):
+    """An initialisation that is unknown or cannot be had here."""
+
+
+@dataclass(frozen=True)
+class Initialisation:
+    """What a fine-tuning starts from.
+
+    Attributes
+    ----------
+    source : str
+        Name of a source task, or `"model"`.
+    words : str
+        Where the weights come from, as a sentence's end.
+    weights : dict of str to Tensor or None
+        None for random initialisation.
+    profile : Profile
+        With the network and the image settings that the weights belong to.
+    """
+
+    source: str
+    words: str
+    weights: dict[str, Tensor] | None
+    profile: Profile
+
+
+def choose_initialisation(
+    profile: Profile, start_from: str, *, runs: Path, slices: int, say: Callable[[str], None] = print
+) -> Initialisation:
+    """Find or learn the weights that a fine-tuning starts from.
+
+    Parameters
+    ----------
+    profile : Profile
+    start_from : str
+        `"best"`: the source task with the highest mean Dice in the finished run of this profile, at the training-set
+        size nearest to `slices`; without a run, segmentation. Or the name of a source task. Or the path of a model
+        file, which brings its network and image settings.
+    runs : Path
+        Where runs lie, and where a source task that is learned here is kept for the next time.
+    slices : int
+        Training slices.
+    say : callable
+        Takes one line of text.
+
+    Raises
+    ------
+    InitialisationError
+        If it is unknown, or needs a run which is not there.
+    """
+    if start_from.endswith(".safetensors"):
+        model = load_model(Path(start_from))
+        words = f"a model trained on slices of kind '{model.about.get('cohort', 'unknown')}'"
+        settings = profile.model_copy(update={"network": model.settings, "image": model.image})
+        return Initialisation("model", words, dict(model.members[0].state_dict()), settings)
+    if start_from not in (BEST, *SOURCES):
+        raise InitialisationError(
+            f"nothing to start from is called {start_from!r}; choose best, {', '.join(SOURCES)}, "
+            "or a model (.safetensors)"
+        )
+    try:
+        results = StudyResults(runs / profile.name)
+        results = results if results.profile.network == profile.network else None
+    except StudyError:
+        results = None
+    source, words = _best_source(results, slices) if start_from == BEST else (start_from, "as asked")
+    if source == "random":
+        return Initialisation(source, words, None, profile)
+    weights, kind = _source_weights(profile, source, results, runs, say)
+    return Initialisation(source, f"{kind}, {words}", weights, profile)
+
+
+def _best_source(results: StudyResults | None, slices: int) -> tuple[str, str]:
+    if results is None or not results.records:
+        return DEFAULT_SOURCE, "no finished run tells which is best here; the paper's was segmentation"
+    scores = results.scores()
+    size = min(scores["n_train"].unique(), key=lambda n: (abs(n - slices), n))
+    means = scores[scores["n_train"] == size].groupby("source_task")["dice"].mean()
+    words = f"best in the run {results.profile.name!r} at n = {size}, mean Dice {means.max():.3f}"
+    return str(means.idxmax()), words
+
+
+def _source_weights(
+    profile: Profile, source: str, results: StudyResults | None, runs: Path, say: Callable[[str], None]
+) -> tuple[dict[str, Tensor], str]:
+    """Weights of a source task and of which kind they are: those of the run, or learned now where that needs none."""
+    if results is not None and (record := results.source_record(source)) is not None:
+        return results.store.weights("sources", results.plan["sources"][source]), record["kind"]
+    if source not in NEED_NO_COHORT:
+        raise InitialisationError(
+            f"{source} is learned from a study's slices, and {runs / profile.name} holds no such weights"
+        )
+    study = Study(profile, runs=runs)
+    key = study.source_key(source)
+    if study.store.record("sources", key) is None:
+        say(f"learning the source task {source} first; it is kept in {study.folder} for the next time")
+        study.store_source(source, train_source(profile, source, None, checkpoint=study.checkpoint(key)))
+    kind = getattr(profile.sources, source) if is_published(profile, source) else "procedural"
+    return study.store.weights("sources", key), kind
