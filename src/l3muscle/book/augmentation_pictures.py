@@ -7,7 +7,7 @@ from torch import Tensor
 
 from l3muscle.augment import augment_images
 from l3muscle.figures import OUTLINE_COLOURS, PageFigure, in_two_widths, new_figure, page_width, style
-from l3muscle.profile import AugmentationSettings
+from l3muscle.settings import AugmentationSettings
 
 PARTS = ("flip", "rotation", "scale", "elastic")
 LATTICE_PX = 16  # distance of the lines that show how space is bent

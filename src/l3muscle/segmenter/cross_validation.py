@@ -21,15 +21,15 @@ from torch import Tensor
 from l3muscle import runtime
 from l3muscle.cohort import Patient
 from l3muscle.errors import L3MuscleError
+from l3muscle.experiment import SegmentationTask, target_loop
 from l3muscle.metrics import Reference, dice
 from l3muscle.models import transfer_weights
-from l3muscle.preprocess import frame_of, prepare_image, prepare_mask, restore_mask, to_network_input
+from l3muscle.preprocess import crop_of, prepare_image, prepare_mask, restore_mask, to_network_input
 from l3muscle.profile import Profile
 from l3muscle.segmenter.flags import Calibration, calibrate, describe
 from l3muscle.segmenter.initialisation import Initialisation
 from l3muscle.segmenter.model_file import build_network
-from l3muscle.target_task import MuscleSegmentation
-from l3muscle.training import Loop, fit
+from l3muscle.training import fit
 
 MIN_TRAINING = 4  # slices, of the learning curve's smallest set
 
@@ -108,18 +108,8 @@ def _train(job: _Job, shared: _Shared) -> tuple[dict[str, Tensor], Tensor]:
         transfer_weights(shared.weights, network)
     training = list(job.training)
     images, masks = shared.images[training].to(device), shared.masks[training].to(device)
-    loop = Loop(
-        learning_rate=settings.learning_rate_random if shared.weights is None else settings.learning_rate_fine_tune,
-        max_steps=settings.max_steps,
-        validate_every=settings.validate_every,
-        patience=settings.patience,
-        min_improvement=settings.min_improvement,
-        schedule=settings.schedule,
-        precision=runtime.resolve_precision(settings.precision, device),
-        compiled=settings.compiled,
-        device=device,
-    )
-    task = MuscleSegmentation(images, masks, images, masks, settings, profile.augmentation)
+    loop = target_loop(profile, "random" if shared.weights is None else "fine-tuned", device)
+    task = SegmentationTask(images, masks, images, masks, profile)
     outcome = fit(network, task, loop, generator=torch.Generator().manual_seed(seed))
     network.load_state_dict(outcome.weights)
     network.eval()
@@ -198,10 +188,10 @@ def cross_validate(
     if len(parts) < 2 or len(patients) < 3:
         raise CrossValidationError(f"{len(patients)} outlined slices are too few to hold some of them out")
     image = start.profile.image
-    frames = [frame_of(patient.hu, patient.spacing, image) for patient in patients]
-    prepared = list(zip(patients, frames, strict=True))
-    images = torch.stack([prepare_image(patient.hu, frame, image) for patient, frame in prepared])
-    masks = torch.stack([prepare_mask(patient.expert, frame, image) for patient, frame in prepared])
+    crops = [crop_of(patient.hu, patient.spacing, image) for patient in patients]
+    prepared = list(zip(patients, crops, strict=True))
+    images = torch.stack([prepare_image(patient.hu, crop, image) for patient, crop in prepared])
+    masks = torch.stack([prepare_mask(patient.expert, crop, image) for patient, crop in prepared])
     references = [Reference(patient.expert, patient.hu, patient.spacing) for patient in patients]
     jobs = _jobs(parts, full_curve, seed)
     largest = max(len(job.training) for job in jobs)
@@ -214,7 +204,7 @@ def cross_validate(
             member_logits = logits
         for i, index in enumerate(job.held_out):
             patient = patients[index]
-            mask = restore_mask(logits[i], frames[index], patient.hu.shape)
+            mask = restore_mask(logits[i], crops[index], patient.hu.shape)
             if job.is_member:
                 outlines[index] = mask
             else:

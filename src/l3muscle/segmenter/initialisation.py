@@ -7,17 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from l3muscle.errors import L3MuscleError
+from l3muscle.experiment import learn_source
+from l3muscle.pretext import SOURCE_TASKS
+from l3muscle.pretext.pretrained import load_published
 from l3muscle.profile import Profile
+from l3muscle.runtime import begin_training
 from l3muscle.segmenter.model_file import load_model
-from l3muscle.study import Study, StudyError, StudyResults, is_published, train_source
+from l3muscle.study import Study, StudyError, StudyResults
 
 BEST = "best"
 DEFAULT_SOURCE = "segmentation"  # the paper's best
-SOURCES = ("random", "classification", "segmentation", "jigsaw", "reconstruction")
-NEED_NO_COHORT = ("classification", "segmentation")
 
 
 class InitialisationError(L3MuscleError):
@@ -75,9 +78,9 @@ def choose_initialisation(
         words = f"a model trained on slices of kind '{model.about.get('cohort', 'unknown')}'"
         settings = profile.model_copy(update={"network": model.settings, "image": model.image})
         return Initialisation("model", words, dict(model.members[0].state_dict()), settings)
-    if start_from not in (BEST, *SOURCES):
+    if start_from not in (BEST, *SOURCE_TASKS):
         raise InitialisationError(
-            f"nothing to start from is called {start_from!r}; choose best, {', '.join(SOURCES)}, "
+            f"nothing to start from is called {start_from!r}; choose best, {', '.join(SOURCE_TASKS)}, "
             "or a model (.safetensors)"
         )
     try:
@@ -108,14 +111,18 @@ def _source_weights(
     """Weights of a source task and of which kind they are: those of the run, or learned now where that needs none."""
     if results is not None and (record := results.source_record(source)) is not None:
         return results.store.weights("sources", results.plan["sources"][source]), record["kind"]
-    if source not in NEED_NO_COHORT:
+    if SOURCE_TASKS[source].uses_cohort:
         raise InitialisationError(
             f"{source} is learned from a study's slices, and {runs / profile.name} holds no such weights"
         )
     study = Study(profile, runs=runs)
-    key = study.source_key(source)
-    if study.store.record("sources", key) is None:
+    published = profile.published_weights(source)
+    if not study.has_source(source) and published is not None:
+        study.store_source(source, load_published(profile, source))
+    elif not study.has_source(source):
         say(f"learning the source task {source} first; it is kept in {study.folder} for the next time")
-        study.store_source(source, train_source(profile, source, None, checkpoint=study.checkpoint(key)))
-    kind = getattr(profile.sources, source) if is_published(profile, source) else "procedural"
-    return study.store.weights("sources", key), kind
+        device = begin_training(threads=profile.threads_per_worker, deterministic=profile.training.deterministic)
+        checkpoint = study.checkpoint(study.source_key(source))
+        network, task, fitted = learn_source(profile, source, torch.empty(0), device, checkpoint)
+        study.store_source(source, fitted.weights, fitted=fitted, task=task, network=network)
+    return study.source_weights(source), published or "procedural"

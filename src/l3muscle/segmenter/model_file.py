@@ -242,6 +242,6 @@ def publish_model(results: "StudyResults") -> Path | None:
         "key": key,
     }
     path = results.folder / MODEL
-    weights = results.store.weights("experiments", key)
+    weights = results.store.weights("models", key)
     save_model(path, weights, results.profile.network, results.profile.image, about)
     return path
