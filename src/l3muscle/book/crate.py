@@ -117,11 +117,11 @@ def _add_trainings(crate: "ROCrate", results: StudyResults, inputs: list[Any], m
         if (record := results.source_record(task)) is not None:
             about = {"@id": f"#weights-{task}", "@type": "CreativeWork", "name": f"weights of the source task {task}"}
             weights[task] = crate.add_jsonld(about)
-            actions.append(action("sources", key, f"source task {task}", record["seconds"], inputs, [weights[task]]))
+            actions.append(action("sources", key, f"source task {task}", record.get("seconds", 0.0), inputs, [weights[task]]))
     for experiment, key in sorted(results.keys.items()):
         source = [weights[experiment.source_task]] if experiment.source_task in weights else []
         seconds = results.records[experiment]["seconds"]
-        actions.append(action("experiments", key, str(experiment), seconds, [*inputs, *source], made))
+        actions.append(action("models", key, str(experiment), seconds, [*inputs, *source], made))
     return actions
 
 
