@@ -1,5 +1,6 @@
 """The ways to read the paper's words, and how close each comes to its print."""
 
+import gc
 from itertools import product
 
 import numpy as np
@@ -17,6 +18,14 @@ from l3muscle.statistics.readings import _compare
 
 CLOSENESS = ["compared", "untested", "same_side", "mean_abs_dp", "distance"]
 FAMILIES, UNITS = ("all", "n_train", "source_task"), ("prediction", "image_mean", "model_mean")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_old_to_collect():
+    """The Holm correction of statsmodels collects garbage, which takes long while torch is loaded."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def measured(rng: np.random.Generator, dice: float, images: int = 6, **keys) -> pd.DataFrame:

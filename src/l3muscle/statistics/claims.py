@@ -1,7 +1,7 @@
 """The paper's statements as checks on a run's tables: `claims.csv` says what is claimed and what decides it.
 
-A line of the file is a comparison or several of one kind; a claim is all lines of its name. A claimed difference needs a
-significant test in its direction. That *no* difference exists is never concluded from a test that finds none: the
+A line of the file is a comparison or several of one kind; a claim is all lines of its name. A claimed difference needs
+a significant test in its direction. That *no* difference exists is never concluded from a test that finds none: the
 interval of the difference, by the bootstrap over images and models, has to lie inside the line's margin. Else the run
 is too small to tell. Margins are differences that would not matter: of Dice and RMS-DTA well below what parts the
 paper's plateau from its observers, of density and area one standard deviation of its observers.
