@@ -14,9 +14,9 @@ from l3muscle.book.notebooks import EXECUTED
 from l3muscle.book.steps import step_pictures
 from l3muscle.book.tables import numbered_table
 from l3muscle.figures import learning_curve, svg_text
+from l3muscle.metrics import MEASURES
 from l3muscle.runtime import origin
 from l3muscle.statistics import (
-    METRICS,
     REPORTED_NAMES,
     dunnett_table,
     learning_curve_table,
@@ -204,7 +204,7 @@ def answer_table(table: pd.DataFrame, curve: pd.DataFrame, labels: dict[str, str
         Text, one row a source task.
     """
     printed = reported_p_values()
-    printed = printed[(printed["metric"] == METRICS["dice"]) & (printed["versus"] == "")]
+    printed = printed[(printed["metric"] == MEASURES["dice"].name) & (printed["versus"] == "")]
     sizes = sorted(curve["n_train"].unique())
     rows = []
     for task, label in labels.items():
