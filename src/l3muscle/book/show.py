@@ -86,8 +86,8 @@ def show_table(
     if data is None:
         data = pd.DataFrame(rows).map(lambda text: _MARKUP.sub("", str(text)))
     cells = "".join(f"<th>{escape(key)}</th>" for key in rows[0])
-    lines = ["".join(f"<td>{_BOLD.sub(r'<b>\1</b>', str(text))}</td>" for text in row.values()) for row in rows]
-    body = "".join(f"<tr>{line}</tr>" for line in (cells, *lines))
+    lines = ["".join(f"<td>{text}</td>" for text in row.values()) for row in rows]
+    body = _BOLD.sub(r"<b>\1</b>", "".join(f"<tr>{line}</tr>" for line in (cells, *lines)))
     html = f"<table><caption>{escape(caption)}</caption>{body}</table>"
     _show(name, table_text(rows, name, _with_links(caption, name, data, origin), prose=prose), html, _csv(data))
 

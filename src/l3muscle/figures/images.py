@@ -42,9 +42,14 @@ def _box_around(masks: Sequence[np.ndarray], margin: int) -> tuple[slice, slice]
     )
 
 
-def _show_slice(axes: Axes, hu: np.ndarray, spacing: Sequence[float], window: tuple[float, float]) -> None:
+def _grey(window: tuple[float, float]) -> dict[str, Any]:
+    """How `imshow` shows Hounsfield units through a window of this width and level."""
     width, level = window
-    axes.imshow(hu, cmap="gray", vmin=level - width / 2, vmax=level + width / 2, aspect=spacing[0] / spacing[1])
+    return {"cmap": "gray", "vmin": level - width / 2, "vmax": level + width / 2}
+
+
+def _show_slice(axes: Axes, hu: np.ndarray, spacing: Sequence[float], window: tuple[float, float]) -> None:
+    axes.imshow(hu, aspect=spacing[0] / spacing[1], **_grey(window))
     axes.set_axis_off()
 
 
@@ -85,7 +90,7 @@ def outlines(
     slices: Sequence[tuple[str, np.ndarray, Sequence[float], Mapping[str, np.ndarray]]],
     *,
     columns: int = 3,
-    window: tuple[float, float] = (400, 50),
+    window: tuple[float, float],
 ) -> BookFigure:
     """Slices with outlines of one or more masks (Figure 2).
 
@@ -126,7 +131,7 @@ def training_so_far(
     last_step: int,
     watched: tuple[str, np.ndarray, Sequence[float], Mapping[str, np.ndarray]],
     *,
-    window: tuple[float, float] = (400, 50),
+    window: tuple[float, float],
 ) -> BookFigure:
     """A training while it goes on: its losses beside the outline of one slice.
 
@@ -162,7 +167,7 @@ def training_so_far(
 
 
 def contact_sheet(
-    images: np.ndarray, masks: np.ndarray, *, columns: int = 4, window: tuple[float, float] = (400, 50)
+    images: np.ndarray, masks: np.ndarray, *, columns: int = 4, window: tuple[float, float]
 ) -> BookFigure:
     """Many slices with the expert's outline, each cropped to its muscle and what lies around it.
 
@@ -246,7 +251,7 @@ def puzzles(examples: Mapping[str, np.ndarray], *, gap: int = 2) -> BookFigure:
 
 
 def bone_removal(
-    hu: np.ndarray, mask: np.ndarray, spacing: tuple[float, float], *, window: tuple[float, float] = (400, 50)
+    hu: np.ndarray, mask: np.ndarray, spacing: tuple[float, float], *, window: tuple[float, float]
 ) -> BookFigure:
     """What bone removal takes out of a muscle mask: the whole muscle, and enlarged where it takes most.
 
@@ -286,13 +291,15 @@ def bone_removal(
     return figure
 
 
-def error_maps(maps: Mapping[str, Any]) -> BookFigure:
+def error_maps(maps: Mapping[str, Any], *, window: tuple[float, float]) -> BookFigure:
     """Where on the slice outlines err: how often muscle is missed, and how often something else is taken for it.
 
     Parameters
     ----------
     maps : mapping of str to `l3muscle.book.error_maps.ErrorMap`
         By whose outlines they are.
+    window : (float, float)
+        Width and level, HU.
 
     Returns
     -------
@@ -308,7 +315,7 @@ def error_maps(maps: Mapping[str, Any]) -> BookFigure:
         for line, (kind, name) in zip(panels, rows.items(), strict=True):
             for axes, (title, one) in zip(line, maps.items(), strict=True):
                 share = getattr(one, kind) / most
-                axes.imshow(one.hu, cmap="gray", vmin=-150, vmax=250)
+                axes.imshow(one.hu, **_grey(window))
                 shade = heat(share)
                 # Rare errors let the slice shine through.
                 shade[..., 3] = np.clip(4 * share, 0, 0.95)
@@ -357,13 +364,17 @@ def _crop(panel: Panel, aspect: float) -> tuple[float, float, float, float]:
     return middle[1] - across / 2, middle[1] + across / 2, middle[0] + down / 2, middle[0] - down / 2
 
 
-def picture(panels: Sequence[Panel], *, size: tuple[float, float] = (3.2, 2.4)) -> Figure:
+def picture(
+    panels: Sequence[Panel], *, window: tuple[float, float], size: tuple[float, float] = (3.2, 2.4)
+) -> Figure:
     """One slice or a few, edge to edge on black: a picture that needs no axes and no legend.
 
     Parameters
     ----------
     panels : sequence of Panel
         Masks are not empty.
+    window : (float, float)
+        Width and level, HU.
     size : (float, float)
         Width and height in inches; panels are cropped to fill it.
     """
@@ -377,7 +388,7 @@ def picture(panels: Sequence[Panel], *, size: tuple[float, float] = (3.2, 2.4)) 
         for axes in grid.ravel():
             axes.set_axis_off()
         for axes, panel in zip(grid.ravel(), panels, strict=False):
-            axes.imshow(panel.hu, cmap="gray", vmin=-150, vmax=250, aspect="auto")
+            axes.imshow(panel.hu, aspect="auto", **_grey(window))
             for name, mask in panel.masks.items():
                 colour, width = OUTLINE_STYLE.get(name, ("#ffffff", 0.6))
                 _outline(axes, mask, colors=[colour], linewidths=width, zorder=3 if name in OUTLINE_STYLE else 2)
