@@ -17,7 +17,7 @@ from IPython.display import display
 from l3muscle.figures import BookFigure, svg_text
 
 THIS_RUN, PAPER = "measured in this run", "from the paper"
-SHOWN = "application/x-l3muscle+json"  # name, CSV and SVG of what a cell shows
+SHOWN = "l3muscle"  # key, in the metadata of an output, of the name, CSV and SVG of what it shows
 FOLDER = "values"  # beside the executed notebooks
 _BOLD, _MARKUP = re.compile(r"\*\*(.+?)\*\*"), re.compile(r"\*\*|</?(?:u|small)>|`")
 
@@ -164,7 +164,8 @@ def _csv(data: pd.DataFrame | None) -> dict[str, str]:
 
 
 def _show(name: str, markdown: str, html: str, files: Mapping[str, str]) -> None:
-    display({"text/markdown": markdown, "text/html": html, SHOWN: {"name": name, "files": files}}, raw=True)
+    shown = {SHOWN: {"name": name, "files": dict(files)}}
+    display({"text/markdown": markdown, "text/html": html}, metadata=shown, raw=True)
 
 
 def write_values(notebooks: Iterable[Path]) -> list[Path]:
@@ -188,7 +189,7 @@ def write_values(notebooks: Iterable[Path]) -> list[Path]:
         folders.add(folder)
         for cell in nbformat.read(path, as_version=4).cells:
             for output in cell.get("outputs", []):
-                shown = output.get("data", {}).get(SHOWN, {"files": {}})
+                shown = output.get("metadata", {}).get(SHOWN, {"files": {}})
                 for suffix, text in shown["files"].items():
                     file = folder / f"{shown['name']}.{suffix}"
                     file.write_text(text, encoding="utf-8")
