@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from harness import NotOffered, Rows, Sides, Work
+from resolution import FREQUENCIES, contrast_kept, line_pairs, warp_once_and_in_chain
 
-from l3muscle.book.resolution import FREQUENCIES, contrast_kept, line_pairs, warp_once_and_in_chain
 from l3muscle.profile import AugmentationSettings
 
 PART = "augmentation"

@@ -124,7 +124,7 @@ const l3viewer = (() => {
     const own = configuration();
     const ranks = RANKS.filter((name) => own?.[name][0] === about.id && own[name][1] === model());
     for (const name of RANKS) element(name).setAttribute("aria-pressed", String(ranks.includes(name)));
-    element("about").textContent = `${about.id}: ${what}${ranks.map((name) => `, ${name} of its kind`).join("")}.`;
+    element("about").textContent = `${about.id}: ${what}${ranks.map((name) => `, ${name} of its configuration`).join("")}.`;
     element("canvas").setAttribute("aria-label", `CT slice of test image ${about.id}; ${what}`);
   };
 

@@ -23,7 +23,7 @@ from l3muscle.book.run_header import (
     source_labels,
     window_of,
 )
-from l3muscle.book.show import FOLDER, table_text
+from l3muscle.book.show import FOLDER, THIS_RUN, table_text
 from l3muscle.book.viewer import view_address
 from l3muscle.cohort import Cohort
 from l3muscle.figures import Panel, learning_curve, picture, svg_text
@@ -41,6 +41,7 @@ from l3muscle.study import StudyResults
 
 NOT_RUN, NEVER = "not run", "at no size"
 RUN_FILE = "run.json"  # what the pages' footers have to know of the run
+ORIGIN = f"[{THIS_RUN}]{{.l3-origin}}"
 STEPS = ("slices", "source-tasks", "few-outlines", "test")
 STEP_SHAPE = (96, 128)  # of generated images, pixels
 
@@ -221,6 +222,7 @@ def write_front_page(results: StudyResults, folder: Path) -> Path:
     figure = learning_curve(curve, band, "dice", labels=labels, link=lambda *view: f"executed/{view_address(*view)}")
     alt = "Mean Dice against training-set size for each source task, with the observers' mean as a band."
     (folder / "summary.svg").write_text(svg_text(figure, "fig-front", alt), encoding="utf-8")
+    figure.savefig(folder / "summary.png", dpi=150)
     for name, drawing in step_pictures(results).items():
         drawing.savefig(folder / "steps" / f"{name}.png", dpi=150)
     write_tables(results, folder)
@@ -232,7 +234,7 @@ def write_front_page(results: StudyResults, folder: Path) -> Path:
         brief, compared = answer_sentence(answer), f" The observers' mean is {band.mean:.3f}."
     caption = (
         "The size from which on no test finds a source task worse than the observers (Dice, p < 0.001): the paper, on "
-        "patients, beside this run, with this run's mean Dice at both ends."
+        f"patients, beside this run, with this run's mean Dice at both ends. {ORIGIN}"
     )
     text = f"""\
 {as_header(header_text(results))}
@@ -246,7 +248,7 @@ def write_front_page(results: StudyResults, folder: Path) -> Path:
 
 Mean Dice of the predicted outlines on the held-out test slices, with 95 % intervals, against the number of annotated
 slices that each model was fine-tuned on.{compared} Values appear under the pointer; a click shows the outlines behind a
-point.
+point. {ORIGIN}
 ```
 
 {table_text(answer.to_dict("records"), "tab-front", caption)}

@@ -112,7 +112,8 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def table_text(rows: Sequence[Mapping[str, Any]], name: str, caption: str, *, prose: bool = False) -> str:
     """A numbered table as Markdown."""
     style = ":class: l3-prose\n" if prose else ""
-    return f"```{{table}} {caption}\n:name: {name}\n{style}\n{markdown_table(rows)}\n```\n"
+    # Unlike one of backticks, a fence of tildes lets the caption hold some.
+    return f"~~~{{table}} {caption}\n:name: {name}\n{style}\n{markdown_table(rows)}\n~~~\n"
 
 
 def by_size(
