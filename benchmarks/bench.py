@@ -5,8 +5,9 @@
 Five parts: `measures`, `augmentation`, `training_step`, `task`, `scaling`; each module says what it compares and how it
 keeps the comparison fair. Each row of `scores.csv` is one value of one side in one repeat; a library that is not
 installed, has nothing for a case or fails is a row *n/a* with the reason. `provenance.json` says when, where and with
-which versions; `report.md` and `summary.md` set the medians side by side. The machine should have nothing else to do: about 45 minutes of 2 cores at the size `full`, of which the
-task takes more than half. `--update` keeps the other parts of a run of the same size on the same machine.
+which versions; `report.md` and `summary.md` set the medians side by side. The machine should have nothing else to do:
+about 45 minutes of 2 cores at the size `full`, of which the task takes more than half. `--update` keeps the other parts
+of a run of the same size on the same machine.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """What `bench.py` measured, side by side: `report.md` with every comparison, `summary.md` with one table for the book.
 
-    python benchmarks/report.py [results/bench]
+python benchmarks/report.py [results/bench]
 """
 
 import json
@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 OURS = "ours"
+SIDES = ("ours", "theirs")
+COLUMNS = ["part", "case", "quantity", "unit", "peer", "ours", "theirs", "ratio", "low", "high"]
 COMPARED = ("time a pair", "images a second", "time a step", "Dice", "contrast kept")
 # Case and quantity of the book's table, and how it calls them.
 SUMMARY = {
@@ -53,7 +55,7 @@ def compare(scores: pd.DataFrame) -> pd.DataFrame:
             rows.append(
                 {"part": part, "case": case, "quantity": quantity, "unit": unit, "peer": peer, **medians, **ratios}
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -70,7 +72,7 @@ def plain(value: float) -> str:
 def texts(table: pd.DataFrame, first: dict[str, pd.Series]) -> pd.DataFrame:
     """The comparisons as text, behind some first columns."""
     units = table["unit"].replace("1/s", "a second")
-    columns = {side: (table[side].map(plain) + " " + units).str.strip() for side in ("ours", "theirs")}
+    columns = {side: [f"{plain(v)} {u}".strip() for v, u in zip(table[side], units, strict=True)] for side in SIDES}
     ratio, span = table["ratio"].map(plain), table["low"].map(plain) + " … " + table["high"].map(plain)
     return pd.DataFrame({**first, "beside": table["peer"], **columns, "times better": ratio, "range": span})
 
@@ -93,6 +95,8 @@ def write(folder: Path) -> None:
     (folder / "report.md").write_text("\n".join(parts), encoding="utf-8")
 
     others = table[~table["peer"].str.startswith("our") & (table["peer"] != "bare network")]
+    if others.empty:
+        return
     best = others.sort_values("ratio").drop_duplicates(["case", "quantity"])
     best = best.set_index(["case", "quantity"]).reindex(SUMMARY).dropna(subset="ratio")
     shown = texts(best, {"work": pd.Series([SUMMARY[key] for key in best.index], index=best.index)})

@@ -1,91 +1,77 @@
-"""Launch menu, labels of origin and terms: each leads where it says, and says what is so."""
+"""What the book's extensions add to pages: drawings, terms, references, the launch menu, the API reference."""
 
-import io
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 from docutils import nodes
 from docutils.utils import new_document
 
-from l3muscle.figures import not_run
+from l3muscle.figures import contact_sheet, svg_text
+from l3muscle.figures.style import BookFigure
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "book" / "_ext"))
+TOP = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(TOP / "book" / "_ext"))
 
-from page_notes import (
-    NOTHING,
-    STRIP,
-    _explained,
-    hold_numbers_together,
-    label_origins,
-    launch_links,
-)  # noqa: E402
+import code_reference  # noqa: E402
+from book_extension import inline_drawings  # noqa: E402
+from page_notes import add_launch_menu, hold_numbers_together, leave_out_what_was_not_run  # noqa: E402
 
 
-def test_without_an_address_only_the_local_way_is_offered() -> None:
-    [local] = launch_links("", "book/executed/viewer", "../rerun.html")
-    assert local["url"] == "../rerun.html"
+def test_a_drawing_goes_into_the_page_and_its_pictures_become_files(tmp_path):
+    mask = np.zeros((40, 40), bool)
+    mask[10:20, 10:20] = True
+    sheet = contact_sheet(100.0 * mask[None].repeat(2, 0), mask[None].repeat(2, 0), window=(400, 50))
+    (tmp_path / "a.svg").write_text(svg_text(sheet, "fig-a", "Two slices"), encoding="utf-8")
+    (tmp_path / "b.svg").write_text("<svg/>")
+    env = SimpleNamespace(relfn2path=lambda uri, docname: (uri, str(tmp_path / uri)), docname="book/executed/page")
+    document = new_document("page")
+    document += [nodes.image(uri="a.svg"), nodes.image(uri="b.svg")]
+    inline_drawings(SimpleNamespace(env=env, outdir=tmp_path / "out"), document)
+    [drawn] = document.findall(nodes.raw)
+    [other] = document.findall(nodes.image)
+    assert 'aria-label="Two slices"' in drawn.astext() and "data:image" not in drawn.astext()
+    pictures = [path.name for path in (tmp_path / "out" / "_images").iterdir()]
+    assert pictures and all(f'"../../_images/{picture}" loading="lazy"' in drawn.astext() for picture in pictures)
+    assert other["uri"] == "b.svg"
 
 
-def test_with_an_address_the_chapter_itself_is_opened() -> None:
-    binder, colab, local = launch_links("https://github.com/someone/l3/", "book/executed/viewer", "../rerun.html")
+def test_a_figure_without_pictures_makes_no_file(tmp_path):
+    (tmp_path / "a.svg").write_text(svg_text(BookFigure()), encoding="utf-8")
+    env = SimpleNamespace(relfn2path=lambda uri, docname: (uri, str(tmp_path / uri)), docname="index")
+    document = new_document("page")
+    document += nodes.image(uri="a.svg")
+    inline_drawings(SimpleNamespace(env=env, outdir=tmp_path / "out"), document)
+    assert list(document.findall(nodes.raw)) and not list((tmp_path / "out" / "_images").iterdir())
+
+
+def menu(repository: str, page: str) -> list[dict[str, str]]:
+    context = {"header_buttons": [], "pathto": lambda name: f"../{name}.html"}
+    app = SimpleNamespace(config=SimpleNamespace(l3_repository=repository))
+    add_launch_menu(app, page, "page.html", context, None)
+    return [link for group in context["header_buttons"] for link in group["buttons"]]
+
+
+def test_a_chapter_offers_the_ways_to_run_it():
+    [local] = menu("", "book/executed/viewer")
+    assert local["url"] == "../book/rerun.html"
+    binder, colab, local = menu("https://github.com/someone/l3/", "book/executed/viewer")
     assert binder["url"] == "https://mybinder.org/v2/gh/someone/l3/HEAD?urlpath=lab/tree/notebooks/viewer.ipynb"
     assert colab["url"] == "https://colab.research.google.com/github/someone/l3/blob/HEAD/notebooks/viewer.ipynb"
-    assert local["text"] == "On your machine"
+    assert menu("https://github.com/someone/l3", "book/method") == []
 
 
-def test_a_page_without_a_notebook_opens_none() -> None:
-    assert len(launch_links("https://github.com/someone/l3", "book/method", "rerun.html")) == 1
+def test_a_reference_to_what_was_not_run_says_so_and_any_other_stays_a_fault():
+    def resolved(kind: str, target: str):
+        node = nodes.Element(reftype=kind, reftarget=target)
+        return leave_out_what_was_not_run(None, None, node, nodes.Text(""))
+
+    assert resolved("numref", "fig-jigsaw-curve").astext() == "(not in this run)"
+    assert resolved("numref", "other") is None and resolved("doc", "fig-jigsaw-curve") is None
 
 
-def test_a_figure_without_results_is_labelled_so(tmp_path: Path) -> None:
-    document = new_document("page")
-    app = SimpleNamespace(srcdir=tmp_path)
-    strip = nodes.container("", nodes.paragraph("", "", nodes.emphasis("", "Measured in this run")), classes=[STRIP])
-    document += strip
-    for name, content in (("drawn", "<svg/>"), ("empty", "<svg><!-- jigsaw: not part of this run --></svg>")):
-        (tmp_path / f"{name}.svg").write_text(content)
-        document += nodes.figure("", nodes.image(uri=f"{name}.svg"), nodes.caption("", name))
-    table = nodes.table("", nodes.title("", "numbers"))
-    document += table
-    document += nodes.table("", nodes.title("", "the paper's own"), classes=["l3-prose", "l3-in-print"])
-    label_origins(app, document)
-    labels = [node.astext() for node in document.findall(nodes.inline)]
-    assert labels == ["measured in this run", "not run", "measured in this run", "from the paper"]
-
-
-def test_a_picture_drawn_here_is_not_from_the_archive(tmp_path: Path) -> None:
-    document = new_document("page")
-    words = nodes.emphasis("", "From the archive: carry-over, 2026-01-31")
-    document += nodes.container("", nodes.paragraph("", "", words), classes=[STRIP])
-    document += nodes.figure("", nodes.image(uri="a.png", classes=["l3-drawn-here"]), nodes.caption("", "drawn"))
-    document += nodes.figure("", nodes.image(uri="b.png"), nodes.caption("", "kept"))
-    label_origins(SimpleNamespace(srcdir=tmp_path), document)
-    labels = [node.astext() for node in document.findall(nodes.inline)]
-    assert labels == ["measured in this run", "from the archive: carry-over, 2026-01-31"]
-
-
-def test_the_panel_of_what_was_not_run_is_known_by_its_words() -> None:
-    stream = io.StringIO()
-    not_run("jigsaw").savefig(stream, format="svg")
-    assert NOTHING in stream.getvalue()
-
-
-def test_the_first_mention_of_a_term_is_explained_once() -> None:
-    definitions = {"term-Dice": "Overlap.", "term-source-task": "Learned before.", "term-phantom": "Drawn."}
-    linked = {"Drawn."}
-    text = "Dice of source tasks on phantoms; a Dice again, and a phantom-like body."
-    out = _explained(text, definitions, linked, "glossary.html")
-    links = [node for node in out if isinstance(node, nodes.reference)]
-    assert [(link.astext(), link["refuri"]) for link in links] == [
-        ("Dice", "glossary.html#term-Dice"),
-        ("source tasks", "glossary.html#term-source-task"),
-    ]
-    assert [link["reftitle"] for link in links] == ["Overlap.", "Learned before."]
-    assert "".join(node.astext() for node in out) == text
-
-
-def test_a_line_does_not_break_between_a_number_and_its_unit() -> None:
+def test_a_line_does_not_break_between_a_number_and_its_unit():
     document = new_document("page")
     words = "95 % of 12\nmm at n = 10, n =\n125; 3 slices, 5 minutes, 10 s-curves"
     document += nodes.paragraph("", "", nodes.Text(words), nodes.literal("", "5 mm"))
@@ -93,3 +79,17 @@ def test_a_line_does_not_break_between_a_number_and_its_unit() -> None:
     hold_numbers_together(SimpleNamespace(), document)
     plain = "95~% of 12~mm at n~=~10, n~=~125; 3 slices, 5 minutes, 10 s-curves".replace("~", "\N{NO-BREAK SPACE}")
     assert document.astext() == f"{plain}5 mm\n\n6 mm"
+
+
+def test_every_module_is_on_one_page_of_the_reference():
+    texts = [page.read_text(encoding="utf-8") for page in (TOP / "book" / "api").glob("*.md")]
+    lines = [line for text in texts for line in code_reference._LIST.findall(text)]
+    elsewhere = [name.strip() for line in lines for name in line.split(",")]
+    listed = [name for line in lines for name in code_reference.chosen(line, elsewhere)]
+    assert sorted(listed) == sorted(code_reference.modules())
+
+
+def test_backticks_are_code_and_bars_are_bars():
+    text = ["`None` is 2 |A and B|, ``x``"]
+    code_reference.read_markdown(None, "function", "name", None, None, text)
+    assert text == [r"``None`` is 2 \|A and B\|, ``x``"]
