@@ -1,13 +1,21 @@
 """The measures against slow, independent computations, and under what must not change them."""
 
+import json
 import math
 import warnings
+from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
+from frozen_shapes import HU, MASKS, REFERENCE
+from frozen_shapes import SPACING as FROZEN_SPACING
 from scipy import ndimage
 
+from l3muscle import metrics
 from l3muscle.metrics import (
+    MEASURES,
+    Measure,
     Reference,
     boundary,
     dice,
@@ -46,6 +54,39 @@ def nearest(points, others, spacing):
     scale = np.array(spacing)
     pairs = np.linalg.norm((np.array(points)[:, None] - np.array(others)[None]) * scale, axis=-1)
     return pairs.min(1), pairs.argmin(1)
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_every_measure_is_what_it_was_when_it_was_frozen(name):
+    """A change of a measure is meant to fail here: it goes with a new `METRICS_VERSION` and new frozen values."""
+    frozen, mask = json.loads(Path(__file__).with_name("frozen_measures.json").read_text())[name], MASKS[name]
+    found = Reference(REFERENCE, HU, FROZEN_SPACING).score(mask)._asdict()
+    found |= {d: rms_dta(mask, REFERENCE, FROZEN_SPACING, d) for d in ("surface", "symmetric", "equation4")}
+    found |= {"function_dice": dice(mask, REFERENCE), "boundary": boundary(mask).sum()}
+    found["kept"] = remove_bone(mask, HU, FROZEN_SPACING).sum()
+    assert found.pop("failure") == frozen.pop("failure")
+    assert found == pytest.approx(frozen, rel=1e-12, abs=1e-12, nan_ok=True)
+
+
+def test_the_table_says_what_an_empty_mask_scores():
+    score = Reference(REFERENCE, HU, FROZEN_SPACING).score(np.zeros_like(REFERENCE))._asdict()
+    for column, measure in MEASURES.items():
+        if measure.empty is not None:
+            assert score[column] == pytest.approx(measure.empty, nan_ok=True), column
+
+
+def test_a_measure_that_is_added_to_the_table_is_scored(monkeypatch):
+    """One row and one function: nothing else has to know of it."""
+    row = Measure("pixels", "pixels", "N", "", 0, "", 0.0, lambda pred, reference: np.count_nonzero(pred))
+    monkeypatch.setitem(MEASURES, "pixels", row)
+    monkeypatch.setattr(metrics, "Score", namedtuple("Score", [*MEASURES, "failure"]))
+    assert Reference(REFERENCE, HU, FROZEN_SPACING).score(MASKS["half"]).pixels == MASKS["half"].sum()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_boundary_is_what_an_erosion_takes(seed):
+    mask = blob(seed)
+    assert np.array_equal(boundary(mask), mask & ~ndimage.binary_erosion(mask))
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from l3muscle import figures
 from l3muscle.book.error_maps import ErrorMap
 from l3muscle.cohort.splits import Splits
-from l3muscle.figures.style import GRID, INK, METRIC_LABELS, OUTLINE_STYLE, PAPER, TASK_STYLE
+from l3muscle.figures.style import GRID, INK, OUTLINE_STYLE, PAPER, TASK_STYLE
+from l3muscle.metrics import MEASURES
 from l3muscle.statistics import ObserverBand, learning_curve_table
 
 LABELS = {"random": "random", "segmentation": "segmentation (procedural)"}
@@ -103,7 +104,7 @@ def test_curves_of_one_value_and_of_none_are_drawn_without_a_warning(scores, met
     few = scores[(scores.patient_id == "P0") & (scores.fold == 0)].copy()
     few[metric] = 0.5
     few.loc[few.n_train == 10, metric] = np.nan
-    assert drawn_curve(few, metric).axes[0].get_ylabel() == METRIC_LABELS[metric]
+    assert drawn_curve(few, metric).axes[0].get_ylabel() == MEASURES[metric].label
     assert len(drawn_curve(few[few.n_train == 5], metric).axes) == 1
 
 

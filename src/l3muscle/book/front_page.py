@@ -27,10 +27,10 @@ from l3muscle.book.show import FOLDER, THIS_RUN, table_text
 from l3muscle.book.viewer import view_address
 from l3muscle.cohort import Cohort
 from l3muscle.figures import Panel, learning_curve, picture, svg_text
+from l3muscle.metrics import MEASURES
 from l3muscle.pretext.fractals import draw_fractals, draw_systems
 from l3muscle.pretext.scenes import draw_scenes
 from l3muscle.statistics import (
-    METRICS,
     REPORTED_NAMES,
     dunnett_table,
     learning_curve_table,
@@ -75,7 +75,7 @@ def answer_table(tests: pd.DataFrame, curve: pd.DataFrame, labels: Mapping[str, 
         Text, one row a source task.
     """
     printed = reported_p_values()
-    printed = printed[(printed["metric"] == METRICS["dice"]) & (printed["versus"] == "")]
+    printed = printed[(printed["metric"] == MEASURES["dice"].name) & (printed["versus"] == "")]
     sizes = sorted(curve["n_train"].unique())
     rows = []
     for task, label in labels.items():

@@ -11,8 +11,6 @@ from l3muscle.figures.style import (
     BLUE,
     FAINT,
     INK,
-    METRIC_DIGITS,
-    METRIC_LABELS,
     PAPER,
     TASK_STYLE,
     VERMILION,
@@ -25,8 +23,8 @@ from l3muscle.figures.style import (
     style,
     task_palette,
 )
+from l3muscle.metrics import MEASURES
 
-LEAVE_OUT_EMPTY = ("rms_dta_cm", "smd_difference_hu")  # an empty prediction has neither
 FLATTENING = 2.5  # a mean that makes the axis this many times as long as the others need is named at its edge
 
 
@@ -77,17 +75,17 @@ def learning_curve(
             axes.axhline(band.mean, color=VERMILION, lw=1.2, ls=(0, (4, 2)), label="observers (mean ± standard error)")
         if difference:
             axes.axhline(0, color=INK, lw=0.8, label="expert")
-        incomplete = shown[shown["empty"] > 0] if metric in LEAVE_OUT_EMPTY else shown[:0]
+        incomplete = shown[shown["empty"] > 0] if np.isnan(MEASURES[metric].empty or 0) else shown[:0]
         if len(incomplete):
             label = "dot: empty predictions left out"
             axes.scatter(incomplete["x"], incomplete["mean"], s=14, color=PAPER, zorder=4, label=label)
         size_axis(axes, sizes)
-        axes.set_ylabel(METRIC_LABELS[metric])
+        axes.set_ylabel(MEASURES[metric].label)
         _name_outliers(axes, table.drop(shown.index))
         legend_below(figure, axes)
     for row in shown.itertuples():
         href = link(row.source_task, row.n_train) if link else ""
-        figure.points.append(Point(axes, row.x, row.mean, _in_words(row, METRIC_DIGITS[metric]), href))
+        figure.points.append(Point(axes, row.x, row.mean, _in_words(row, MEASURES[metric].digits), href))
     return figure
 
 

@@ -364,9 +364,7 @@ def _crop(panel: Panel, aspect: float) -> tuple[float, float, float, float]:
     return middle[1] - across / 2, middle[1] + across / 2, middle[0] + down / 2, middle[0] - down / 2
 
 
-def picture(
-    panels: Sequence[Panel], *, window: tuple[float, float], size: tuple[float, float] = (3.2, 2.4)
-) -> Figure:
+def picture(panels: Sequence[Panel], *, window: tuple[float, float], size: tuple[float, float] = (3.2, 2.4)) -> Figure:
     """One slice or a few, edge to edge on black: a picture that needs no axes and no legend.
 
     Parameters

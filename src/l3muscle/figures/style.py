@@ -32,13 +32,6 @@ BLUE, GREEN, VERMILION = TASK_STYLE["segmentation"][0], TASK_STYLE["jigsaw"][0],
 # Whose outline it is; the observers' take the other colours in turn.
 OUTLINE_STYLE = {"expert": ("#ffb000", 1.6), "prediction": ("#56b4e9", 1.4)}
 OTHER_OUTLINES = ("#f0e442", "#cc79a7", "#009e73", "#d55e00", "#0072b2")
-METRIC_LABELS = {
-    "dice": "Dice similarity coefficient",
-    "rms_dta_cm": "RMS distance-to-agreement (cm)",
-    "smd_difference_hu": "muscle density, prediction − expert (HU)",
-    "sma_difference_cm2": "muscle area, prediction − expert (cm²)",
-}
-METRIC_DIGITS = {"dice": 3, "rms_dta_cm": 3, "smd_difference_hu": 2, "sma_difference_cm2": 1}  # that mean something
 # Matplotlib knows no variables, so these colours are written as the book's, then as Jupyter's, then as themselves.
 THEME = {
     PAPER: f"var(--l3-paper, var(--jp-layout-color0, {PAPER}))",

@@ -1,4 +1,4 @@
-"""Dunnett's tests of the cells of a table: families, verdicts, controls, and what cannot be tested."""
+"""Dunnett's tests of the configurations of a table: families, verdicts, controls, and what cannot be tested."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +7,7 @@ from scipy import integrate, special, stats
 from score_rows import model, observer, stacked
 
 from l3muscle.statistics import control_sample, dunnett, dunnett_table, plateau_table
-from l3muscle.statistics.score_table import cells
+from l3muscle.statistics.score_table import configurations
 
 NAN = np.nan
 CONTROL = np.array([0.80, 0.85, 0.90, 0.95, 0.85, 0.90])
@@ -34,6 +34,52 @@ def test_samples_of_unequal_sizes_are_adjusted_by_dunnetts_integral():
     # Two comparisons correlate by the product of these, sqrt(n / (n + n of the control)).
     loading = np.sqrt([3 / 7, 6 / 10])
     assert found.p_value == pytest.approx([adjusted_p(t, loading, 10) for t in found.statistic], abs=1e-7)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_dunnett_agrees_with_scipy(seed):
+    rng = np.random.default_rng(seed)
+    samples = [rng.normal(0.3 * k, 1, rng.integers(5, 60)) for k in range(rng.integers(1, 7))]
+    control = rng.normal(0, 1, rng.integers(5, 60))
+    ours = dunnett(samples, control)
+    theirs = stats.dunnett(*samples, control=control, rng=np.random.default_rng(0))
+    np.testing.assert_allclose(ours.statistic, theirs.statistic, rtol=1e-10)
+    np.testing.assert_allclose(ours.p_value, theirs.pvalue, atol=3e-4)
+
+
+def test_one_sample_is_the_t_test_far_into_the_tail():
+    rng = np.random.default_rng(0)
+    for shift in (0.0, 0.5, 1.0, 3.0):
+        a, b = rng.normal(shift, 1, 40), rng.normal(0, 1, 30)
+        expected = stats.ttest_ind(a, b).pvalue
+        assert dunnett([a], b).p_value[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_published_critical_values():
+    # Dunnett 1964, two-sided, joint confidence 95 %: three treatments, 12 degrees of freedom: 2.68; five, 60: 2.58.
+    for treatments, per_group, critical in ((3, 4, 2.68), (5, 11, 2.58)):
+        base = np.array([-1.0, 1.0] * 50)[:per_group]
+        base = (base - base.mean()) / base.std(ddof=1)
+        shift = critical * np.sqrt(2 / per_group)
+        p = dunnett([base + shift] * treatments, base).p_value
+        assert p[0] == pytest.approx(0.05, abs=0.0015)
+
+
+def test_error_rate_under_the_null_and_power_under_an_effect():
+    rng = np.random.default_rng(1)
+    wrong = sum(dunnett(rng.normal(size=(4, 12)), rng.normal(size=20)).p_value.min() < 0.05 for _ in range(300))
+    assert 5 <= wrong <= 28  # 15 expected
+    found = sum(dunnett(rng.normal(1.5, 1, (4, 12)), rng.normal(size=20)).p_value.min() < 0.05 for _ in range(40))
+    assert found >= 36
+
+
+def test_small_p_values_resolve_and_repeat():
+    rng = np.random.default_rng(2)
+    samples = [rng.normal(m, 1, 500) for m in (1.0, 1.5, 2.0)]
+    control = rng.normal(0, 1, 180)
+    p = dunnett(samples, control).p_value
+    assert (p > 0).all() and p[0] > p[1] > p[2] and p[1] < 1e-60
+    assert np.array_equal(p, dunnett(samples, control).p_value)
 
 
 def test_the_sign_of_a_difference_does_not_matter_to_its_p_value():
@@ -128,8 +174,8 @@ def test_a_control_needs_its_table(kind, metric, message):
         ("zeros", "dice", "zeros are a control for differences from the expert, not for dice"),
         ("zeros", "rms_dta_cm", "zeros are a control for differences from the expert, not for rms_dta_cm"),
         ("zeros", "smd_hu", "zeros are a control for differences from the expert, not for smd_hu"),
-        ("expert", "dice", "the expert's own values are a control for smd_hu, sma_cm2, not for dice"),
-        ("expert", "smd_difference_hu", "the expert's own values are a control for smd_hu, sma_cm2, not for smd_d"),
+        ("expert", "dice", "unknown measure 'dice'; choose one of smd_hu, sma_cm2"),
+        ("expert", "smd_difference_hu", "unknown measure 'smd_difference_hu'"),
         ("outlines", "smd_hu", "twice"),
     ],
 )
@@ -141,8 +187,8 @@ def test_a_control_goes_with_its_metric(kind, metric, message):
         control_sample(kind, metric, observers=observers)
 
 
-def four_cells() -> pd.DataFrame:
-    """Cells of their own means and spreads, so that no two families have a test in common."""
+def four_configurations() -> pd.DataFrame:
+    """Configurations of their own means and spreads, so that no two families have a test in common."""
     rng = np.random.default_rng(3)
     cell = {("random", 5): (0.75, 0.05), ("random", 10): (0.82, 0.02), ("jigsaw", 5): (0.85, 0.08)}
     cell["jigsaw", 10] = (0.92, 0.04)
@@ -161,7 +207,7 @@ def four_cells() -> pd.DataFrame:
 )
 @pytest.mark.parametrize("unit", ["prediction", "image_mean", "model_mean"])
 def test_a_family_is_adjusted_and_pooled_by_itself(family, members, unit):
-    scores = four_cells()
+    scores = four_configurations()
     table = dunnett_table(scores, CONTROL, family=family, unit=unit)
     assert list(zip(table["source_task"], table["n_train"], strict=True)) == [
         ("random", 5),
@@ -169,7 +215,7 @@ def test_a_family_is_adjusted_and_pooled_by_itself(family, members, unit):
         ("jigsaw", 5),
         ("jigsaw", 10),
     ]
-    samples = [cell.values(unit) for cell in cells(scores, "dice")]
+    samples = [cell.values(unit) for cell in configurations(scores, "dice")]
     for family_members in members:
         expected = dunnett([samples[place] for place in family_members], CONTROL)
         for name in ("difference", "statistic", "p_value"):
@@ -178,7 +224,7 @@ def test_a_family_is_adjusted_and_pooled_by_itself(family, members, unit):
     assert table["mean"].to_numpy() == pytest.approx([sample.mean() for sample in samples])
 
 
-def test_all_columns_of_a_row_are_those_of_its_cell():
+def test_all_columns_of_a_row_are_those_of_its_configuration():
     scores = stacked(
         model([0.5, NAN, 2.5], "rms_dta_cm", failure=["", "empty", ""]),
         model([0.25, 0.75, NAN], "rms_dta_cm", fold=1, failure=["other", "", "empty"]),
@@ -186,11 +232,11 @@ def test_all_columns_of_a_row_are_those_of_its_cell():
     )
     first, second = dunnett_table(scores, np.array([0.25, NAN, 0.5]), "rms_dta_cm").to_dict("records")
     assert list(first) == [
-        *("source_task", "n_train", "n_models", "n", "failures", "empty", "runaway", "mean", "control_n"),
+        *("source_task", "n_train", "n_models", "n", "failures", "empty", "gross", "mean", "control_n"),
         *("control_mean", "difference", "statistic", "p_value", "verdict", "note"),
     ]
     assert (first["source_task"], first["n_train"], first["n_models"], first["n"]) == ("random", 5, 2, 4)
-    assert (first["failures"], first["empty"], first["runaway"]) == (4, 2, 1)
+    assert (first["failures"], first["empty"], first["gross"]) == (4, 2, 1)
     assert (first["mean"], first["control_n"], first["control_mean"], first["difference"]) == (1.0, 2, 0.375, 0.625)
     assert first["note"] == "2 failed predictions left out" and second["note"] == ""
     assert (second["n_models"], second["n"], second["failures"], second["mean"]) == (1, 3, 0, 0.75)
@@ -201,7 +247,7 @@ def test_all_columns_of_a_row_are_those_of_its_cell():
 
 
 def test_a_table_of_observers_is_a_control_of_outlines():
-    scores, control = four_cells(), stacked(observer([0.8, 0.9, NAN]), observer([0.7, 0.85], name="o2"))
+    scores, control = four_configurations(), stacked(observer([0.8, 0.9, NAN]), observer([0.7, 0.85], name="o2"))
     table = dunnett_table(scores, control)
     assert set(table["control_n"]) == {4} and table["control_mean"][0] == pytest.approx(3.25 / 4)
     pd.testing.assert_frame_equal(table, dunnett_table(scores, np.array([[0.8, 0.7], [0.9, 0.85]])))
@@ -237,7 +283,7 @@ def test_a_p_value_at_the_level_is_not_below_it():
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_cell_without_a_test_leaves_the_others_theirs():
+def test_a_configuration_without_a_test_leaves_the_others_theirs():
     few = model([0.9, *[NAN] * 5], failure=["", *["empty"] * 5], task="jigsaw", n=5)
     none = model([NAN] * 6, failure="empty", task="jigsaw", n=10)
     scores = stacked(few, none, model(shifted(0.0005, 1), n=5))
@@ -262,7 +308,7 @@ def test_a_family_in_which_nothing_varies_leaves_the_others_theirs():
     assert table["p_value"].isna().tolist() == [True, False, True]
 
 
-def test_every_cell_without_a_test_has_its_own_reason():
+def test_every_configuration_without_a_test_has_its_own_reason():
     scores = stacked(model([0.8, NAN]), model([0.8] * 2, n=10), model([0.9] * 2, task="jigsaw"))
     table = dunnett_table(scores, np.array([0.75, 0.75]), family="n_train")
     varies = "n/a: nothing varies within the groups: no test is possible"
@@ -321,7 +367,7 @@ def test_every_size_is_compared_with_the_largest_of_its_source_task():
         ["random", 10, 25],
         ["jigsaw", 5, 10],
     ]
-    values = {(cell.source_task, cell.n_train): cell.values() for cell in cells(scores, "dice")}
+    values = {(cell.source_task, cell.n_train): cell.values() for cell in configurations(scores, "dice")}
     expected = dunnett([values["random", 5], values["random", 10]], values["random", 25])
     np.testing.assert_array_equal(table["difference"][:2], expected.difference)
     np.testing.assert_array_equal(table["p_value"][:2], expected.p_value)
