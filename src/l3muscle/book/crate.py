@@ -121,7 +121,7 @@ def _add_trainings(crate: "ROCrate", results: StudyResults, inputs: list[Any], m
     for experiment, key in sorted(results.keys.items()):
         source = [weights[experiment.source_task]] if experiment.source_task in weights else []
         seconds = results.records[experiment]["seconds"]
-        actions.append(action("experiments", key, str(experiment), seconds, [*inputs, *source], made))
+        actions.append(action("models", key, str(experiment), seconds, [*inputs, *source], made))
     return actions
 
 
