@@ -134,8 +134,8 @@ def execute_chapters(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    write_front_page(results, EXECUTED)
     write_values(executed)
+    write_front_page(results, EXECUTED)
     write_experiment_pages(results, EXECUTED / "experiments")
     return executed
 
