@@ -10,7 +10,7 @@ import pandas as pd
 from l3muscle.statistics.dunnett import Family, control_sample, dunnett_table
 from l3muscle.statistics.mann_whitney import Correction, PairFamily, adjust_pairs, mann_whitney_pairs
 from l3muscle.statistics.printed import ALPHA, printed_configurations, printed_pairs
-from l3muscle.statistics.score_table import DIFFERENCE_OF, ScoreTableError, Unit, check_choice
+from l3muscle.statistics.score_table import DIFFERENCE_OF, MEASURE_OF, ScoreTableError, Unit, check_choice
 
 
 def _compare(p_value: np.ndarray, number: np.ndarray, below: np.ndarray) -> dict[str, float]:
@@ -37,12 +37,11 @@ def _dunnett_readings(
     it is "expert delineations": differences against the expert's zeros, or the raw values against the expert's. That
     the observers' differences were meant is not what the caption says, but is listed for comparison.
     """
-    measured = {difference: measure for measure, difference in DIFFERENCE_OF.items()}.get(metric)
     pairs = [(metric, "outlines"), (metric, "image_means")]
     if metric in DIFFERENCE_OF:
         pairs = [(metric, "expert")]
-    elif measured:
-        pairs = [(measured, "expert"), (metric, "zeros"), *pairs]
+    elif metric in MEASURE_OF:
+        pairs = [(MEASURE_OF[metric], "expert"), (metric, "zeros"), *pairs]
     for (column, control), family, unit in product(pairs, get_args(Family), get_args(Unit)):
         table = None
         if observers is not None or control in ("expert", "zeros"):
