@@ -19,7 +19,7 @@ from l3muscle.metrics import dice
 from l3muscle.models import FCN
 from l3muscle.playground.session import Choice, Playground, outline
 from l3muscle.pretext import SOURCE_TASKS
-from l3muscle.training import CurvePoint, Fit
+from l3muscle.training import CurvePoint, Fit, TrainingPaused
 
 MARGIN = 15  # pixels about the expert's outline
 LABELS = {"n_train": "Training slices n", "learning_rate": "Learning rate"}
@@ -54,10 +54,6 @@ def picture(curve: Sequence[CurvePoint], steps: int, watched: PreparedCohort, ma
     return figure
 
 
-class Stopped(Exception):
-    """Ends a training from within, when somebody has asked; not an error."""
-
-
 class Panel(widgets.VBox):
     """Controls, a picture that grows, and a table of the session's runs.
 
@@ -89,7 +85,7 @@ class Panel(widgets.VBox):
         self._tell(playground.about)
         self._draw(picture([], choice.steps, playground.watched()))
         self.train_button.on_click(lambda button: self.start())
-        self.stop_button.on_click(lambda button: self.stop())
+        self.stop_button.on_click(lambda button: self._stop.set())
         buttons = widgets.HBox([self.train_button, self.stop_button])
         left = widgets.VBox([*self.controls.values(), self.watch, buttons, self.progress, self.status])
         super().__init__([widgets.Box([left, self.picture], layout=widgets.Layout(flex_flow="row wrap")), self.table])
@@ -116,10 +112,6 @@ class Panel(widgets.VBox):
         self.thread = threading.Thread(target=self._train, args=(choice, watched), daemon=True)
         self.thread.start()
 
-    def stop(self) -> None:
-        """End the training that is under way at its next validation; what it has learned is scored all the same."""
-        self._stop.set()
-
     def comparison(self) -> pd.DataFrame:
         """The session's runs, numbered from 1, as `Playground.outcome` has them."""
         return pd.DataFrame(self.rows, index=pd.RangeIndex(1, len(self.rows) + 1, name="run"))
@@ -135,12 +127,12 @@ class Panel(widgets.VBox):
             self.progress.value = point.step
             self._draw(picture(curve, choice.steps, watched, outline(network, watched, self.playground.device)))
             if self._stop.is_set():
-                raise Stopped
+                raise TrainingPaused
 
         try:
             try:
                 ended = self.train(choice, show).stopped
-            except Stopped:
+            except TrainingPaused:
                 ended = "stopped by hand"
             self.rows.append(self.playground.outcome(choice, best, curve))
             self._show_outcome(ended)

@@ -155,7 +155,7 @@ class Playground:
             "steps": curve[-1].step,
             "validation_loss": min(point.validation_loss for point in curve),
             "test_dice": float(np.mean(scores)),
-            "lowest_dice": min(scores),
+            "lowest_dice": float(min(scores)),
             "study_dice": self._dice.get((choice.source_task, choice.n_train), math.nan),
         }
 
