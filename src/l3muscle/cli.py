@@ -1,5 +1,6 @@
 """The command line: `l3muscle`. Every error that a person can cause is one sentence and exit status 2."""
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +9,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from l3muscle import __version__
@@ -156,7 +156,7 @@ def cohort_show(
     out: Annotated[Path, typer.Option(help="Folder for the tables and pictures.")],
 ) -> None:
     """Show what a cohort holds: counts, spacing, Hounsfield units, every slice with its outline, refusals."""
-    from l3muscle.book.overview import summarise, write_overview
+    from l3muscle.book.cohort_overview import summarise, write_overview
     from l3muscle.cohort import check_folder
 
     report = check_folder(folder)
@@ -271,7 +271,6 @@ def book(
 ) -> None:
     """Run the study, execute the notebooks and build the book: the whole path."""
     from l3muscle.book.build import build_book, chapters, execute_chapters
-    from l3muscle.book.summary import write_summary
     from l3muscle.study import open_results
 
     started = time.monotonic()
@@ -281,7 +280,6 @@ def book(
     say("2/3 chapters")
     results = open_results(profile, runs)
     execute_chapters(results, profile=profile, runs=runs, workers=workers, say=say)
-    write_summary(results)
     say("3/3 book")
     page = build_book(say=say)
     say(f"done in {(time.monotonic() - started) / 60:.1f} min; open {page.resolve().as_uri()}")
@@ -408,21 +406,27 @@ def segment(
         raise L3MuscleError(f"{len(outcome.refused)} files were refused; the slices among the others are done")
 
 
+class _Interrupted(BaseException):
+    """Ctrl-C. Not a KeyboardInterrupt, which Typer would turn into an exit of its own before `main` sees it."""
+
+
+def _interrupt(number: int, frame: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise _Interrupted
+
+
 def main() -> None:
     """Entry point of the `l3muscle` command."""
+    signal.signal(signal.SIGINT, _interrupt)
     try:
-        # Not standalone: Typer would turn an interrupt into an exit before it gets here.
-        sys.exit(app(standalone_mode=False))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        app()
     except L3MuscleError as error:
         sys.exit(_fail(str(error)))
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         sys.exit(_fail(f"cannot use{where}: {reason_of(error)}"))
-    except (KeyboardInterrupt, click.Abort):
-        print("l3muscle: stopped; what was finished is kept", file=sys.stderr)
+    except (_Interrupted, KeyboardInterrupt):
+        print("\nl3muscle: stopped; what was finished is kept", file=sys.stderr)
         sys.exit(130)
 
 

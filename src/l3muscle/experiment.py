@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from l3muscle import runtime
 from l3muscle.augment import augment
@@ -22,8 +22,9 @@ from l3muscle.losses import LOSSES
 from l3muscle.metrics import Reference
 from l3muscle.models import FCN, build_fcn
 from l3muscle.preprocess import Crop, crop_of, prepare_image, prepare_mask, restore_mask, to_network_input
+from l3muscle.pretext import SOURCE_TASKS
 from l3muscle.profile import Profile
-from l3muscle.training import Loop, Shuffled, Task
+from l3muscle.training import Checkpoint, Fit, Loop, Shuffled, Task, fit
 
 # Part of every identity: raise it when a change of code changes what a network learns, and all is trained again.
 # `tests/core/test_oracle.py` notices such a change.
@@ -244,6 +245,35 @@ def source_loop(profile: Profile, source_task: str, device: str) -> Loop:
         compiled=target.compiled,
         device=device,
     )
+
+
+def learn_source(
+    profile: Profile, source_task: str, images: Tensor, device: str, checkpoint: Checkpoint | None = None
+) -> tuple[nn.Module, Task, Fit]:
+    """Learn a source task (Section 2.2), as `notebooks/pretrain.ipynb` does step by step.
+
+    Parameters
+    ----------
+    profile : Profile
+    source_task : str
+        One that is learned here.
+    images : Tensor, (N, 1, rows, columns)
+        The cohort's slices that are not held out for testing; only tasks that use the cohort look at them.
+    device : str
+    checkpoint : Checkpoint, optional
+
+    Returns
+    -------
+    (nn.Module, Task, Fit)
+        The network has the best weights.
+    """
+    seed = source_seed(profile, source_task)
+    torch.manual_seed(seed)
+    network, task = SOURCE_TASKS[source_task].build(profile, images, seed=seed, device=device)
+    loop = source_loop(profile, source_task, device)
+    fitted = fit(network, task, loop, generator=Generator().manual_seed(seed), checkpoint=checkpoint)
+    network.load_state_dict(fitted.weights)
+    return network, task, fitted
 
 
 def predict(network: FCN, prepared: PreparedCohort, device: str) -> np.ndarray:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from l3muscle.book.pseudonyms import shown_names
 from l3muscle.errors import L3MuscleError, reason_of
-from l3muscle.files import remove
+from l3muscle.files import remove, replaced
 from l3muscle.runtime import origin
 from l3muscle.study import Experiment, StudyResults
 
@@ -126,12 +127,11 @@ def write_archive(results: StudyResults, archive: Path = ARCHIVE) -> Path:
     axes = [field.name for field in fields(Experiment)]
     scores = scores[[*axes, "patient_id", *MEASURES, "failure"]]
     if not results.plan["phantom"]:
-        patients = pseudonyms(results.splits().test_ids)
-        scores = scores.assign(patient_id=scores["patient_id"].map(patients))
+        names = shown_names(results.cohort(), phantom=False)
+        scores = scores.assign(patient_id=scores["patient_id"].map(names))
         if not observers.empty:
-            names = {name: f"observer {number}" for number, name in enumerate(sorted(set(observers["observer"])), 1)}
             observers = observers.assign(
-                patient_id=observers["patient_id"].map(patients), observer=observers["observer"].map(names)
+                patient_id=observers["patient_id"].map(names), observer=observers["observer"].map(names)
             )
     folder = archive / results.profile.name
     try:

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from l3muscle.book.archive import ARCHIVE
 from l3muscle.book.experiment_pages import write_experiment_pages
+from l3muscle.book.front_page import write_front_page
 from l3muscle.book.show import write_values
 from l3muscle.errors import L3MuscleError
 from l3muscle.execution import execute_notebook
@@ -59,7 +60,7 @@ def chapters(toc: Path = Path("_toc.yml")) -> list[Path]:
 
 
 def _inputs(template: Path, parameters: dict[str, Any], results: StudyResults) -> str:
-    """Hash of all that an executed chapter shows: its cells, the package, the run, and the archived results it names."""
+    """Hash of all that a chapter shows: its cells, the package, the run, and the archived results that it names."""
     text = template.read_text(encoding="utf-8")
     digest = hashlib.sha256(json.dumps([text, parameters, results.plan]).encode())
     digest.update(json.dumps(sorted(results.keys.values())).encode())
@@ -134,6 +135,7 @@ def execute_chapters(
             pool.shutdown(cancel_futures=True)
             raise
     write_values(executed)
+    write_front_page(results, EXECUTED)
     write_experiment_pages(results, EXECUTED / "experiments")
     return executed
 

@@ -1,71 +1,45 @@
 """The paper's tests and what it does not test: tables in, tables out (Section 2.4, Tables 1 and 2, Appendices C, D).
 
-`score_table` says what the tables must hold; `against_control` and `between_tasks` are the paper's tests, `readings`
-the ways to read its words, `printed` its own numbers; `agreement` compares with the expert as clinicians do;
-`crossed` and `dependence` take into account that models share images; `efficiency` asks how many slices are needed.
+`score_table` says what the tables must hold; `dunnett` and `mann_whitney` are the paper's tests, `readings` the ways to
+read its words, `printed` its own numbers, `learning_curve` its figures; `agreement` compares with the expert as
+clinicians do; `bootstrap` takes into account that models share images, and with it `slices_needed` asks how many
+annotations are enough, `ablation` what augmentation is worth, and `claims` which of the paper's statements hold.
 """
 
-from l3muscle.statistics.agreement import AGREEMENT_MARGIN, agreement_table, bland_altman_points, lin_concordance
-from l3muscle.statistics.dependence import (
-    hierarchical_bootstrap_table,
-    mixed_model_pairs,
-    mixed_model_table,
-    surviving_pair_stars,
-    surviving_stars,
-)
-from l3muscle.statistics.dunnett import (
-    Dunnett,
-    Family,
-    ObserverControl,
-    control_sample,
-    dunnett,
-    dunnett_table,
-    plateau_table,
-)
-from l3muscle.statistics.efficiency import ablation_table, slices_needed_table
+from l3muscle.statistics.ablation import ablation_table
+from l3muscle.statistics.agreement import agreement_table, bland_altman_points
+from l3muscle.statistics.bootstrap import hierarchical_bootstrap_table, surviving_differences
+from l3muscle.statistics.dunnett import Family, ObserverControl, control_sample, dunnett, dunnett_table, plateau_table
+from l3muscle.statistics.learning_curve import ObserverBand, learning_curve_table, observer_band
 from l3muscle.statistics.mann_whitney import Correction, PairFamily, mann_whitney_pairs, mann_whitney_table
 from l3muscle.statistics.printed import (
     REPORTED_NAMES,
     beside_paper,
     mann_whitney_beside_paper,
     p_text,
-    printed_oddities,
     reported_p_values,
-    stars_text,
 )
-from l3muscle.statistics.readings import DunnettReading, MannWhitneyReading, possible_readings, readings_table
-from l3muscle.statistics.score_table import (
-    HIGHER_IS_BETTER,
-    MEASURES,
-    METRICS,
-    MODEL_KEYS,
-    Unit,
-    expert_values,
-    runaway,
-)
-from l3muscle.statistics.summaries import ObserverBand, learning_curve_table, observer_band
+from l3muscle.statistics.readings import readings_table
+from l3muscle.statistics.score_table import ScoreTableError, Unit
+from l3muscle.statistics.slices_needed import slices_needed_table
 
 __all__ = [
-    "HIGHER_IS_BETTER",
-    "MEASURES",
-    "METRICS",
-    "MODEL_KEYS",
-    "REPORTED_NAMES",
-    "AGREEMENT_MARGIN",
     "Correction",
-    "Dunnett",
-    "DunnettReading",
     "Family",
-    "MannWhitneyReading",
     "ObserverBand",
     "ObserverControl",
     "PairFamily",
+    "REPORTED_NAMES",
+    "ScoreTableError",
     "Unit",
+    "ablation_table",
+    "agreement_table",
     "beside_paper",
+    "bland_altman_points",
     "control_sample",
     "dunnett",
     "dunnett_table",
-    "expert_values",
+    "hierarchical_bootstrap_table",
     "learning_curve_table",
     "mann_whitney_beside_paper",
     "mann_whitney_pairs",
@@ -73,20 +47,8 @@ __all__ = [
     "observer_band",
     "p_text",
     "plateau_table",
-    "printed_oddities",
-    "reported_p_values",
-    "runaway",
-    "ablation_table",
-    "agreement_table",
-    "bland_altman_points",
-    "hierarchical_bootstrap_table",
-    "lin_concordance",
-    "mixed_model_pairs",
-    "mixed_model_table",
-    "possible_readings",
     "readings_table",
+    "reported_p_values",
     "slices_needed_table",
-    "surviving_pair_stars",
-    "surviving_stars",
-    "stars_text",
+    "surviving_differences",
 ]

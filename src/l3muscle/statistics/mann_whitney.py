@@ -1,5 +1,6 @@
 """Mann-Whitney tests between source tasks at each training-set size (Appendix C)."""
 
+from collections.abc import Iterator
 from itertools import combinations
 from typing import Literal
 
@@ -9,38 +10,42 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from l3muscle.statistics.score_table import (
-    HIGHER_IS_BETTER,
+    Configuration,
     Failures,
+    ScoreTableError,
     Unit,
-    cells,
+    better_of,
     check_choice,
     check_scores,
+    configurations,
 )
 
 Correction = Literal["none", "bonferroni", "holm", "fdr_bh"]
 PairFamily = Literal["n_train", "all"]
-CORRECTIONS = ("none", "bonferroni", "holm", "fdr_bh")
-PAIR_FAMILIES = ("n_train", "all")
 
 
 def adjust(p_values: np.ndarray, correction: Correction) -> np.ndarray:
     """Adjust p-values for their number; NaN stays NaN and does not count."""
-    check_choice("correction", correction, CORRECTIONS)
-    p_values = np.asarray(p_values, dtype=np.float64)
-    adjusted = p_values.copy()
-    known = ~np.isnan(p_values)
+    check_choice("correction", correction, Correction)
+    adjusted = np.array(p_values, dtype=np.float64)
+    known = ~np.isnan(adjusted)
     if correction != "none" and known.any():
-        adjusted[known] = multipletests(p_values[known], method=correction)[1]
+        adjusted[known] = multipletests(adjusted[known], method=correction)[1]
     return adjusted
 
 
 def adjust_pairs(table: pd.DataFrame, correction: Correction, family: PairFamily) -> pd.Series:
     """Adjust the `p_raw` of a table of pairs together with the others of their size, or of the table."""
-    groups = [table.index] if family == "all" else table.groupby("n_train").groups.values()
-    p_value = pd.Series(np.nan, index=table.index)
-    for members in groups:
-        p_value[members] = adjust(table.loc[members, "p_raw"].to_numpy(float), correction)
-    return p_value
+    check_choice("family", family, PairFamily)
+    if family == "all":
+        return pd.Series(adjust(table["p_raw"], correction), index=table.index)
+    return table.groupby("n_train")["p_raw"].transform(lambda p_values: adjust(p_values, correction))
+
+
+def pairs_of_tasks(found: list[Configuration]) -> Iterator[tuple[Configuration, Configuration]]:
+    """Every two configurations of one size, by size."""
+    for n in sorted({configuration.n_train for configuration in found}):
+        yield from combinations([configuration for configuration in found if configuration.n_train == n], 2)
 
 
 def mann_whitney_pairs(
@@ -77,37 +82,29 @@ def mann_whitney_pairs(
 
     Raises
     ------
-    ValueError
+    ScoreTableError
         As `dunnett_table`.
     """
     check_scores(scores, metric)
-    check_choice("correction", correction, CORRECTIONS)
-    check_choice("family", family, PAIR_FAMILIES)
-    by_size: dict[int, dict[str, tuple[np.ndarray, str]]] = {}
-    for cell in cells(scores, metric, failures):
-        by_size.setdefault(cell.n_train, {})[cell.source_task] = cell.values(unit), cell.note
+    check_choice("correction", correction, Correction)
+    check_choice("family", family, PairFamily)
     rows = []
-    for n in sorted(by_size):
-        for first, second in combinations(by_size[n], 2):
-            (a, note_a), (b, note_b) = by_size[n][first], by_size[n][second]
-            note = "; ".join(f"{task}: {text}" for task, text in ((first, note_a), (second, note_b)) if text)
-            p, superiority = np.nan, np.nan
-            if min(a.size, b.size) < 2:
-                note = "n/a: fewer than two values"
-            elif np.ptp(np.concatenate([a, b])) == 0:
-                note = "n/a: nothing varies"
-            else:
-                outcome = stats.mannwhitneyu(a, b, alternative="two-sided")
-                p, superiority = outcome.pvalue, outcome.statistic / (a.size * b.size)
-            rows.append((n, first, second, a.size, b.size, superiority, p, note))
+    for first, second in pairs_of_tasks(configurations(scores, metric, failures)):
+        a, b = first.values(unit), second.values(unit)
+        note = "; ".join(f"{side.source_task}: {side.note}" for side in (first, second) if side.note)
+        p = superiority = np.nan
+        if min(a.size, b.size) < 2:
+            note = "n/a: fewer than two values"
+        elif np.ptp(np.concatenate([a, b])) == 0:
+            note = "n/a: nothing varies"
+        else:
+            outcome = stats.mannwhitneyu(a, b, alternative="two-sided")
+            p, superiority = outcome.pvalue, outcome.statistic / (a.size * b.size)
+        rows.append((first.n_train, first.source_task, second.source_task, a.size, b.size, superiority, p, note))
     columns = ["n_train", "first", "second", "n_first", "n_second", "superiority", "p_raw", "note"]
     table = pd.DataFrame(rows, columns=columns)
     table.insert(7, "p_value", adjust_pairs(table, correction, family))
-    better = np.full(len(table), "", dtype=object)
-    if metric in HIGHER_IS_BETTER:
-        first_wins = (table["superiority"] > 0.5) == HIGHER_IS_BETTER[metric]
-        better = np.where(table["p_value"] < alpha, np.where(first_wins, table["first"], table["second"]), "")
-    table.insert(8, "better", better)
+    table.insert(8, "better", better_of(table, metric, table["superiority"] > 0.5, alpha))
     return table
 
 
@@ -130,19 +127,14 @@ def mann_whitney_table(
 
     Raises
     ------
-    ValueError
+    ScoreTableError
         Also if there is no model of this size.
     """
-    check_scores(scores, metric)
-    if family == "n_train":
-        scores = scores[scores["n_train"] == n_train]
-    tasks = list(dict.fromkeys(scores.loc[scores["n_train"] == n_train, "source_task"]))
-    if not tasks:
-        raise ValueError(f"the score table has no model of n = {n_train}")
     pairs = mann_whitney_pairs(scores, metric, unit=unit, correction=correction, family=family, failures=failures)
-    table = pd.DataFrame(np.nan, index=tasks, columns=tasks)
-    for task in tasks:
-        table.loc[task, task] = 1.0
+    tasks = scores.loc[scores["n_train"] == n_train, "source_task"].unique()
+    if not len(tasks):
+        raise ScoreTableError(f"the score table has no model of n = {n_train}")
+    table = pd.DataFrame(np.diag(np.ones(len(tasks))), index=tasks, columns=tasks).replace(0.0, np.nan)
     for row in pairs[pairs["n_train"] == n_train].itertuples():
         table.loc[row.first, row.second] = table.loc[row.second, row.first] = row.p_value
     return table

@@ -1,83 +1,78 @@
-"""What a score table must hold, its cells, and how failed predictions are counted.
+"""What a score table must hold, its configurations, and how failed predictions are counted.
 
-A score table has one row a model and test image: source_task, n_train, fold, subset, repeat, patient_id, dice,
-rms_dta_cm, smd_difference_hu, sma_difference_cm2, failure, and for what needs them smd_hu and sma_cm2. An observer
-table has one row an outline: observer, patient_id and the same measures. Differences are outline minus expert.
+A score table has one row a model and test image: source_task, n_train, fold, subset, repeat, patient_id, the columns of
+`l3muscle.metrics.MEASURES` and failure. An observer table has one row an outline: observer, patient_id and the same
+measures. Differences are outline minus expert. A configuration is a source task and a training-set size.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
-METRICS = {"dice": "DSC", "rms_dta_cm": "RMS-DTA", "smd_difference_hu": "SMD", "sma_difference_cm2": "SMA"}
-MEASURES = {"smd_hu": "SMD", "sma_cm2": "SMA"}
-DIFFERENCE_OF = {"smd_hu": "smd_difference_hu", "sma_cm2": "sma_difference_cm2"}
-HIGHER_IS_BETTER = {"dice": True, "rms_dta_cm": False}
-MODEL_KEYS = ["fold", "subset", "repeat"]
-CELL_KEYS = ["source_task", "n_train"]
+from l3muscle.errors import L3MuscleError
+from l3muscle.metrics import MEASURES
 
-# A runaway outline has left the muscle. At L3 the abdominal wall is one to three centimetres thick, so that a boundary
+# What is compared with the observers or the expert; the measured values themselves are compared only with the expert's.
+DIFFERENCE_OF = {row.value: column for column, row in MEASURES.items() if isinstance(row.value, str)}
+MEASURE_OF = {difference: measure for measure, difference in DIFFERENCE_OF.items()}
+COMPARED = tuple(column for column in MEASURES if column not in DIFFERENCE_OF)
+MODEL_KEYS = ["fold", "subset", "repeat"]
+CONFIGURATION_KEYS = ["source_task", "n_train"]
+
+# A gross failure has left the muscle. At L3 the abdominal wall is one to three centimetres thick, so that a boundary
 # off by more than two (six times the paper's mean observer, 0.318 cm) lies in another structure; and an area off by a
 # factor of two is further from the expert's than any published cut-off for low muscle is from a healthy mean.
-RUNAWAY_DTA_CM = 2.0
-RUNAWAY_AREA_FACTOR = 2.0
+GROSS_DTA_CM = 2.0
+GROSS_AREA_FACTOR = 2.0
 
 Unit = Literal["prediction", "image_mean", "model_mean"]
 Failures = Literal["leave_out", "worst"]
-UNITS = ("prediction", "image_mean", "model_mean")
-FAILURES = ("leave_out", "worst")
 
 
-def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    """Raise ValueError unless a setting is one of its choices."""
+class ScoreTableError(L3MuscleError, ValueError):
+    """A table, or a setting of a test, that would be read wrongly."""
+
+
+class NoTest(ScoreTableError):
+    """There are too few values, images or models for a test; tables say so in a note."""
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Raise ScoreTableError unless a setting is one of its choices, a sequence or a `Literal`."""
+    choices = get_args(choices) or tuple(choices)
     if value not in choices:
-        raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(str, choices))}")
+        raise ScoreTableError(f"unknown {name} {value!r}; choose one of {', '.join(map(str, choices))}")
 
 
-KNOWN = (*METRICS, *MEASURES)
-
-
-def check_metric(metric: str, known: Sequence[str] = KNOWN) -> None:
-    """Raise ValueError for a metric that is not known."""
-    if metric not in known:
-        raise ValueError(f"unknown metric {metric!r}; choose one of {', '.join(known)}")
-
-
-def _check_columns(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:
-    missing = [name for name in columns if name not in table.columns]
+def _check(table: pd.DataFrame, what: str, keys: list[str], columns: list[str], metric: str) -> None:
+    check_choice("metric", metric, MEASURES)
+    missing = [name for name in [*keys, metric, *columns] if name not in table.columns]
     if missing:
-        raise ValueError(f"the {what} lacks {', '.join(missing)}")
-
-
-def _codes(table: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarray, int]:
-    """Number the rows by what they hold in these columns, in its order; returns the numbers and how many there are."""
-    code, count = np.zeros(len(table), dtype=np.int64), 1
-    for name in columns:
-        own, levels = pd.factorize(table[name], sort=True)
-        # Renumbered after every column: the product of all levels need not fit an integer.
-        levels_found, code = np.unique(code * len(levels) + own, return_inverse=True)
-        count = len(levels_found)
-    return code, count
-
-
-def _check_one_run(table: pd.DataFrame, what: str) -> None:
-    """Rows of several runs must not be pooled: their profile, or the expert's own values, would differ."""
-    if "profile" in table.columns and table["profile"].nunique(dropna=False) > 1:
-        raise ValueError(f"the {what} mixes the profiles {', '.join(map(str, table['profile'].unique()))}")
-    image, images = pd.factorize(table["patient_id"])
+        raise ScoreTableError(f"the {what} lacks {', '.join(missing)}")
+    if table.empty:
+        raise ScoreTableError(f"the {what} has no rows")
+    if np.isinf(table[metric].to_numpy(dtype=np.float64)).any():
+        raise ScoreTableError(f"the {what} holds infinite values of {metric}")
+    unknown = [name for name in keys if table[name].isna().any()]
+    if unknown:
+        raise ScoreTableError(f"the {what} has rows without {', '.join(unknown)}")
+    twice = table[table.duplicated(keys)]
+    if len(twice):
+        first = ", ".join(f"{name} {twice.iloc[0][name]}" for name in keys)
+        raise ScoreTableError(f"the {what} holds {len(twice)} rows twice, the first for {first}")
+    # Rows of several runs must not be pooled: their profile, or the expert's own values, would differ.
+    if "profile" in table and table["profile"].nunique(dropna=False) > 1:
+        raise ScoreTableError(f"the {what} mixes the profiles {', '.join(map(str, table['profile'].unique()))}")
     for measure, difference in DIFFERENCE_OF.items():
         if {measure, difference} <= set(table.columns):
-            expert = (table[measure] - table[difference]).to_numpy(dtype=np.float64)
-            lowest, highest = np.full(len(images), np.inf), np.full(len(images), -np.inf)
-            np.fmin.at(lowest, image, expert)
-            np.fmax.at(highest, image, expert)
-            apart = highest - lowest > 1e-6 * np.maximum(np.abs(highest), 1.0)
+            expert = (table[measure] - table[difference]).groupby(table["patient_id"]).agg(["min", "max"])
+            apart = expert["max"] - expert["min"] > 1e-6 * np.maximum(expert["max"].abs(), 1.0)
             if apart.any():
-                raise ValueError(
-                    f"the {what} mixes runs: the expert's {MEASURES[measure]} of {images[apart.argmax()]} is not the "
+                raise ScoreTableError(
+                    f"the {what} mixes runs: the expert's {MEASURES[measure].name} of {apart.idxmax()} is not the "
                     "same in all rows"
                 )
 
@@ -87,128 +82,99 @@ def check_scores(scores: pd.DataFrame, metric: str) -> None:
 
     Raises
     ------
-    ValueError
-        For an unknown metric, a missing column, an infinite value, no rows, rows that do not say which model or image
-        they are of, rows given twice, or rows of several runs (of different profiles, or with different experts'
-        values for one image).
+    ScoreTableError
+        A ValueError: for an unknown metric, a missing column, an infinite value, no rows, rows that do not say which
+        model or image they are of, rows given twice, or rows of several runs (of different profiles, or with different
+        experts' values for one image).
     """
-    check_metric(metric)
-    _check_columns(scores, [*CELL_KEYS, *MODEL_KEYS, "patient_id", metric, "failure"], "score table")
-    if scores.empty:
-        raise ValueError("the score table has no rows")
-    if np.isinf(scores[metric].to_numpy(dtype=np.float64)).any():
-        raise ValueError(f"the score table holds infinite values of {metric}")
-    keys = [*CELL_KEYS, *MODEL_KEYS, "patient_id"]
-    unknown = [name for name in keys if scores[name].isna().any()]
-    if unknown:
-        raise ValueError(f"the score table has rows without {', '.join(unknown)}")
-    code, count = _codes(scores, keys)
-    if count < len(scores):
-        twice = pd.Series(code).duplicated().to_numpy()
-        row = scores[twice].iloc[0]
-        raise ValueError(
-            f"the score table holds {int(twice.sum())} rows twice, the first for {row['source_task']} "
-            f"n = {row['n_train']}, image {row['patient_id']}"
-        )
-    _check_one_run(scores, "score table")
+    _check(scores, "score table", [*CONFIGURATION_KEYS, *MODEL_KEYS, "patient_id"], ["failure"], metric)
 
 
 def check_observers(observers: pd.DataFrame, metric: str) -> None:
-    """Refuse an observer table that a test would read wrongly; raises ValueError as `check_scores` does."""
-    check_metric(metric)
-    _check_columns(observers, ["observer", "patient_id", metric], "observer table")
-    if observers.empty:
-        raise ValueError("the observer table has no rows")
-    if observers.duplicated(["observer", "patient_id"]).any():
-        raise ValueError("the observer table holds an observer's outline of one image twice")
-    _check_one_run(observers, "observer table")
+    """Refuse an observer table that a test would read wrongly, as `check_scores` does."""
+    _check(observers, "observer table", ["observer", "patient_id"], [], metric)
 
 
-def runaway(scores: pd.DataFrame) -> pd.Series:
-    """Which predictions have left the muscle: see `RUNAWAY_DTA_CM` and `RUNAWAY_AREA_FACTOR`."""
+def gross_failures(scores: pd.DataFrame) -> pd.Series:
+    """Which predictions have left the muscle: see `GROSS_DTA_CM` and `GROSS_AREA_FACTOR`."""
     found = pd.Series(False, index=scores.index)
     if "rms_dta_cm" in scores:
-        found |= scores["rms_dta_cm"] > RUNAWAY_DTA_CM
+        found |= scores["rms_dta_cm"] > GROSS_DTA_CM
     if {"sma_cm2", "sma_difference_cm2"} <= set(scores.columns):
         ratio = scores["sma_cm2"] / (scores["sma_cm2"] - scores["sma_difference_cm2"])
-        found |= (ratio > RUNAWAY_AREA_FACTOR) | ((ratio > 0) & (ratio < 1 / RUNAWAY_AREA_FACTOR))
+        found |= (ratio > GROSS_AREA_FACTOR) | ((ratio > 0) & (ratio < 1 / GROSS_AREA_FACTOR))
     return found & (scores["failure"].fillna("") != "empty")
 
 
-def _means(values: np.ndarray, code: np.ndarray, count: int) -> np.ndarray:
-    """Mean of the known values of each code, leaving out codes that have none."""
-    known = ~np.isnan(values)
-    number = np.bincount(code[known], minlength=count)
-    total = np.bincount(code[known], values[known], minlength=count)
-    return total[number > 0] / number[number > 0]
+def mean_over(matrix: np.ndarray, axis: int) -> np.ndarray:
+    """Mean of the known values along an axis; NaN where there is none."""
+    known = ~np.isnan(matrix)
+    count = known.sum(axis)
+    return np.where(count > 0, np.where(known, matrix, 0.0).sum(axis) / np.maximum(count, 1), np.nan)
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One metric of the models of a source task and training-set size, as arrays in the table's order.
+class Configuration:
+    """One metric of the models of a source task and training-set size.
 
     Attributes
     ----------
     source_task : str
     n_train : int
-    value : ndarray, (rows,)
-        As it enters a mean; NaN where a failed prediction has none.
-    model, image : ndarray, (rows,) int
-        Which model of the cell, by fold, subset and repeat, and which image of the table, by name.
-    n_models, n_images : int
-        Models of the cell, images of the table.
+    matrix : ndarray, (models, images)
+        Models by fold, subset and repeat, images of the whole table by name; NaN where there is no value.
     counts : dict of str to int
-        How many predictions of the cell failed: `failures` in all, of these `empty` and `runaway`. An empty prediction
-        has no distance and no density. A runaway one has every measure and stays in every mean.
+        How many predictions failed: `failures` in all, of these `empty` and `gross`. An empty prediction has no
+        distance and no density. A gross failure has every measure and stays in every mean.
+    note : str
+        How many predictions had no value and are left out.
     """
 
     source_task: str
     n_train: int
-    value: np.ndarray
-    model: np.ndarray
-    image: np.ndarray
-    n_models: int
-    n_images: int
+    matrix: np.ndarray
     counts: dict[str, int]
+    note: str
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Source task and size."""
+        return self.source_task, self.n_train
+
+    def row(self, unit: Unit = "prediction") -> dict[str, Any]:
+        """What a result table says of a configuration first."""
+        values, models = self.values(unit).size, len(self.matrix)
+        return {
+            "source_task": self.source_task,
+            "n_train": self.n_train,
+            "n_models": models,
+            "n": values,
+            **self.counts,
+        }
 
     def values(self, unit: Unit = "prediction") -> np.ndarray:
         """One value a prediction, an image (mean over models) or a model (mean over images); NaN left out."""
-        check_choice("unit", unit, UNITS)
-        if unit == "image_mean":
-            return _means(self.value, self.image, self.n_images)
-        if unit == "model_mean":
-            return _means(self.value, self.model, self.n_models)
-        return self.value[~np.isnan(self.value)]
-
-    @property
-    def matrix(self) -> np.ndarray:
-        """The values as (models, images); NaN where there is none."""
-        table = np.full((self.n_models, self.n_images), np.nan)
-        table[self.model, self.image] = self.value
-        return table
-
-    @property
-    def note(self) -> str:
-        """What the reader of a row must know of its failures."""
-        missing = int(np.isnan(self.value).sum())
-        return f"{missing} failed predictions left out" if missing else ""
+        check_choice("unit", unit, Unit)
+        if unit == "prediction":
+            values = self.matrix.ravel()
+        else:
+            values = mean_over(self.matrix, 0 if unit == "image_mean" else 1)
+        return values[~np.isnan(values)]
 
 
-def filled_values(scores: pd.DataFrame, metric: str, failures: Failures) -> np.ndarray:
-    """A metric's values as they enter a mean: see `cells`."""
-    check_choice("failures", failures, FAILURES)
-    values = scores[metric].to_numpy(dtype=np.float64)
-    if failures == "leave_out" or metric != "rms_dta_cm":
+def filled_values(scores: pd.DataFrame, metric: str, failures: Failures) -> pd.Series:
+    """A metric's values as they enter a mean: see `configurations`."""
+    check_choice("failures", failures, Failures)
+    values, measure = scores[metric].astype(float), MEASURES.get(metric)
+    if failures == "leave_out" or measure is None or not measure.better or measure.empty == measure.empty:
         return values
-    image, images = _codes(scores, ["patient_id"])
-    worst = np.full(images, np.nan)
-    np.fmax.at(worst, image, values)
-    worst[np.isnan(worst)] = np.nanmax(values) if not np.isnan(values).all() else np.nan
-    return np.where(np.isnan(values), worst[image], values)
+    worst = "max" if measure.better == "lower" else "min"
+    of_image = values.groupby(scores["patient_id"]).transform(worst)
+    return values.fillna(of_image).fillna(values.agg(worst))
 
 
-def cells(scores: pd.DataFrame, metric: str, failures: Failures = "leave_out") -> list[Cell]:
-    """Cells of source task and training-set size, in order of appearance and of size.
+def configurations(scores: pd.DataFrame, metric: str, failures: Failures = "leave_out") -> list[Configuration]:
+    """Configurations in order of their source task's appearance and of size.
 
     Parameters
     ----------
@@ -217,33 +183,24 @@ def cells(scores: pd.DataFrame, metric: str, failures: Failures = "leave_out") -
     metric : str
     failures : {"leave_out", "worst"}
         How failed predictions enter a mean. `"leave_out"`: a prediction without a value stays NaN, is left out of the
-        mean, and is counted. `"worst"`: an empty prediction counts as far off as the worst outline that any model of
-        the table drew of the same image. Dice and area exist for every prediction (an empty one scores 0), and no
-        density is the worst: those are as they are.
+        mean, and is counted. `"worst"`: where a measure with a better side does not exist for an empty prediction
+        (RMS-DTA), it counts as far off as the worst outline that any model of the table drew of the same image.
     """
-    image, n_images = _codes(scores, ["patient_id"])
-    model, _ = _codes(scores, MODEL_KEYS)
-    task, tasks = pd.factorize(scores["source_task"])
-    size, sizes = pd.factorize(scores["n_train"], sort=True)
-    value = filled_values(scores, metric, failures)
-    # A table read from a CSV file has NaN where there is no failure.
-    failure = scores["failure"].fillna("")
-    empty = (failure == "empty").to_numpy(dtype=bool)
-    away = runaway(scores).to_numpy(dtype=bool)
-    failed = away | (failure != "").to_numpy(dtype=bool)
-    place = task * len(sizes) + size
-    order = np.argsort(place, kind="stable")
+    failure = scores["failure"].fillna("")  # a table read from a CSV file has NaN where there is no failure
+    value, gross = filled_values(scores, metric, failures), gross_failures(scores)
+    counts = {"failures": gross | (failure != ""), "empty": failure == "empty", "gross": gross, "missing": value.isna()}
+    keys = [*CONFIGURATION_KEYS, *MODEL_KEYS, "patient_id"]
+    index = pd.MultiIndex.from_frame(scores[keys])
+    wide = pd.Series(value.to_numpy(), index=index).unstack("patient_id").sort_index()
+    totals = pd.DataFrame(counts).groupby([scores[name] for name in CONFIGURATION_KEYS]).sum()
+    matrices = {key: group.to_numpy() for key, group in wide.groupby(level=CONFIGURATION_KEYS)}
+    order = {task: index for index, task in enumerate(scores["source_task"].unique())}
     found = []
-    for rows in np.split(order, np.flatnonzero(np.diff(place[order])) + 1):
-        models, own = np.unique(model[rows], return_inverse=True)
-        counts = {
-            "failures": int(failed[rows].sum()),
-            "empty": int(empty[rows].sum()),
-            "runaway": int(away[rows].sum()),
-        }
-        first = rows[0]
-        where = str(tasks[task[first]]), int(sizes[size[first]])
-        found.append(Cell(*where, value[rows], own, image[rows], len(models), n_images, counts))
+    for task, n in sorted(matrices, key=lambda key: (order[key[0]], key[1])):
+        *failed, missing = (int(count) for count in totals.loc[(task, n)])
+        note = f"{missing} failed predictions left out" if missing else ""
+        numbers = dict(zip(counts, failed, strict=False))
+        found.append(Configuration(str(task), int(n), matrices[task, n], numbers, note))
     return found
 
 
@@ -255,7 +212,23 @@ def observers_as_matrix(observers: pd.DataFrame, metric: str, images: Sequence[s
 
 def expert_values(table: pd.DataFrame, measure: str) -> pd.Series:
     """The expert's SMD or SMA of each image, indexed by patient_id, from a score or observer table."""
-    check_metric(measure, tuple(MEASURES))
-    _check_columns(table, [measure, DIFFERENCE_OF[measure], "patient_id"], "table")
-    expert = (table[measure] - table[DIFFERENCE_OF[measure]]).groupby(table["patient_id"], sort=True).mean()
-    return expert.dropna()
+    check_choice("measure", measure, DIFFERENCE_OF)
+    missing = [name for name in (measure, DIFFERENCE_OF[measure], "patient_id") if name not in table]
+    if missing:
+        raise ScoreTableError(f"the table lacks {', '.join(missing)}")
+    return (table[measure] - table[DIFFERENCE_OF[measure]]).groupby(table["patient_id"], sort=True).mean().dropna()
+
+
+def verdict(metric: str, difference: float, p_value: float, alpha: float) -> str:
+    """`"better"` or `"worse"` where p < alpha, else empty; a measure without a better side is worse either way."""
+    if not p_value < alpha:
+        return ""
+    side = MEASURES[metric].better
+    return "better" if side and (difference > 0) == (side == "higher") else "worse"
+
+
+def better_of(table: pd.DataFrame, metric: str, first_is_higher: pd.Series, alpha: float) -> np.ndarray:
+    """Which of the two source tasks of each row is the better where p < alpha; else empty."""
+    side = MEASURES[metric].better
+    winner = np.where(first_is_higher == (side == "higher"), table["first"], table["second"])
+    return np.where((table["p_value"] < alpha) & (side != ""), winner, "")

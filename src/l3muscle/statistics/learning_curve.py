@@ -1,0 +1,69 @@
+"""Means and intervals behind Figures 3 to 5, and the observers' band."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from l3muscle.metrics import MEASURES
+from l3muscle.statistics.score_table import Failures, check_choice, check_scores, configurations
+
+
+def learning_curve_table(
+    scores: pd.DataFrame, metric: str = "dice", *, level: float = 0.95, failures: Failures = "leave_out"
+) -> pd.DataFrame:
+    """Mean and t interval of a metric over all predictions of each configuration (Figures 3 to 5).
+
+    The interval takes the predictions of a configuration as independent, as the paper's does.
+
+    Parameters
+    ----------
+    scores : DataFrame
+    metric : str
+    level : float
+        Of the interval.
+    failures : {"leave_out", "worst"}
+        How an empty prediction enters the RMS-DTA: see `score_table.configurations`. Either way it is counted.
+
+    Returns
+    -------
+    DataFrame
+        source_task, n_train, n_models, n, failures, empty, gross, mean, low, high, sd, mean_with_failures (the mean
+        when empty predictions count as the worst of their image).
+    """
+    check_scores(scores, metric)
+    rows = []
+    for one, worst in zip(
+        configurations(scores, metric, failures), configurations(scores, metric, "worst"), strict=True
+    ):
+        values, with_failures = one.values(), worst.values()
+        mean = values.mean() if values.size else np.nan
+        half = sd = np.nan
+        if values.size >= 2:
+            sd = values.std(ddof=1)
+            half = stats.t.ppf((1 + level) / 2, values.size - 1) * sd / np.sqrt(values.size)
+        spread = {"mean": mean, "low": mean - half, "high": mean + half, "sd": sd}
+        rows.append(one.row() | spread | {"mean_with_failures": with_failures.mean() if with_failures.size else np.nan})
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class ObserverBand:
+    """Mean of the observers and its standard error."""
+
+    mean: float
+    standard_error: float
+
+
+def observer_band(observer_scores: pd.DataFrame, metric: str = "dice") -> ObserverBand | None:
+    """Mean and standard error of a metric over the test images, each image's observers averaged first (Section 2.4).
+
+    Averaging first keeps an image with four observers from weighing less than one with five. None for an empty table:
+    a cohort of one's own need not have observers.
+    """
+    check_choice("metric", metric, MEASURES)
+    if observer_scores.empty:
+        return None
+    per_image = observer_scores.groupby("patient_id")[metric].mean()
+    return ObserverBand(float(per_image.mean()), float(stats.sem(per_image, nan_policy="omit")))

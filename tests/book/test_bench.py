@@ -1,0 +1,169 @@
+"""The harness of `make bench`, without any of the libraries that it compares with."""
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from packaging.requirements import Requirement
+
+TOP = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(TOP / "benchmarks"))
+
+import bench  # noqa: E402
+import harness  # noqa: E402
+import report  # noqa: E402
+from harness import Rows, Side, SideFailed, Sides  # noqa: E402
+
+PIN = re.compile(r"^(?P<name>[a-z0-9][a-z0-9.-]*)==(?P<version>[^\s;]+)(?: ; .+)?$")
+FAKE = """
+import os, time
+from harness import NotOffered, Work
+
+def sleeper(seconds):
+    return lambda case: Work(lambda: time.sleep(seconds), 2, lambda: case)
+
+def breaks(case):
+    count = iter(range(3))
+    return Work(lambda: next(count))
+
+def lacks(case):
+    raise NotOffered("has no " + case)
+
+def absent(case):
+    import a_library_that_is_not_there
+
+def dies(case):
+    return Work(lambda: os._exit(3))
+
+SIDES = {"ours": sleeper(0.002), "slower": sleeper(0.006), "breaks": breaks, "lacks": lacks, "absent": absent,
+         "dies": dies, "hangs": sleeper(60)}
+"""
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch) -> str:
+    (tmp_path / "fake_sides.py").write_text(FAKE)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "fake_sides"
+
+
+def test_sides_take_turns_and_those_that_fail_say_why(fake):
+    with Sides(fake, ["ours", "slower", "breaks", "lacks", "absent", "dies"]) as sides:
+        units, failed = sides.prepare({"case": "such work"}, threads=1)
+        assert set(units) == {"ours", "slower", "breaks", "dies"}
+        assert failed["lacks"] == "has no such work"
+        assert "a_library_that_is_not_there" in failed["absent"]
+        seconds, late = sides.alternate(units, rounds=5, block_s=0.01)
+        assert {name: len(values) for name, values in seconds.items()} == {"ours": 5, "slower": 5}
+        assert all(0.001 <= value < 0.01 for value in seconds["ours"]), "seconds are those of one unit"
+        assert min(seconds["slower"]) > min(seconds["ours"])
+        assert late["breaks"].startswith("StopIteration") and late["dies"] == "its process ended with 3"
+        assert sides["ours"].ask("outcome") == "such work"
+        assert sides["ours"].ask("peak") > 2**20
+
+
+def test_a_side_that_hangs_is_ended(fake):
+    side = Side(fake, "hangs")
+    side.ask("prepare", {"case": ""}, 1)
+    with pytest.raises(SideFailed, match="took longer than 1 s"):
+        side.ask("time", 1, seconds=1)
+    side.close()
+
+
+def test_rows_are_there_as_soon_as_they_are_added(tmp_path, capsys):
+    rows = Rows(tmp_path / "scores.csv")
+    rows.add("part", "case", "time", "ours", [1.5, 2.0], unit="ms")
+    rows.missing("part", "case", "time", "theirs", "not installed", unit="ms")
+    with (tmp_path / "scores.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert list(found[0]) == list(harness.COLUMNS)
+    assert [row["value"] for row in found] == ["1.5", "2", ""]
+    assert found[-1]["note"] == "n/a (not installed)"
+    rows.close()
+
+
+def test_the_measures_run_without_a_peer(tmp_path, capsys):
+    assert bench.main(["--size", "tiny", "--parts", "measures", "--out", str(tmp_path)]) == 0
+    with (tmp_path / "scores.csv").open() as file:
+        found = list(csv.DictReader(file))
+    import measures
+
+    assert {row["case"] for row in found} == set(measures.CASES)
+    assert all(float(row["value"]) > 0 for row in found) and {row["side"] for row in found} == {"ours"}
+    assert "## Measures" not in (tmp_path / "report.md").read_text(), "nothing to compare with"
+    about = json.loads((tmp_path / "provenance.json").read_text())
+    assert set(about["peers"]) == set(bench.PEERS) and about["provenance"]["cores"]
+
+
+def test_a_part_that_breaks_leaves_the_others(tmp_path, capsys, monkeypatch):
+    import measures
+    import scaling
+
+    monkeypatch.setattr(measures, "run", lambda rows, size, folder: 1 / 0)
+    monkeypatch.setattr(scaling, "run", lambda rows, size, folder: rows.add("scaling", "a", "time", "measured", [1]))
+    assert bench.main(["--size", "tiny", "--parts", "measures", "scaling", "--out", str(tmp_path)]) == 1
+    with (tmp_path / "scores.csv").open() as file:
+        assert [row["note"] for row in csv.DictReader(file)] == ["n/a (ZeroDivisionError: division by zero)", ""]
+
+
+def test_a_part_measured_again_stands_among_the_others(tmp_path, capsys, monkeypatch):
+    import measures
+    import scaling
+
+    def part(name: str, value: float):
+        return lambda rows, size, folder: rows.add(name, "a", "time", "ours", [value])
+
+    arguments = ["--size", "tiny", "--out", str(tmp_path)]
+    monkeypatch.setattr(measures, "run", part("measures", 1))
+    monkeypatch.setattr(scaling, "run", part("scaling", 2))
+    bench.main([*arguments, "--parts", "scaling", "measures"])
+    monkeypatch.setattr(measures, "run", part("measures", 3))
+    bench.main([*arguments, "--parts", "measures", "--update"])
+    with (tmp_path / "scores.csv").open() as file:
+        assert [(row["part"], row["value"]) for row in csv.DictReader(file)] == [("measures", "3"), ("scaling", "2")]
+    about = json.loads((tmp_path / "provenance.json").read_text())
+    assert set(about["measured_again"]) == {"measures"} and set(about["seconds_of_parts"]) == {"measures", "scaling"}
+
+    about["provenance"]["cores"] += 1
+    (tmp_path / "provenance.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="another machine"):
+        bench.main([*arguments, "--parts", "measures", "--update"])
+
+
+def test_a_report_sets_medians_of_ratios_side_by_side():
+    rows = [
+        ("measures", "Dice", "time a pair", "ms", "lower", side, repeat, value, "")
+        for side, values in (("ours", (1.0, 2.0, 4.0)), ("theirs", (2.0, 2.0, 16.0)))
+        for repeat, value in enumerate(values)
+    ]
+    rows += [(*row[:2], "images a second", "1/s", "higher", *row[5:]) for row in rows]
+    rows += [("measures", "Dice", "time a pair", "ms", "lower", "absent", None, None, "n/a (not installed)")]
+    slower, faster = report.compare(pd.DataFrame(rows, columns=harness.COLUMNS)).itertuples()
+    # Ratios within a repeat are 2, 1 and 4.
+    assert (slower.peer, slower.ours, slower.theirs) == ("theirs", 2, 2)
+    assert (slower.ratio, slower.low, slower.high) == (2, 1, 4)
+    assert (faster.ratio, faster.low, faster.high) == (0.5, 0.25, 1)
+
+
+def test_its_lock_agrees_with_ours_and_holds_every_peer():
+    def pins(path: Path) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for line in path.read_text().splitlines():
+            if match := PIN.match(line):
+                found.setdefault(match["name"], set()).add(match["version"])
+            else:
+                assert line.lstrip().startswith("#"), f"not an exact pin: {line}"
+        return found
+
+    import tomllib
+
+    own, theirs = pins(TOP / "requirements.lock"), pins(TOP / "benchmarks" / "requirements.lock")
+    assert {name: theirs[name] for name in own.keys() & theirs.keys() if theirs[name] - own[name]} == {}
+    for line in tomllib.loads((TOP / "pyproject.toml").read_text())["dependency-groups"]["bench"]:
+        peer = Requirement(line)
+        assert all(peer.specifier.contains(version) for version in theirs[peer.name]), line
+        assert {specifier.operator for specifier in peer.specifier} == {">=", "<"}
