@@ -170,7 +170,7 @@ def run_job(job: Job, after: Outcome | None = None) -> Outcome:
         left = job.deadline - time.time()
         if left <= 0:
             return Outcome("paused")
-        parameters["time_budget_s"] = round(left, 1)
+        parameters["time_budget_s"] = max(round(left, 1), 0.1)  # 0 is no limit
     return execute_notebook(
         Path(job.template),
         Path(job.out),

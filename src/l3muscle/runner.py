@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -256,7 +257,8 @@ class _Run:
         for name in jobs:
             submit(name)
         while running:
-            with suppress(TimeoutError, OSError):
+            # The client cancels what waits for a scheduler that has gone.
+            with suppress(TimeoutError, OSError, CancelledError):
                 wait(list(running), timeout=1, return_when="FIRST_COMPLETED")
             show()
             if client.status != "running":

@@ -16,7 +16,7 @@ import pandas as pd
 import papermill
 import psutil
 import pytest
-from conftest import TINY
+from conftest import TINY, train_all
 from dask.distributed import LocalCluster
 from filelock import FileLock
 from papermill.exceptions import PapermillExecutionError
@@ -32,6 +32,7 @@ from l3muscle.status import status_table
 from l3muscle.study import Study, StudyError
 
 ONE = {"source_task": ["random"], "n_train": [2]}  # one notebook of two models
+PATIENCE_S = 240
 NEW_LINE = "        study.store_model(model, fitted, predict(network, study.prepared, device))"
 
 
@@ -232,22 +233,25 @@ def test_ctrl_c_is_one_sentence_and_leaves_no_process(study, templates, tmp_path
     process = subprocess.Popen(
         command, cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    wait_until(begun.exists)
-    family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) >= 2  # a worker and its kernel
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        wait_until(begun.exists)
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 2  # a worker and its kernel
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert err.strip().splitlines()[-1] == "l3muscle: stopped; what was finished is kept"
     assert "Traceback" not in out + err and "Error" not in out + err
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
     assert alive == []
 
 
 def wait_until(true: Callable[[], bool]) -> None:
     started = time.monotonic()
     while not true():
-        assert time.monotonic() - started < 60, "waited in vain"
+        assert time.monotonic() - started < PATIENCE_S, "waited in vain"
         time.sleep(0.05)
 
 
@@ -260,15 +264,20 @@ def test_a_spent_budget_begins_nothing_and_is_no_failure(study):
     assert not (study.folder / "notebooks").exists()
 
 
-def test_a_budget_that_ends_while_the_notebook_opens_is_no_failure_either(study, tmp_path):
+def test_a_budget_that_ends_in_a_training_is_no_failure_and_the_training_goes_on_from_there(finished, tmp_path):
+    study = start(tmp_path, finished, training={**TINY["training"], "max_steps": 150})
     study.write_plan()
     job = Job(
         name="n", template=str(notebook_folder() / "experiment.ipynb"), out=str(tmp_path / "n.ipynb"),
-        log=str(tmp_path / "n.txt"), cwd=str(tmp_path), metadata={}, kernel="python3", deadline=time.time() + 0.5,
+        log=str(tmp_path / "n.txt"), cwd=str(tmp_path), metadata={}, kernel="python3", deadline=time.time() + 0.14,
         parameters={"profile": study.profile_name, "runs": str(study.runs), "source_task": "random", "n_train": 2},
     )  # fmt: skip
     assert run_job(job).state == "paused"
     assert not (study.folder / "models").exists() and not (study.folder / "failed").exists()
+    train_all(study)
+    first = next(iter(study.results().records.values()))
+    assert first["resumed_at"] >= 3 and first["steps"] == 150 and first["seconds"] > 0
+    assert not (study.folder / "checkpoints").exists()
 
 
 # --- refused before anything is trained ----------------------------------------------------------------------------
@@ -299,7 +308,7 @@ def test_a_worker_that_does_not_see_the_folder_of_runs_gets_no_work(study, monke
     # As if the plan had been written on another machine's disk.
     monkeypatch.setattr(study, "write_plan", lambda: None)
     with (
-        LocalCluster(n_workers=1, processes=False, host="127.0.0.1", dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=":0") as cluster,
         pytest.raises(RunnerError, match="does not see .*smoke/plan.json; the workers have to share this folder"),
     ):
         run_study(study, scheduler=cluster.scheduler_address, say=quiet)
@@ -343,5 +352,5 @@ def _gpu_and_sampling() -> tuple[str | None, bool]:
 
 def test_local_workers_share_the_gpus_and_are_left_in_peace(monkeypatch, tmp_path):
     monkeypatch.setattr(runtime, "gpus", lambda: ["2", "5"])
-    with local_client(3, tmp_path) as client:
-        assert sorted(client.run(_gpu_and_sampling).values()) == [("2", False), ("2", False), ("5", False)]
+    with local_client(2, tmp_path) as client:
+        assert sorted(client.run(_gpu_and_sampling).values()) == [("2", False), ("5", False)]
