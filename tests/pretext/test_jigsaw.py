@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from l3muscle.models import build_fcn, build_trunk, transfer_weights
+from l3muscle.models import build_encoder, build_fcn, transfer_weights
 from l3muscle.pretext.jigsaw import Jigsaw, JigsawNetwork, cut_tiles, level_tiles, permutation_set, tile_size
-from l3muscle.profile import AugmentationSettings, JigsawSettings
+from l3muscle.profile import load_profile
 from l3muscle.training import Loop, fit
 
-STILL = AugmentationSettings(flip_probability=0, rotation_probability=0, scale_probability=0, elastic_probability=0)
-SETTINGS = JigsawSettings(permutations=8, embedding=16, hidden=32, batch_size=6, validation_share=0.25)
+PAPER = load_profile("paper")
+STILL = PAPER.augmentation.model_copy(
+    update={f"{kind}_probability": 0.0 for kind in ("flip", "rotation", "scale", "elastic")}
+)
+SETTINGS = PAPER.sources.jigsaw.model_copy(
+    update={"permutations": 8, "embedding": 16, "hidden": 32, "batch_size": 6, "validation_share": 0.25}
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -23,9 +28,9 @@ def distances(permutations: np.ndarray) -> list[int]:
     return [sum(a != b for a, b in zip(p, q, strict=True)) for p, q in itertools.combinations(permutations.tolist(), 2)]
 
 
-@pytest.mark.parametrize("seed", [0, 1, 7])
+@pytest.mark.parametrize("seed", [0, 7])
 def test_fifty_permutations_differ_as_much_as_fifty_can(seed):
-    permutations = permutation_set(seed=seed)
+    permutations = permutation_set(9, 50, seed=seed)
     assert permutations.shape == (50, 9) and permutations.dtype == np.int64
     assert (np.sort(permutations, axis=1) == np.arange(9)).all()
     found = distances(permutations)
@@ -105,7 +110,7 @@ def test_slices_for_validation_are_never_trained_on():
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(batches, task.validation_batches(), strict=True))
 
 
-def test_puzzles_are_learned_and_the_trunk_moves_to_the_target():
+def test_puzzles_are_learned_and_the_encoder_moves_to_the_target():
     # Each cell has a pattern of its own, so that a tile can be recognised whatever its brightness.
     y, x = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
     angle = torch.arange(9.0).view(3, 3).repeat_interleave(16, 0).repeat_interleave(16, 1) * (torch.pi / 9)
@@ -113,8 +118,8 @@ def test_puzzles_are_learned_and_the_trunk_moves_to_the_target():
     images = (image + 0.05 * torch.randn(12, 1, 48, 48, generator=generator())).clamp(0, 1)
     task = Jigsaw(images, SETTINGS, STILL, seed=0)
     torch.manual_seed(0)
-    network = JigsawNetwork(build_trunk("resnet10", width=8, output_stride=4), permutations=8, embedding=16, hidden=32)
-    loop = Loop(learning_rate=3e-3, max_steps=60, validate_every=30, patience=99)
+    network = JigsawNetwork(build_encoder("resnet10", width=8, output_stride=4), permutations=8, embedding=16, hidden=32)
+    loop = Loop(learning_rate=3e-3, max_steps=60, validate_every=30, patience=99, min_improvement=0.0)
     outcome = fit(network, task, loop, generator=generator())
     network.load_state_dict(outcome.weights)
     assert task.accuracy(network, "cpu") > 4 / 8

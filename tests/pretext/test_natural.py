@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchvision.models import ResNet50_Weights, ResNet101_Weights
+from torchvision.models import ResNet50_Weights, ResNet101_Weights, resnet50
 from torchvision.models.segmentation import FCN_ResNet101_Weights, fcn_resnet50
 
 from l3muscle.models import TransferError, build_fcn, transfer_weights
-from l3muscle.pretext.pretrained import WeightsError, load_natural, natural_weights
+from l3muscle.pretext.pretrained import WeightsError, load_published, published_entry
 from l3muscle.profile import Profile, ProfileError, load_profile
-from l3muscle.study import train_source
+from l3muscle.study import Study
 
 
 @pytest.fixture
@@ -37,20 +37,20 @@ def cached(tmp_path: Path, served: Path) -> Path:
 
 
 def test_downloads_once_and_then_takes_the_cache(served, tmp_path, capfd):
-    first = load_natural(profile(), "classification")
+    first = load_published(profile(), "classification")
     assert torch.equal(first["conv1.weight"], torch.ones(2, 3))
     assert cached(tmp_path, served).is_file() and "100%" in capfd.readouterr().err
     served.unlink()
-    again = load_natural(profile(), "classification")
+    again = load_published(profile(), "classification")
     assert torch.equal(again["conv1.weight"], first["conv1.weight"])
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-40], lambda data: data[:60] + b"?" + data[61:], lambda _: b""])
 def test_a_damaged_cached_file_is_fetched_again(served, tmp_path, damage, capfd):
-    load_natural(profile(), "classification")
+    load_published(profile(), "classification")
     file = cached(tmp_path, served)
     file.write_bytes(damage(file.read_bytes()))
-    assert torch.equal(load_natural(profile(), "classification")["conv1.weight"], torch.ones(2, 3))
+    assert torch.equal(load_published(profile(), "classification")["conv1.weight"], torch.ones(2, 3))
     assert file.read_bytes() == served.read_bytes()
     assert "does not match the checksum" in capfd.readouterr().err
 
@@ -58,28 +58,28 @@ def test_a_damaged_cached_file_is_fetched_again(served, tmp_path, damage, capfd)
 def test_a_damaged_download_is_refused_and_not_kept(served, tmp_path):
     served.write_bytes(served.read_bytes()[:-1] + b"!")
     with pytest.raises(WeightsError, match=f"{served.name} is damaged: invalid hash value"):
-        load_natural(profile(), "classification")
+        load_published(profile(), "classification")
     assert list(cached(tmp_path, served).parent.iterdir()) == []
 
 
 def test_no_network_is_one_sentence_that_says_what_to_do(served, tmp_path):
     served.unlink()
     with pytest.raises(WeightsError, match=r"cannot be downloaded.*sources\.weights_folder.*procedural") as caught:
-        load_natural(profile(), "classification")
+        load_published(profile(), "classification")
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_takes_the_place_of_the_network(served, tmp_path, monkeypatch):
     monkeypatch.setattr(ResNet50_Weights.IMAGENET1K_V1.value, "url", f"https://weights.invalid/{served.name}")
-    state = load_natural(profile(weights_folder=str(served.parent)), "classification")
+    state = load_published(profile(weights_folder=str(served.parent)), "classification")
     assert torch.equal(state["conv1.weight"], torch.ones(2, 3))
     assert not (tmp_path / "cache").exists()
     served.write_bytes(b"x")
     with pytest.raises(WeightsError, match=f"{served.name} is damaged"):
-        load_natural(profile(weights_folder=str(served.parent)), "classification")
+        load_published(profile(weights_folder=str(served.parent)), "classification")
     served.unlink()
     with pytest.raises(WeightsError, match=f"there is no .*{served.name}; fetch https://weights.invalid"):
-        load_natural(profile(weights_folder=str(served.parent)), "classification")
+        load_published(profile(weights_folder=str(served.parent)), "classification")
 
 
 class Trap:
@@ -94,26 +94,26 @@ def test_nothing_in_a_file_is_executed(tmp_path, served, monkeypatch, capsys):
     draft.rename(path)
     monkeypatch.setattr(ResNet50_Weights.IMAGENET1K_V1.value, "url", path.as_uri())
     with pytest.raises(WeightsError, match="is damaged"):
-        load_natural(profile(), "classification")
+        load_published(profile(), "classification")
     assert "executed" not in capsys.readouterr().out
 
 
 def test_profiles_name_torchvisions_own_weights():
     paper = load_profile("paper")
-    assert natural_weights(paper, "classification") is ResNet101_Weights.IMAGENET1K_V1
-    assert natural_weights(paper, "segmentation") is FCN_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1
-    second = load_profile("paper", **{"sources.classification": "IMAGENET1K_V2"})
-    assert natural_weights(second, "classification") is ResNet101_Weights.IMAGENET1K_V2
+    assert published_entry(paper, "classification") is ResNet101_Weights.IMAGENET1K_V1
+    assert published_entry(paper, "segmentation") is FCN_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1
+    second = load_profile("paper", **{"sources.classification.weights": "IMAGENET1K_V2"})
+    assert published_entry(second, "classification") is ResNet101_Weights.IMAGENET1K_V2
     offline = load_profile("paper-offline").sources
-    assert offline.classification == offline.segmentation == "procedural"
+    assert offline.classification.weights == offline.segmentation.weights == "procedural"
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"network.backbone": "resnet18"}, r"sources\.classification.*no weights IMAGENET1K_V1 of resnet18"),
-        ({"sources.segmentation": "IMAGENET1K_V1"}, "sources.segmentation"),
-        ({"sources.classification": "V3"}, "sources.classification"),
+        ({"network.backbone": "resnet18"}, r"sources\.classification\.weights.*no weights IMAGENET1K_V1 of resnet18"),
+        ({"sources.segmentation.weights": "IMAGENET1K_V1"}, "sources.segmentation.weights"),
+        ({"sources.classification.weights": "V3"}, "sources.classification.weights"),
     ],
 )
 def test_weights_that_do_not_exist_are_refused_with_the_profile(overrides, message):
@@ -127,7 +127,7 @@ def test_a_small_network_may_leave_the_natural_tasks_out():
     assert small.network.backbone == "resnet18"
 
 
-def test_published_segmentation_weights_move_key_by_key(tmp_path, monkeypatch):
+def test_published_segmentation_weights_move_key_by_key():
     """A checkpoint of the published shape: 21 classes and an auxiliary classifier."""
     torch.manual_seed(0)
     published = fcn_resnet50(weights=None, weights_backbone=None, num_classes=21, aux_loss=True).state_dict()
@@ -146,21 +146,17 @@ def test_published_segmentation_weights_move_key_by_key(tmp_path, monkeypatch):
         transfer_weights(published, build_fcn("resnet18"))
 
 
-def test_a_published_source_is_recorded_with_its_transfer(tmp_path, monkeypatch):
-    from torchvision.models import resnet50
-
-    draft = tmp_path / "draft.pth"
+def test_a_published_source_is_recorded_with_its_transfer(tmp_path):
     torch.manual_seed(0)
     state = resnet50(weights=None).state_dict()
-    torch.save(state, draft)
-    path = tmp_path / f"resnet50-{hashlib.sha256(draft.read_bytes()).hexdigest()[:8]}.pth"
-    draft.rename(path)
-    monkeypatch.setattr(ResNet50_Weights.IMAGENET1K_V1.value, "url", f"https://weights.invalid/{path.name}")
-    artefact = train_source(profile(weights_folder=str(tmp_path)), "classification", None)
-    assert artefact.record["kind"] == "IMAGENET1K_V1"
-    assert set(artefact.record["transfer"]["not_moved"]) == {"fc.weight", "fc.bias"}
-    assert len(artefact.record["transfer"]["moved"]) == len(state) - 2
-    assert all(torch.equal(artefact.weights["weights"][name], value) for name, value in state.items())
+    study = Study(profile(), runs=tmp_path)
+    study.store_source("classification", state)
+    record = study.store.record("sources", study.source_key("classification"))
+    assert record["kind"] == "IMAGENET1K_V1"
+    assert set(record["transfer"]["not_moved"]) == {"fc.weight", "fc.bias"}
+    assert len(record["transfer"]["moved"]) == len(state) - 2
+    kept = study.source_weights("classification")
+    assert all(torch.equal(kept[name], value) for name, value in state.items())
 
 
 def test_a_bad_file_in_a_named_folder_stays_where_it_is(tmp_path, monkeypatch):
@@ -170,5 +166,5 @@ def test_a_bad_file_in_a_named_folder_stays_where_it_is(tmp_path, monkeypatch):
     path.write_bytes(content)
     monkeypatch.setattr(ResNet50_Weights.IMAGENET1K_V1.value, "url", f"https://weights.invalid/{path.name}")
     with pytest.raises(WeightsError, match=f"{path.name} is damaged"):
-        load_natural(profile(weights_folder=str(tmp_path)), "classification")
+        load_published(profile(weights_folder=str(tmp_path)), "classification")
     assert path.read_bytes() == content

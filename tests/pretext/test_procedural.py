@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from l3muscle.models import build_fcn, build_trunk, transfer_weights
+from l3muscle.models import build_encoder, build_fcn, transfer_weights
 from l3muscle.pretext.fractals import (
     ProceduralClassification,
     ResNetClassifier,
@@ -12,7 +12,7 @@ from l3muscle.pretext.fractals import (
     torchvision_names,
 )
 from l3muscle.pretext.scenes import FIRST_BLOB_LABEL, WALL_LABEL, ProceduralSegmentation, draw_scenes
-from l3muscle.profile import ProceduralClassificationSettings, ProceduralSegmentationSettings
+from l3muscle.profile import load_profile
 from l3muscle.training import Loop, fit
 
 
@@ -41,11 +41,13 @@ def test_soft_structures_are_not_told_apart_by_brightness():
 
 
 def test_scenes_can_be_learned_and_move_whole_but_for_their_classes():
-    settings = ProceduralSegmentationSettings(classes=3, batch_size=4, shapes_per_scene=6, validation_scenes=8)
+    settings = load_profile("paper").sources.segmentation.model_copy(
+        update={"classes": 3, "batch_size": 4, "shapes_per_scene": 6, "validation_scenes": 8}
+    )
     task = ProceduralSegmentation(settings, (32, 32), seed=0)
     torch.manual_seed(0)
     network = build_fcn("resnet10", width=8, output_stride=4, out_channels=task.out_channels)
-    loop = Loop(learning_rate=1e-2, max_steps=60, validate_every=20, patience=99)
+    loop = Loop(learning_rate=1e-2, max_steps=60, validate_every=20, patience=99, min_improvement=0.0)
     outcome = fit(network, task, loop, generator=generator())
     labels = torch.cat([labels for _, labels in task.validation_batches()])
     share = labels.flatten().bincount() / labels.numel()
@@ -95,11 +97,13 @@ def test_fractals_are_finite_and_in_range_whatever_the_system():
 
 @pytest.fixture(scope="module")
 def learned():
-    settings = ProceduralClassificationSettings(classes=4, batch_size=16, points=4_000, validation_images=64)
+    settings = load_profile("paper").sources.classification.model_copy(
+        update={"classes": 4, "batch_size": 16, "points": 4_000, "validation_images": 64}
+    )
     task = ProceduralClassification(settings, (32, 32), seed=0)
     torch.manual_seed(0)
-    network = ResNetClassifier(build_trunk("resnet10", width=8, output_stride=4), 4)
-    loop = Loop(learning_rate=1e-2, max_steps=60, validate_every=20, patience=99)
+    network = ResNetClassifier(build_encoder("resnet10", width=8, output_stride=4), 4)
+    loop = Loop(learning_rate=1e-2, max_steps=60, validate_every=20, patience=99, min_improvement=0.0)
     outcome = fit(network, task, loop, generator=generator())
     network.load_state_dict(outcome.weights)
     return task, network, outcome
