@@ -12,41 +12,11 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from l3muscle.profile import AugmentationSettings
+from l3muscle.settings import AugmentationSettings
 
 
 def _uniform(low: float, high: float, *shape: int, generator: Generator) -> Tensor:
     return low + (high - low) * torch.rand(*shape, generator=generator)
-
-
-class Shuffled:
-    """Places 0 to `count` - 1 in random order, each once before any comes again.
-
-    Attributes
-    ----------
-    taken : list of int
-        What `take` gave last.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.taken: list[int] = []
-        self._queue: list[int] = []
-
-    def take(self, size: int, generator: Generator) -> list[int]:
-        """The next `size` places; the CPU's `generator` shuffles whenever they run out."""
-        while len(self._queue) < size:
-            self._queue += torch.randperm(self.count, generator=generator).tolist()
-        self.taken, self._queue = self._queue[:size], self._queue[size:]
-        return self.taken
-
-    def position(self) -> list[int]:
-        """The places that come before the next shuffling."""
-        return list(self._queue)
-
-    def resume(self, position: list[int]) -> None:
-        """Go on from a `position`."""
-        self._queue = list(position)
 
 
 @cache

@@ -1,5 +1,6 @@
 """The command line: `l3muscle`. Every error that a person can cause is one sentence and exit status 2."""
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -62,7 +63,7 @@ def say(line: str) -> None:
 @contextmanager
 def _counter(description: str, *, unit: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar that appears with the first report of how many are done, of how many."""
-    from l3muscle.runner import progress_bar
+    from l3muscle.progress import progress_bar
 
     bar = None
 
@@ -109,7 +110,7 @@ def cohort_phantom(
 ) -> None:
     """Write a phantom cohort: DICOM CT with RTSTRUCTs of the expert and the observers."""
     from l3muscle.phantom.patients import write_phantom
-    from l3muscle.runner import progress_bar
+    from l3muscle.progress import progress_bar
 
     if out.exists():
         raise L3MuscleError(f"{out} exists already; name a new folder")
@@ -155,7 +156,7 @@ def cohort_show(
     out: Annotated[Path, typer.Option(help="Folder for the tables and pictures.")],
 ) -> None:
     """Show what a cohort holds: counts, spacing, Hounsfield units, every slice with its outline, refusals."""
-    from l3muscle.book.overview import summarise, write_overview
+    from l3muscle.book.cohort_overview import summarise, write_overview
     from l3muscle.cohort import check_folder
 
     report = check_folder(folder)
@@ -173,6 +174,7 @@ def study_run(
     workers: WorkersOption = 2,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")] = None,
     queue: Annotated[Queue | None, typer.Option(help="Batch system to submit --workers jobs to instead.")] = None,
+    kernel: Annotated[str, typer.Option(help="Jupyter kernel that executes the notebooks.")] = "python3",
     time_budget: Annotated[float | None, typer.Option(help="Seconds inside which to stop cleanly.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the run would cost here.")] = False,
     source_task: OnlyTexts = None,
@@ -181,35 +183,45 @@ def study_run(
     subset: OnlyNumbers = None,
     repeat: OnlyNumbers = None,
 ) -> None:
-    """Run what is missing of the study, or of a part of it."""
+    """Run what is missing of the study, or of a part of it: each configuration is a notebook."""
+    from l3muscle.experiment import choose, experiments
     from l3muscle.profile import load_profile
     from l3muscle.runner import run_study
-    from l3muscle.study import Study, choose, experiments
+    from l3muscle.segmenter.model_file import publish_model
+    from l3muscle.study import Study
 
     settings = load_profile(profile)
-    study = Study(settings, runs=runs, cohort_folder=cohort, usable_only=usable_only)
+    study = Study(settings, runs=runs, cohort_folder=cohort, usable_only=usable_only, profile_name=profile)
     only = {"source_task": source_task, "n_train": n_train, "fold": fold, "subset": subset, "repeat": repeat}
     only = {axis: wanted for axis, wanted in only.items() if wanted}
     choose(experiments(settings), only)
     if dry_run:
         from l3muscle.forecast import forecast
 
-        for line in forecast(study, workers=workers, only=only, say=say).lines():
+        for line in forecast(study, workers=workers, only=only):
             say(line)
         return
     with _counter("phantom cohort", unit="patient") as show:
         study.make_phantom(workers=workers, on_patient=lambda done: show(done, settings.cohort.patients))
     progress = run_study(
-        study, workers=workers, scheduler=scheduler, queue=queue, time_budget=time_budget, only=only, say=say
+        study,
+        workers=workers,
+        scheduler=scheduler,
+        queue=queue,
+        kernel=kernel,
+        time_budget=time_budget,
+        only=only,
+        say=say,
     )
+    publish_model(study.results())
     say(
-        f"{progress.done_before + progress.finished} of {progress.total} experiments done "
-        f"({progress.finished} now, in {progress.seconds:.0f} s), {progress.left} left, {len(progress.failed)} failed"
+        f"{progress.done_before + progress.finished} of {progress.total} models done ({progress.finished} now, in "
+        f"{progress.seconds:.0f} s), {progress.left} left; executed notebooks in {study.folder / 'notebooks'}"
     )
-    for experiment, reason in progress.failed.items():
-        say(f"failed: {experiment}: {reason}")
+    for name, reason in progress.failed.items():
+        say(f"failed: {name}: {reason}")
     if progress.failed:
-        raise L3MuscleError("some experiments failed; running the same command again tries them again")
+        raise L3MuscleError("something failed; running the same command again tries it again")
 
 
 @study_app.command("status")
@@ -237,16 +249,16 @@ def study_archive(
 
     results = open_results(profile, runs)
     place = write_archive(results, archive)
-    say(f"{len(results.records)} of {results.planned()} experiments kept in {place}")
+    say(f"{len(results.records)} of {results.planned()} models kept in {place}")
 
 
 @app.command()
 def notebooks(profile: ProfileOption = "laptop", runs: RunsOption = Path("runs"), workers: WorkersOption = 2) -> None:
-    """Execute the notebooks with papermill into book/executed/."""
-    from l3muscle.book.notebooks import execute_notebooks
+    """Execute the book's chapters with papermill into book/executed/."""
+    from l3muscle.book.build import execute_chapters
     from l3muscle.study import open_results
 
-    execute_notebooks(open_results(profile, runs), profile=profile, runs=runs, workers=workers, say=say)
+    execute_chapters(open_results(profile, runs), profile=profile, runs=runs, workers=workers, say=say)
 
 
 @app.command()
@@ -258,18 +270,16 @@ def book(
     workers: WorkersOption = 2,
 ) -> None:
     """Run the study, execute the notebooks and build the book: the whole path."""
-    from l3muscle.book.notebooks import build_book, check_notebooks, execute_notebooks
-    from l3muscle.book.summary import write_summary
+    from l3muscle.book.build import build_book, chapters, execute_chapters
     from l3muscle.study import open_results
 
     started = time.monotonic()
-    check_notebooks()
+    chapters()
     say(f"1/3 study ({profile})")
-    study_run(profile, runs, cohort, usable_only, workers, scheduler=None, queue=None, time_budget=None, dry_run=False)
-    say("2/3 notebooks")
+    study_run(profile, runs, cohort, usable_only, workers)
+    say("2/3 chapters")
     results = open_results(profile, runs)
-    execute_notebooks(results, profile=profile, runs=runs, workers=workers, say=say)
-    write_summary(results)
+    execute_chapters(results, profile=profile, runs=runs, workers=workers, say=say)
     say("3/3 book")
     page = build_book(say=say)
     say(f"done in {(time.monotonic() - started) / 60:.1f} min; open {page.resolve().as_uri()}")
@@ -336,23 +346,6 @@ def train(
 
 
 @app.command()
-def verify(
-    profile: ProfileOption = "laptop",
-    runs: RunsOption = Path("runs"),
-    sample: Annotated[int, typer.Option(min=1, help="Experiments to train again.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of the choice of experiments.")] = 0,
-) -> None:
-    """Train a sample of finished experiments again, beside the run: exit status 0 if all are the same, else 1."""
-    from l3muscle.verify import verdict_of
-    from l3muscle.verify import verify as train_again
-
-    found = train_again(profile, runs, sample=sample, seed=seed, on_comparison=lambda one: say(str(one)), say=say)
-    say(verdict_of(found))
-    if any(one.verdict != "same" for one in found):
-        raise typer.Exit(1)
-
-
-@app.command()
 def crate(
     out: Annotated[Path, typer.Option(help="Folder, or .zip file; must not exist.")],
     profile: ProfileOption = "laptop",
@@ -413,8 +406,18 @@ def segment(
         raise L3MuscleError(f"{len(outcome.refused)} files were refused; the slices among the others are done")
 
 
+class _Interrupted(BaseException):
+    """Ctrl-C. Not a KeyboardInterrupt, which Typer would turn into an exit of its own before `main` sees it."""
+
+
+def _interrupt(number: int, frame: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise _Interrupted
+
+
 def main() -> None:
     """Entry point of the `l3muscle` command."""
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
     except L3MuscleError as error:
@@ -422,8 +425,8 @@ def main() -> None:
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         sys.exit(_fail(f"cannot use{where}: {reason_of(error)}"))
-    except KeyboardInterrupt:
-        print("l3muscle: stopped; what was finished is kept", file=sys.stderr)
+    except (_Interrupted, KeyboardInterrupt):
+        print("\nl3muscle: stopped; what was finished is kept", file=sys.stderr)
         sys.exit(130)
 
 

@@ -38,19 +38,20 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, dilation, dilation, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
+        self.stride = stride
         self.downsample = None
         if stride != 1 or in_channels != channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-            )
+            # Every second pixel is taken before this convolution instead of by it: the same function. oneDNN's strided
+            # 1 x 1 convolution writes past its buffer where there are fewer channels than a vector register holds.
+            self.downsample = nn.Sequential(nn.Conv2d(in_channels, channels, 1, bias=False), nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+        shortcut = x if self.downsample is None else self.downsample(x[..., :: self.stride, :: self.stride])
         x = self.relu(self.bn1(self.conv1(x)))
         return self.relu(self.bn2(self.conv2(x)) + shortcut)
 
 
-def _basic_trunk(layers: tuple[int, ...], width: int, output_stride: int) -> nn.Sequential:
+def _basic_encoder(layers: tuple[int, ...], width: int, output_stride: int) -> nn.Sequential:
     """ResNet of basic blocks without its classifier: (N, 3, H, W) -> (N, channels, H / stride, W / stride)."""
     modules: dict[str, nn.Module] = {
         "conv1": nn.Conv2d(3, width, 7, 2, 3, bias=False),
@@ -83,16 +84,16 @@ def _basic_trunk(layers: tuple[int, ...], width: int, output_stride: int) -> nn.
     return nn.Sequential(OrderedDict(modules))
 
 
-def build_trunk(name: str, *, width: int = 64, output_stride: int = 8) -> nn.Sequential:
+def build_encoder(backbone: str, *, width: int = 64, output_stride: int = 8) -> nn.Sequential:
     """Build a ResNet without its classifier, dilated for dense prediction.
 
     Parameters
     ----------
-    name : str
+    backbone : str
         One of `BACKBONES`.
     width : int
-        Channels after the first convolution, a multiple of 8; 64 is the published width, and the only one for
-        ResNet-50 and -101.
+        Channels after the first convolution; 64 is the published width, and the only one for ResNet-50 and -101.
+        Multiples of 8 are fastest.
     output_stride : {4, 8}
         Pixels of input per pixel of output. 8 is torchvision's FCN. 4 leaves out the max-pooling, for small images;
         only the networks of basic blocks have it.
@@ -110,29 +111,27 @@ def build_trunk(name: str, *, width: int = 64, output_stride: int = 8) -> nn.Seq
     """
     if output_stride not in (4, 8):
         raise ValueError(f"output_stride must be 4 or 8, not {output_stride}")
-    if width % 8:
-        # Not a matter of taste: below 8 channels, oneDNN's strided 1 x 1 convolution in channels-last memory writes
-        # past its buffer on AVX2 processors (seen with torch 2.15) and corrupts the heap without a message.
-        raise ValueError(f"width must be a multiple of 8, not {width}")
-    if name in BASIC_LAYERS:
-        trunk = _basic_trunk(BASIC_LAYERS[name], width, output_stride)
-        trunk.out_channels = width * 2 ** (len(BASIC_LAYERS[name]) - 1)
-    elif name in BOTTLENECKS:
+    if width < 1:
+        raise ValueError(f"width must be positive, not {width}")
+    if backbone in BASIC_LAYERS:
+        encoder = _basic_encoder(BASIC_LAYERS[backbone], width, output_stride)
+        encoder.out_channels = width * 2 ** (len(BASIC_LAYERS[backbone]) - 1)
+    elif backbone in BOTTLENECKS:
         if width != 64 or output_stride != 8:
-            raise ValueError(f"{name} is torchvision's network: width 64 and output stride 8 only")
+            raise ValueError(f"{backbone} is torchvision's network: width 64 and output stride 8 only")
         # Imported where it is needed: it takes seconds, which every worker of a small network would pay.
         from torchvision.models import get_model
 
-        network = get_model(name, weights=None, replace_stride_with_dilation=[False, True, True])
+        network = get_model(backbone, weights=None, replace_stride_with_dilation=[False, True, True])
         kept = OrderedDict((n, m) for n, m in network.named_children() if n not in ("avgpool", "fc"))
-        trunk = nn.Sequential(kept)
-        trunk.out_channels = 2048
+        encoder = nn.Sequential(kept)
+        encoder.out_channels = 2048
     else:
-        raise ValueError(f"unknown backbone {name!r}; choose one of {', '.join(BACKBONES)}")
-    for module in trunk.modules():
+        raise ValueError(f"unknown backbone {backbone!r}; choose one of {', '.join(BACKBONES)}")
+    for module in encoder.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return trunk
+    return encoder
 
 
 class FCNHead(nn.Sequential):
@@ -154,16 +153,16 @@ class FCN(nn.Module):
 
     Parameters
     ----------
-    trunk : nn.Sequential
-        From `build_trunk`.
+    encoder : nn.Sequential
+        From `build_encoder`.
     out_channels : int
         Channels of the output: 1 for muscle, 3 for reconstruction, one a class for a segmentation source task.
     """
 
-    def __init__(self, trunk: nn.Sequential, *, out_channels: int = 1) -> None:
+    def __init__(self, encoder: nn.Sequential, *, out_channels: int = 1) -> None:
         super().__init__()
-        self.backbone = trunk
-        self.classifier = FCNHead(trunk.out_channels, out_channels)
+        self.backbone = encoder
+        self.classifier = FCNHead(encoder.out_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, 3, H, W) to logits (N, out_channels, H, W)."""
@@ -172,13 +171,13 @@ class FCN(nn.Module):
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
-def build_fcn(name: str = "resnet101", *, width: int = 64, output_stride: int = 8, out_channels: int = 1) -> FCN:
+def build_fcn(backbone: str = "resnet101", *, width: int = 64, output_stride: int = 8, out_channels: int = 1) -> FCN:
     """Build a randomly initialised FCN-ResNet; parameters are named as in torchvision's `fcn_resnet101`.
 
     Parameters
     ----------
-    name, width, output_stride
-        See `build_trunk`.
+    backbone, width, output_stride
+        See `build_encoder`.
     out_channels : int
         Channels of the logits; 1 for the target task.
 
@@ -190,9 +189,9 @@ def build_fcn(name: str = "resnet101", *, width: int = 64, output_stride: int = 
     Raises
     ------
     ValueError
-        As `build_trunk`.
+        As `build_encoder`.
     """
-    return FCN(build_trunk(name, width=width, output_stride=output_stride), out_channels=out_channels)
+    return FCN(build_encoder(backbone, width=width, output_stride=output_stride), out_channels=out_channels)
 
 
 @dataclass(frozen=True)
@@ -204,7 +203,7 @@ class TransferReport:
     moved : tuple of str
         Names, in the target network, of the tensors that were copied.
     not_moved : dict of str to str
-        Names in the checkpoint that found no place, with the reason.
+        Names in the checkpoint that are not used, with the reason.
     left_random : tuple of str
         Names in the target network that kept their random initialisation.
     """
@@ -249,22 +248,22 @@ def transfer_weights(state_dict: Mapping[str, Tensor], model: FCN) -> TransferRe
     for name, value in state_dict.items():
         if not isinstance(value, Tensor):
             raise TransferError(f"the checkpoint holds {name!r}, which is a {type(value).__name__} and not a tensor")
-        place = name if name in target else f"backbone.{name}"
-        if place not in target:
+        target_name = name if name in target else f"backbone.{name}"
+        if target_name not in target:
             not_moved[name] = "the target network has no such layer"
-        elif value.shape != target[place].shape:
-            shapes = f"shape {tuple(value.shape)} in the checkpoint, {tuple(target[place].shape)} in the network"
-            if place.startswith("backbone."):
+        elif value.shape != target[target_name].shape:
+            shapes = f"shape {tuple(value.shape)} in the checkpoint, {tuple(target[target_name].shape)} in the network"
+            if target_name.startswith("backbone."):
                 raise TransferError(f"the checkpoint is of another architecture: {name!r} has {shapes}")
             not_moved[name] = shapes
         elif value.is_floating_point() and not torch.isfinite(value).all():
             raise TransferError(f"the checkpoint is damaged: {name!r} holds values that are not finite")
         else:
-            moves[place] = value
-    if not any(place.startswith("backbone.") for place in moves):
+            moves[target_name] = value
+    if not any(target_name.startswith("backbone.") for target_name in moves):
         raise TransferError("the checkpoint is foreign: none of its tensors fits the backbone by name and shape")
     with torch.no_grad():
-        for place, value in moves.items():
-            target[place].copy_(value)
+        for target_name, value in moves.items():
+            target[target_name].copy_(value)
     left_random = tuple(name for name in target if name not in moves)
     return TransferReport(tuple(moves), not_moved, left_random)

@@ -8,7 +8,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from l3muscle.profile import ImageSettings
+from l3muscle.settings import ImageSettings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -16,7 +16,7 @@ AIR_HU = -1000
 
 
 @dataclass(frozen=True)
-class Frame:
+class Crop:
     """The part of a slice that the network sees: rows [top, bottom) and columns [left, right), which may overhang."""
 
     top: int
@@ -41,7 +41,7 @@ def body_centre(hu: np.ndarray) -> tuple[float, float]:
     return (rows.start + rows.stop - 1) / 2, (columns.start + columns.stop - 1) / 2
 
 
-def frame_of(hu: np.ndarray, spacing: np.ndarray, settings: ImageSettings) -> Frame:
+def crop_of(hu: np.ndarray, spacing: np.ndarray, settings: ImageSettings) -> Crop:
     """Lay the field of view around the body.
 
     Parameters
@@ -54,29 +54,27 @@ def frame_of(hu: np.ndarray, spacing: np.ndarray, settings: ImageSettings) -> Fr
 
     Returns
     -------
-    Frame
+    Crop
         The whole slice where the settings ask for no field of view.
     """
     if settings.field_of_view_mm is None:
-        return Frame(0, hu.shape[0], 0, hu.shape[1])
+        return Crop(0, hu.shape[0], 0, hu.shape[1])
     edges = []
     for centre, extent, pixel in zip(body_centre(hu), settings.field_of_view_mm, spacing, strict=True):
         length = round(extent / float(pixel))
         start = round(centre - (length - 1) / 2)
         edges += [start, start + length]
-    return Frame(*edges)
+    return Crop(*edges)
 
 
-def _cut(array: np.ndarray, frame: Frame, fill: float) -> np.ndarray:
-    """The frame's part of (H, W) `array`, padded with `fill` where the frame overhangs."""
+def _cut(array: np.ndarray, crop: Crop, fill: float) -> np.ndarray:
+    """The crop's part of (H, W) `array`, padded with `fill` where the crop overhangs."""
     height, width = array.shape
-    out = np.full((frame.bottom - frame.top, frame.right - frame.left), fill, dtype=np.float32)
-    top, bottom = max(frame.top, 0), min(frame.bottom, height)
-    left, right = max(frame.left, 0), min(frame.right, width)
+    out = np.full((crop.bottom - crop.top, crop.right - crop.left), fill, dtype=np.float32)
+    top, bottom = max(crop.top, 0), min(crop.bottom, height)
+    left, right = max(crop.left, 0), min(crop.right, width)
     if top < bottom and left < right:
-        out[top - frame.top : bottom - frame.top, left - frame.left : right - frame.left] = array[
-            top:bottom, left:right
-        ]
+        out[top - crop.top : bottom - crop.top, left - crop.left : right - crop.left] = array[top:bottom, left:right]
     return out
 
 
@@ -88,13 +86,13 @@ def _resize(image: np.ndarray, shape: tuple[int, int]) -> Tensor:
     return tensor[0]
 
 
-def prepare_image(hu: np.ndarray, frame: Frame, settings: ImageSettings) -> Tensor:
+def prepare_image(hu: np.ndarray, crop: Crop, settings: ImageSettings) -> Tensor:
     """Window, cut and resample one slice.
 
     Parameters
     ----------
     hu : ndarray, (H, W)
-    frame : Frame
+    crop : Crop
     settings : ImageSettings
         Values outside level ± window / 2 are clipped.
 
@@ -104,13 +102,13 @@ def prepare_image(hu: np.ndarray, frame: Frame, settings: ImageSettings) -> Tens
         In [0, 1]; air is 0.
     """
     low = settings.level_hu - settings.window_hu / 2
-    windowed = np.clip((_cut(hu, frame, AIR_HU) - low) / settings.window_hu, 0, 1)
+    windowed = np.clip((_cut(hu, crop, AIR_HU) - low) / settings.window_hu, 0, 1)
     return _resize(windowed, settings.shape)
 
 
-def prepare_mask(mask: np.ndarray, frame: Frame, settings: ImageSettings) -> Tensor:
+def prepare_mask(mask: np.ndarray, crop: Crop, settings: ImageSettings) -> Tensor:
     """Cut and resample one mask: (H, W) bool -> (1, rows, columns), the share of muscle in each pixel."""
-    return _resize(_cut(mask, frame, 0), settings.shape).clamp(0, 1)
+    return _resize(_cut(mask, crop, 0), settings.shape).clamp(0, 1)
 
 
 def to_network_input(images: Tensor) -> Tensor:
@@ -130,13 +128,13 @@ def to_network_input(images: Tensor) -> Tensor:
     return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def restore_mask(logits: Tensor, frame: Frame, shape: tuple[int, int]) -> np.ndarray:
+def restore_mask(logits: Tensor, crop: Crop, shape: tuple[int, int]) -> np.ndarray:
     """Bring the logits of one slice back onto its own grid and decide each pixel.
 
     Parameters
     ----------
     logits : Tensor, (1, rows, columns)
-    frame : Frame
+    crop : Crop
         The part of the slice they belong to.
     shape : (int, int)
         Rows and columns of the slice.
@@ -144,18 +142,18 @@ def restore_mask(logits: Tensor, frame: Frame, shape: tuple[int, int]) -> np.nda
     Returns
     -------
     ndarray, (H, W) bool
-        True where the probability is above one half; False outside the frame.
+        True where the probability is above one half; False outside the crop.
     """
-    size = (frame.bottom - frame.top, frame.right - frame.left)
+    size = (crop.bottom - crop.top, crop.right - crop.left)
     full = logits[None].float().cpu()
     if full.shape[-2:] != size:
         full = F.interpolate(full, size=size, mode="bilinear", align_corners=False)
     predicted = (full[0, 0] > 0).numpy()
     mask = np.zeros(shape, dtype=bool)
-    top, bottom = max(frame.top, 0), min(frame.bottom, shape[0])
-    left, right = max(frame.left, 0), min(frame.right, shape[1])
+    top, bottom = max(crop.top, 0), min(crop.bottom, shape[0])
+    left, right = max(crop.left, 0), min(crop.right, shape[1])
     if top < bottom and left < right:
         mask[top:bottom, left:right] = predicted[
-            top - frame.top : bottom - frame.top, left - frame.left : right - frame.left
+            top - crop.top : bottom - crop.top, left - crop.left : right - crop.left
         ]
     return mask

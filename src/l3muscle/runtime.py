@@ -67,8 +67,8 @@ def begin_training(*, threads: int, deterministic: bool) -> str:
     return device
 
 
-def cards() -> list[str]:
-    """Names of the GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` takes them; none of them is started."""
+def gpus() -> list[str]:
+    """Names of the GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` takes them; none is initialised."""
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
@@ -101,9 +101,13 @@ def seed_of(*parts: object) -> int:
 
 
 def _git(*arguments: str) -> str | None:
+    """Answer of git about the checkout that this package lies in; None where it was installed from elsewhere."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None
     try:
         answer = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+            ["git", *arguments], cwd=checkout, capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None

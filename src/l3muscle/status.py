@@ -1,4 +1,4 @@
-"""How far a study is: a table of its cells, for the terminal."""
+"""How far a study is: a table of its configurations, for the terminal."""
 
 import time
 from collections import Counter
@@ -7,13 +7,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from l3muscle.study import StudyResults
+from l3muscle.results import StudyResults
 
 REFRESH_S = 2.0
 
 
 def status_table(results: StudyResults) -> Table:
-    """Models done and failed in each cell of source task and training-set size.
+    """Models done and failed in each configuration of source task and training-set size.
 
     Parameters
     ----------
@@ -25,13 +25,11 @@ def status_table(results: StudyResults) -> Table:
         Its caption says what is missing and how long one worker will need for it.
     """
     grid = results.profile.grid
-    a_cell = grid.folds * grid.subsets * grid.repeats
+    each = grid.folds * grid.subsets * grid.repeats
     done = Counter((experiment.source_task, experiment.n_train) for experiment in results.records)
     failures = results.failures()
     failed = Counter((experiment.source_task, experiment.n_train) for experiment in failures)
-    table = Table(
-        title=f"{results.profile.name}: models done of {a_cell}", title_justify="left", caption_justify="left"
-    )
+    table = Table(title=f"{results.profile.name}: models done of {each}", title_justify="left", caption_justify="left")
     table.add_column("source task")
     for size in grid.sizes:
         table.add_column(f"n={size}", justify="right")
@@ -39,17 +37,19 @@ def status_table(results: StudyResults) -> Table:
         cells = []
         for size in grid.sizes:
             count, bad = done[task, size], failed[task, size]
-            colour = "green" if count == a_cell else "red" if bad else "default"
+            colour = "green" if count == each else "red" if bad else "default"
             cells.append(f"[{colour}]{count}[/]" + (f" [red]({bad} failed)[/]" if bad else ""))
         table.add_row(task, *cells)
     finished = sum(done.values())
     missing = results.planned() - finished
-    caption = f"{finished} of {results.planned()} experiments done, {missing} missing, {len(failures)} failed"
+    caption = f"{finished} of {results.planned()} models done, {missing} missing, {len(failures)} failed"
     if finished and missing:
         seconds = sum(record["seconds"] for record in results.records.values()) / finished * missing
         caption += f"; about {seconds / 60:.0f} min of one worker left"
     for experiment, reason in failures.items():
         caption += f"\n{experiment}: {reason}"
+    for name, reason in results.failed_notebooks().items():
+        caption += f"\nnotebook {name}: {reason}; {results.folder / 'notebooks' / name}.ipynb is as far as it came"
     table.caption = caption
     return table
 

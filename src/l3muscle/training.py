@@ -1,72 +1,97 @@
-"""The one training loop: every source task and every experiment of the target task goes through `fit`."""
+"""The one training loop: every source task and every model of the target task goes through `fit` (Section 2.3)."""
 
+import hashlib
+import io
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
 from l3muscle.errors import L3MuscleError, reason_of
+from l3muscle.files import replaced
+
+CHECKPOINT_EVERY_S = 60.0
 
 
 class TrainingError(L3MuscleError):
     """A training that cannot go on."""
 
 
-class TrainingPaused(Exception):
-    """A training that left its state and stopped, because its time was up; not an error."""
+class TrainingPaused(L3MuscleError):
+    """A training whose time was up; not a failure."""
 
 
-class Task(Protocol):
-    """What `fit` asks of a task."""
+class Shuffled:
+    """Indices 0 to `count` - 1 in random order, each once before any comes again.
+
+    Attributes
+    ----------
+    taken : list of int
+        What `take` gave last.
+    queue : list of int
+        What comes before the next shuffling.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.taken: list[int] = []
+        self.queue: list[int] = []
+
+    def take(self, size: int, generator: Generator) -> list[int]:
+        """The next `size` indices; the CPU's `generator` shuffles whenever they run out."""
+        while len(self.queue) < size:
+            self.queue += torch.randperm(self.count, generator=generator).tolist()
+        self.taken, self.queue = self.queue[:size], self.queue[size:]
+        return self.taken
+
+
+class Task:
+    """What a network learns: batches and a loss. A source task is a subclass in `l3muscle.pretext`.
+
+    Attributes
+    ----------
+    order : Shuffled or None
+        Of the images; None where every image is new.
+    classes : int or None
+        Of a task whose accuracy can be told.
+    """
+
+    order: Shuffled | None = None
+    classes: int | None = None
 
     def training_batch(self, generator: Generator) -> tuple[Tensor, Tensor]:
         """Network input (N, 3, H, W) and its target."""
+        raise NotImplementedError
 
     def validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The whole validation set, the same at each call."""
+        raise NotImplementedError
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Scalar loss, a mean over the batch."""
+        raise NotImplementedError
 
-    def describe_batch(self) -> str:
-        """What the last training batch held, for the message when its loss is not finite."""
-
-    def position(self) -> list[int]:
-        """Where the task stands in its order of images; with the generator's state, all that decides what comes."""
-
-    def resume(self, position: list[int]) -> None:
-        """Go on from a `position`."""
-
-
-class Checkpoint(Protocol):
-    """Where `fit` leaves its state, such as `l3muscle.checkpoint.CheckpointFile`."""
-
-    def due(self) -> bool:
-        """Whether a state is wanted now."""
-
-    def out_of_time(self) -> bool:
-        """Whether the training has to leave its state and stop."""
-
-    def save(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Keep a state, in place of the last one."""
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The last state; None where there is none."""
+    def accuracy(self, network: nn.Module, device: str) -> float | None:
+        """Share of the validation set that is classified rightly; None of a task without classes."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """Settings of one call of `fit`; the names are those of `l3muscle.profile.TrainingSettings`."""
+    """Settings of one call of `fit`; the names are those of `l3muscle.settings.TrainingSettings`."""
 
     learning_rate: float
     max_steps: int
     validate_every: int
     patience: int
-    min_improvement: float = 1e-3
+    min_improvement: float
     schedule: Literal["constant", "cosine"] = "constant"
     precision: Literal["fp32", "bf16"] = "fp32"
     compiled: bool = False
@@ -111,20 +136,61 @@ class Fit:
     validation_seconds: float = 0.0
 
 
+class Checkpoint:
+    """The state of a long training in one file, so that one that was interrupted goes on from there.
+
+    Parameters
+    ----------
+    path : Path
+        Named after the training's identity: a state is only ever offered to the training that left it.
+    deadline : float, optional
+        When the training has to leave its state and stop, as `time.time()` counts.
+    every_s : float
+        Seconds between two states. A training that is shorter leaves nothing.
+    """
+
+    def __init__(self, path: Path, *, deadline: float | None = None, every_s: float = CHECKPOINT_EVERY_S) -> None:
+        self.path, self.deadline, self.every_s = path, deadline, every_s
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time for the next state."""
+        return time.monotonic() - self._last >= self.every_s
+
+    def out_of_time(self) -> bool:
+        """Whether the training has to stop."""
+        return self.deadline is not None and time.time() >= self.deadline
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write a state in place of the last one. A full disk costs the state, not the training."""
+        stream = io.BytesIO()
+        torch.save(state, stream)
+        content = stream.getvalue()
+        with suppress(OSError), replaced(self.path) as temporary:
+            temporary.write_bytes(hashlib.sha256(content).digest() + content)
+        self._last = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """The last state; None where there is none, or it is damaged. Nothing in it is executed."""
+        try:
+            content = self.path.read_bytes()
+            if hashlib.sha256(content[32:]).digest() == content[:32]:
+                return torch.load(io.BytesIO(content[32:]), weights_only=True)
+        except (OSError, RuntimeError, pickle.UnpicklingError):
+            pass
+        return None
+
+    def remove(self) -> None:
+        """Forget the state, of a training whose outcome is safe."""
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+            self.path.parent.rmdir()
+
+
 def _learning_rate_factor(loop: Loop) -> Callable[[int], float]:
     if loop.schedule == "constant":
         return lambda step: 1.0
     return lambda step: 0.5 * (1 + math.cos(math.pi * min(step / loop.max_steps, 1.0)))
-
-
-def _autocast(loop: Loop) -> torch.autocast:
-    return torch.autocast(loop.device, torch.bfloat16, enabled=loop.precision == "bf16")
-
-
-def _for_steps(network: nn.Module, loop: Loop) -> Callable[[Tensor], Tensor]:
-    """The network as a training step calls it; validations, of other sizes, call the network itself."""
-    # Batches of a training have one shape, so that the graph of a GPU's step is recorded once.
-    return torch.compile(network, mode="reduce-overhead", dynamic=False) if loop.compiled else network
 
 
 class _Saturation:
@@ -135,12 +201,15 @@ class _Saturation:
         self.best = math.inf
         self.stale = 0
 
-    def update(self, loss: float) -> int:
+    def update(self, loss: float) -> None:
         if loss < self.best - self.min_improvement:
             self.best, self.stale = loss, 0
         else:
             self.stale += 1
-        return self.stale
+
+
+def _autocast(loop: Loop) -> torch.autocast:
+    return torch.autocast(loop.device, torch.bfloat16, enabled=loop.precision == "bf16")
 
 
 def validation_loss(network: nn.Module, task: Task, loop: Loop) -> float:
@@ -157,84 +226,138 @@ def validation_loss(network: nn.Module, task: Task, loop: Loop) -> float:
     return total / count
 
 
-def _dropout_state(device: str) -> dict[str, Tensor]:
-    """States of the generators that dropout draws from."""
-    states = {"cpu": torch.get_rng_state()}
-    if device != "cpu":
-        states[device] = getattr(torch, device).get_rng_state()
-    return states
-
-
-def _set_dropout_state(device: str, states: dict[str, Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device != "cpu":
-        getattr(torch, device).set_rng_state(states[device])
-
-
-class _Progress:
+class _Training:
     """All of a training that changes from step to step."""
 
     def __init__(self, network: nn.Module, task: Task, loop: Loop, generator: Generator) -> None:
         self.network, self.task, self.loop, self.generator = network, task, loop, generator
+        # Batches of a training have one shape, so that the graph of a GPU's step is recorded once.
+        self.forward = torch.compile(network, mode="reduce-overhead", dynamic=False) if loop.compiled else network
         fused = loop.device in ("cpu", "cuda")
         self.optimiser = torch.optim.Adam(network.parameters(), lr=loop.learning_rate, fused=fused)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, _learning_rate_factor(loop))
-        self.saturations = tuple(_Saturation(loop.min_improvement) for _ in range(2))
+        self.saturations = [_Saturation(loop.min_improvement) for _ in ("training", "validation")]
         self.best_loss, self.best_step = math.inf, 0
         self.best_weights: dict[str, Tensor] | None = None
         self.curve: list[CurvePoint] = []
         self.resumed_at = 0
+        self.validation_seconds = 0.0
+        # Kept on the device until the next validation: reading a loss at every step would make a GPU wait for the CPU.
+        self.losses: list[Tensor] = []
+        self.batches: list[str] = []
 
-    def save(self, checkpoint: Checkpoint, step: int) -> None:
-        """Hand over everything, as tensors and as values that JSON can hold."""
-        optimiser = self.optimiser.state_dict()
-        parts = {
-            "network": self.network.state_dict(),
-            "best": self.best_weights,
-            "generator": {"task": self.generator.get_state()},
-            "dropout": _dropout_state(self.loop.device),
-            **{f"optimiser {place}": state for place, state in optimiser["state"].items()},
-        }
-        tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
-        values = {
+    def take_step(self) -> bool:
+        """One step of Adam; whether the loss is known to be finite, without which nothing is changed."""
+        inputs, target = (part.to(self.loop.device) for part in self.task.training_batch(self.generator))
+        with _autocast(self.loop):
+            output = self.forward(inputs)
+        loss = self.task.loss(output, target)
+        self.losses.append(loss.detach())
+        order = self.task.order
+        self.batches.append("generated images" if order is None else f"images {', '.join(map(str, order.taken))}")
+        # On the CPU the loss is at hand, so that a bad one stops the training before it spoils the weights.
+        if self.loop.device == "cpu" and not math.isfinite(loss.item()):
+            return False
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        self.schedule.step()
+        return True
+
+    def validate(self, step: int) -> str | None:
+        """Add a point to the curve, keep the best weights; why the training has to stop, or None."""
+        values = torch.stack(self.losses).tolist()
+        bad = next((index for index, value in enumerate(values) if not math.isfinite(value)), None)
+        if bad is not None:
+            return self._diverged(f"step {step - len(values) + 1 + bad} ({self.batches[bad]})")
+        started = time.perf_counter()
+        point = CurvePoint(
+            step,
+            math.fsum(values) / len(values),
+            validation_loss(self.network, self.task, self.loop),
+            self.task.accuracy(self.network, self.loop.device),
+        )
+        self.validation_seconds += time.perf_counter() - started
+        if not math.isfinite(point.validation_loss):
+            return self._diverged(f"step {step} (validation)")
+        self.losses.clear()
+        self.batches.clear()
+        self.curve.append(point)
+        if point.validation_loss < self.best_loss:
+            self.best_loss, self.best_step = point.validation_loss, step
+            self.best_weights = {
+                name: value.cpu().clone(memory_format=torch.contiguous_format)
+                for name, value in self.network.state_dict().items()
+            }
+        for saturation, loss in zip(self.saturations, (point.train_loss, point.validation_loss), strict=True):
+            saturation.update(loss)
+        return "saturated" if min(s.stale for s in self.saturations) >= self.loop.patience else None
+
+    def _diverged(self, where: str) -> str:
+        if self.best_weights is None:
+            raise TrainingError(
+                f"the loss is not finite at {where}, with a learning rate of {self.loop.learning_rate:g}; lower the "
+                "learning rate or look at these images"
+            )
+        return f"diverged at {where}"
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Everything, as `torch.save` takes it."""
+        device = self.loop.device
+        return {
             "step": step,
             "loop": asdict(self.loop),
-            "groups": optimiser["param_groups"],
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "saturations": [[saturation.best, saturation.stale] for saturation in self.saturations],
-            "best": [self.best_loss, self.best_step],
+            "saturations": [(s.best, s.stale) for s in self.saturations],
+            "best": (self.best_loss, self.best_step, self.best_weights),
             "curve": [asdict(point) for point in self.curve],
-            "task": self.task.position(),
+            "queue": self.task.order.queue if self.task.order else [],
+            "generator": self.generator.get_state(),
+            # Dropout draws from torch's own generators.
+            "dropout": torch.get_rng_state(),
+            "dropout_device": None if device == "cpu" else getattr(torch, device).get_rng_state(),
         }
-        checkpoint.save(tensors, values)
 
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Go on from what `save` handed over, if that was a training like this one."""
-        found = checkpoint.load()
-        if found is None or found[1]["loop"] != asdict(self.loop):
+    def resume(self, state: dict[str, Any] | None) -> None:
+        """Go on from a `state`, if it is that of a training like this one."""
+        if state is None or state["loop"] != asdict(self.loop):
             return
-        tensors, values = found
-        parts: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            part, own = name.split("/", 1)
-            parts.setdefault(part, {})[own] = tensor
-        self.network.load_state_dict(parts["network"])
-        states = {int(part.split()[1]): state for part, state in parts.items() if part.startswith("optimiser ")}
-        for place, parameter in enumerate(self.network.parameters()):
-            for name in ("exp_avg", "exp_avg_sq"):
-                # The fused optimiser walks through memory: the moments have to lie as the parameter does.
-                states[place][name] = torch.empty_like(parameter, requires_grad=False).copy_(states[place][name])
-        self.optimiser.load_state_dict({"state": states, "param_groups": values["groups"]})
-        self.schedule.load_state_dict(values["schedule"])
-        for saturation, (best, stale) in zip(self.saturations, values["saturations"], strict=True):
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        for saturation, (best, stale) in zip(self.saturations, state["saturations"], strict=True):
             saturation.best, saturation.stale = best, stale
-        self.generator.set_state(parts["generator"]["task"])
-        _set_dropout_state(self.loop.device, parts["dropout"])
-        self.task.resume(values["task"])
-        self.best_loss, self.best_step = values["best"]
-        self.best_weights = parts["best"]
-        self.curve = [CurvePoint(**point) for point in values["curve"]]
-        self.resumed_at = values["step"]
+        self.best_loss, self.best_step, self.best_weights = state["best"]
+        self.curve = [CurvePoint(**point) for point in state["curve"]]
+        if self.task.order is not None:
+            self.task.order.queue = state["queue"]
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["dropout"])
+        if state["dropout_device"] is not None:
+            getattr(torch, self.loop.device).set_rng_state(state["dropout_device"])
+        self.resumed_at = state["step"]
+
+
+@contextmanager
+def _in_plain_words(loop: Loop) -> Iterator[None]:
+    """Turn an exhausted memory, and a step that cannot be compiled, into a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        if loop.compiled and isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            raise TrainingError(
+                f"the training step could not be compiled; set training.compiled to false ({reason_of(error)})"
+            ) from None
+        # torch.OutOfMemoryError for CUDA; elsewhere it is only said in words.
+        said = str(error)
+        if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in said and "can't alloc" not in said:
+            raise
+        raise TrainingError(
+            "the memory is exhausted; lower the batch size (training.batch_size, or that of the source task) or "
+            f"image.shape in the profile ({reason_of(error)})"
+        ) from None
 
 
 def fit(
@@ -272,104 +395,40 @@ def fit(
     Raises
     ------
     TrainingError
-        If the loss is not finite before the first validation, the device is out of memory, or a step that is to be
+        If the loss is not finite before the first validation, the memory is exhausted, or a step that is to be
         compiled cannot be. Once there are weights to keep, a loss that is not finite ends the training instead, and
         `Fit.stopped` says at which step.
     TrainingPaused
         If the checkpoint says that time is up, once the state is safe.
     """
     network.to(loop.device, memory_format=torch.channels_last).train()
-    forward = _for_steps(network, loop)
-    progress = _Progress(network, task, loop, generator)
+    training = _Training(network, task, loop, generator)
     if checkpoint is not None:
-        progress.load(checkpoint)
-    train_saturation, validation_saturation = progress.saturations
-    accuracy = getattr(task, "accuracy", None)
-    stopped = "max_steps"
-    started, validation_seconds = time.perf_counter(), 0.0
-    # Kept on the device until the next validation: reading a loss at every step would make a GPU wait for the CPU.
-    losses: list[Tensor] = []
-    batches: list[str] = []
-    try:
-        for step in range(progress.resumed_at + 1, loop.max_steps + 1):
-            inputs, target = task.training_batch(generator)
-            inputs, target = inputs.to(loop.device), target.to(loop.device)
-            with _autocast(loop):
-                output = forward(inputs)
-            loss = task.loss(output, target)
-            losses.append(loss.detach())
-            batches.append(task.describe_batch())
-            # On the CPU the loss is at hand, so that a bad one stops the training before it spoils the weights.
-            if loop.device != "cpu" or math.isfinite(loss.item()):
-                progress.optimiser.zero_grad()
-                loss.backward()
-                progress.optimiser.step()
-                progress.schedule.step()
-                if step % loop.validate_every and step != loop.max_steps:
-                    continue
-            values = torch.stack(losses).tolist()
-            steps_ended = time.perf_counter()
-            first = step - len(values) + 1
-            bad = next((place for place, value in enumerate(values) if not math.isfinite(value)), None)
-            if bad is None:
-                point = CurvePoint(
-                    step,
-                    math.fsum(values) / len(values),
-                    validation_loss(network, task, loop),
-                    None if accuracy is None else accuracy(network, loop.device),
-                )
-                where = None if math.isfinite(point.validation_loss) else f"step {step} (validation)"
-            else:
-                where = f"step {first + bad} ({batches[bad]})"
-            if where is not None:
-                if progress.best_weights is None:
-                    raise TrainingError(
-                        f"the loss is not finite at {where}, with a learning rate of {loop.learning_rate:g}; lower the "
-                        "learning rate or look at these images"
-                    )
-                stopped = f"diverged at {where}"
-                break
-            losses.clear()
-            batches.clear()
-            validation_seconds += time.perf_counter() - steps_ended
-            progress.curve.append(point)
-            if on_validation is not None:
-                on_validation(point)
-            if point.validation_loss < progress.best_loss:
-                progress.best_loss, progress.best_step = point.validation_loss, step
-                progress.best_weights = {
-                    name: value.cpu().clone(memory_format=torch.contiguous_format)
-                    for name, value in network.state_dict().items()
-                }
-            stale = (train_saturation.update(point.train_loss), validation_saturation.update(point.validation_loss))
-            if min(stale) >= loop.patience:
-                stopped = "saturated"
+        training.resume(checkpoint.load())
+    stopped, started = None, time.perf_counter()
+    with _in_plain_words(loop):
+        for step in range(training.resumed_at + 1, loop.max_steps + 1):
+            if training.take_step() and step % loop.validate_every and step != loop.max_steps:
+                continue
+            points = len(training.curve)
+            stopped = training.validate(step)
+            if on_validation is not None and len(training.curve) > points:
+                on_validation(training.curve[-1])
+            if stopped is not None:
                 break
             if checkpoint is None or step == loop.max_steps:
                 continue
-            if checkpoint.out_of_time():
-                progress.save(checkpoint, step)
-                raise TrainingPaused(step)
-            if checkpoint.due():
-                progress.save(checkpoint, step)
-    except RuntimeError as error:
-        if loop.compiled and isinstance(error, torch._dynamo.exc.TorchDynamoException):
-            raise TrainingError(
-                f"the training step could not be compiled; set training.compiled to false ({reason_of(error)})"
-            ) from None
-        # torch.OutOfMemoryError for CUDA; Apple's backend only says so in words.
-        if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
-            raise
-        raise TrainingError(
-            "the GPU ran out of memory; lower the batch size (training.batch_size, or that of the source task) or "
-            f"image.shape in the profile ({reason_of(error)})"
-        ) from None
+            out_of_time = checkpoint.out_of_time()
+            if out_of_time or checkpoint.due():
+                checkpoint.save(training.state(step))
+            if out_of_time:
+                raise TrainingPaused(f"the time was up at step {step}; the same command goes on from there")
     return Fit(
-        progress.best_weights,
-        progress.best_step,
-        tuple(progress.curve),
-        stopped,
-        progress.resumed_at,
+        training.best_weights,
+        training.best_step,
+        tuple(training.curve),
+        stopped or "max_steps",
+        training.resumed_at,
         time.perf_counter() - started,
-        validation_seconds,
+        training.validation_seconds,
     )

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from l3muscle.drafts import draft_of, remove
+from l3muscle.book.pseudonyms import shown_names
 from l3muscle.errors import L3MuscleError, reason_of
+from l3muscle.files import remove, replaced
 from l3muscle.runtime import origin
 from l3muscle.study import Experiment, StudyResults
 
@@ -82,11 +83,6 @@ def open_archive(name: str, archive: Path = ARCHIVE) -> Archived:
     return archived
 
 
-def _numbered(names: pd.Series, kind: str) -> dict[str, str]:
-    """Names that say no more than which is which."""
-    return {name: f"{kind} {number:03d}" for number, name in enumerate(sorted(set(names)), start=1)}
-
-
 def write_archive(results: StudyResults, archive: Path = ARCHIVE) -> Path:
     """Keep the scores of a run, under the name of its profile, with where they come from.
 
@@ -131,26 +127,22 @@ def write_archive(results: StudyResults, archive: Path = ARCHIVE) -> Path:
     axes = [field.name for field in fields(Experiment)]
     scores = scores[[*axes, "patient_id", *MEASURES, "failure"]]
     if not results.plan["phantom"]:
-        patients = _numbered(scores["patient_id"], "patient")
-        scores = scores.assign(patient_id=scores["patient_id"].map(patients))
+        names = shown_names(results.cohort(), phantom=False)
+        scores = scores.assign(patient_id=scores["patient_id"].map(names))
         if not observers.empty:
             observers = observers.assign(
-                patient_id=observers["patient_id"].map(patients),
-                observer=observers["observer"].map(_numbered(observers["observer"], "observer")),
+                patient_id=observers["patient_id"].map(names), observer=observers["observer"].map(names)
             )
-    place = archive / results.profile.name
-    draft = draft_of(place)
+    folder = archive / results.profile.name
     try:
-        draft.mkdir(parents=True)
-        scores.to_csv(draft / "scores.csv", index=False, float_format="%.6g")
-        if not observers.empty:
-            kept = observers[["observer", "patient_id", *MEASURES]]
-            kept.to_csv(draft / OBSERVERS, index=False, float_format="%.6g")
-        (draft / "provenance.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        remove(place)
-        draft.rename(place)
+        with replaced(folder) as draft:
+            draft.mkdir()
+            scores.to_csv(draft / "scores.csv", index=False, float_format="%.6g")
+            if not observers.empty:
+                kept = observers[["observer", "patient_id", *MEASURES]]
+                kept.to_csv(draft / OBSERVERS, index=False, float_format="%.6g")
+            (draft / "provenance.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            remove(folder)
     except OSError as error:
-        raise ArchiveError(f"cannot write {place}: {reason_of(error)}") from None
-    finally:
-        remove(draft)
-    return place
+        raise ArchiveError(f"cannot write {folder}: {reason_of(error)}") from None
+    return folder

@@ -8,7 +8,7 @@ from torch import Tensor
 from l3muscle.augment import augment_images
 from l3muscle.figures import BookFigure, new_figure, style
 from l3muscle.figures.style import OUTLINE_STYLE, WIDTH_IN
-from l3muscle.profile import AugmentationSettings
+from l3muscle.settings import AugmentationSettings
 
 PARTS = ("flip", "rotation", "scale", "elastic")
 LATTICE_PX = 16  # distance of the lines that show how space is bent

@@ -40,8 +40,8 @@ def smooth_min(a: np.ndarray, b: np.ndarray | float, width: float) -> np.ndarray
 def capsule(x: np.ndarray, y: np.ndarray, start: Sequence[float], end: Sequence[float], radius: float) -> np.ndarray:
     """Distance to a straight stroke with round ends."""
     along, across = end[0] - start[0], end[1] - start[1]
-    place = np.clip(((x - start[0]) * along + (y - start[1]) * across) / (along**2 + across**2), 0, 1)
-    return np.hypot(x - start[0] - place * along, y - start[1] - place * across) - radius
+    share = np.clip(((x - start[0]) * along + (y - start[1]) * across) / (along**2 + across**2), 0, 1)
+    return np.hypot(x - start[0] - share * along, y - start[1] - share * across) - radius
 
 
 def ellipse(
@@ -96,7 +96,7 @@ class Curve:
         growth = np.gradient(np.concatenate([table[-2:], table, table[:2]]), 2 * np.pi / TABLE)[2:-2]
         return cls(centre, table.astype(np.float32), (1 / np.hypot(1, growth / table)).astype(np.float32))
 
-    def place(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def locate(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Index into the tables, and distance to the curve, of each point."""
         u, v = x - np.float32(self.centre[0]), y - np.float32(self.centre[1])
         index = ((np.arctan2(u, -v) + np.float32(np.pi)) * np.float32(TABLE / (2 * np.pi))).astype(np.int32)
@@ -105,12 +105,16 @@ class Curve:
 
     def distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Distance to the curve."""
-        return self.place(x, y)[1]
+        return self.locate(x, y)[1]
 
-    @property
-    def area(self) -> float:
-        """Enclosed area, mm^2."""
-        return float(np.pi * np.mean(self.radius.astype(np.float64) ** 2))
+    @staticmethod
+    def index_of(direction: float) -> int:
+        """Index into the tables of a direction, -pi to pi clockwise from up."""
+        return int((direction + np.pi) / (2 * np.pi) * TABLE) % TABLE
+
+    def point(self, direction: float, radius: float) -> tuple[float, float]:
+        """The point that lies in a direction from the centre, at a distance in mm."""
+        return self.centre[0] + radius * np.sin(direction), self.centre[1] - radius * np.cos(direction)
 
     @property
     def reach(self) -> float:
@@ -167,7 +171,7 @@ class Canvas:
 
     def around(self, x: float, y: float, reach: float) -> Window:
         """Window that holds everything within `reach` mm of a point; empty where that is off the canvas."""
-        # The frame is turned and bent, so the place is searched for, on every eighth pixel.
+        # The frame is turned and bent, so the window is searched for, on every eighth pixel.
         near = np.hypot(self._sparse[0] - x, self._sparse[1] - y) <= reach + 10 * self.pixel
         rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
         if not rows.size:

@@ -14,7 +14,7 @@ from l3muscle.phantom.canvas import smooth_field
 
 OBSERVERS = 10
 MARGIN_MM = 60.0  # how far outside the expert's outline an observer's may run
-STRAY_MM = 31.0  # mean distance from muscle of a place that is taken in by mistake
+STRAY_MM = 31.0  # mean distance from muscle of what is taken in by mistake
 AIR_BELOW_HU = -400
 THIN_MM = 2.0  # half of what no part of the body is thinner than
 
@@ -34,7 +34,7 @@ class Habit:
     forgets : float
         Chance of leaving part of a compartment out.
     strays : float
-        Mean number of places where the outline takes in a piece of a neighbouring organ.
+        Mean number of times that the outline takes in a piece of a neighbouring organ.
     """
 
     bias_mm: float

@@ -9,19 +9,35 @@ of its maps a little off, turned, scaled, moved, faint or bright, on a mottled g
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from l3muscle.models import build_encoder
 from l3muscle.preprocess import to_network_input
-from l3muscle.profile import ProceduralClassificationSettings
+from l3muscle.settings import Positive, SourceTrainingSettings
+from l3muscle.training import Task
+
+if TYPE_CHECKING:
+    from l3muscle.profile import Profile
 
 MAPS = (2, 3, 4)  # how many maps a system can have
 WALKERS = 2_000  # points that wander at once; each leaves a mark at every step after the first few
 BURN_IN = 15
 TURN = math.pi / 6  # a fractal may be turned by so much either way and keep its name
 VALIDATION_BATCH = 64
+
+
+class ClassificationSettings(SourceTrainingSettings):
+    """ImageNet's published weights, or telling fractals apart in their stead."""
+
+    weights: Literal["procedural", "IMAGENET1K_V1", "IMAGENET1K_V2"]
+    classes: Annotated[int, Field(ge=2, le=10_000)]
+    points: Annotated[int, Field(ge=1_000)]  # of one fractal
+    validation_images: Positive
 
 
 def _angles(*shape: int, generator: Generator) -> Tensor:
@@ -142,12 +158,12 @@ def draw_fractals(
 
 
 class ResNetClassifier(nn.Module):
-    """A trunk, its features averaged over the image, and one linear layer, named as in torchvision's ResNets."""
+    """A encoder, its features averaged over the image, and one linear layer, named as in torchvision's ResNets."""
 
-    def __init__(self, trunk: nn.Sequential, classes: int) -> None:
+    def __init__(self, encoder: nn.Sequential, classes: int) -> None:
         super().__init__()
-        self.backbone = trunk
-        self.fc = nn.Linear(trunk.out_channels, classes)
+        self.backbone = encoder
+        self.fc = nn.Linear(encoder.out_channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, 3, H, W) to logits (N, classes)."""
@@ -159,12 +175,12 @@ def torchvision_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     return OrderedDict((name.removeprefix("backbone."), value) for name, value in state_dict.items())
 
 
-class ProceduralClassification:
+class ProceduralClassification(Task):
     """Source task: name the system that drew a fractal (cross-entropy over all systems).
 
     Parameters
     ----------
-    settings : ProceduralClassificationSettings
+    settings : ClassificationSettings
     shape : (int, int)
         Rows and columns, those of the target task.
     seed : int
@@ -175,7 +191,7 @@ class ProceduralClassification:
 
     def __init__(
         self,
-        settings: ProceduralClassificationSettings,
+        settings: ClassificationSettings,
         shape: tuple[int, int],
         *,
         seed: int,
@@ -210,17 +226,6 @@ class ProceduralClassification:
         """The same images at every call."""
         yield from self._validation
 
-    def describe_batch(self) -> str:
-        """What came last."""
-        return "generated fractals"
-
-    def position(self) -> list[int]:
-        """Nothing: every image is new."""
-        return []
-
-    def resume(self, position: list[int]) -> None:
-        """Go on from a `position`: the generator alone decides what comes."""
-
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy of logits (N, classes) with the classes (N,)."""
         return F.cross_entropy(output.float(), target)
@@ -233,3 +238,9 @@ class ProceduralClassification:
             right = [(network(x.to(device)).argmax(1) == y.to(device)).sum().item() for x, y in self._validation]
         network.train(was_training)
         return sum(right) / self.settings.validation_images
+
+
+def build(profile: "Profile", images: Tensor, *, seed: int, device: str) -> tuple[nn.Module, Task]:
+    """The untrained network of this source task and its task; parameters as in `l3muscle.pretext.SourceTask`."""
+    task = ProceduralClassification(profile.sources.classification, profile.image.shape, seed=seed, device=device)
+    return ResNetClassifier(build_encoder(**dict(profile.network)), task.classes), task

@@ -10,20 +10,37 @@ mirrored here: a tile of a mirrored slice could not be told from its counterpart
 import itertools
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from l3muscle.models import build_encoder
 from l3muscle.preprocess import IMAGENET_MEAN, IMAGENET_STD, to_network_input
 from l3muscle.pretext.unlabelled import UnlabelledImages
-from l3muscle.profile import AugmentationSettings, JigsawSettings
+from l3muscle.settings import AugmentationSettings, Positive, PositiveFloat, UnlabelledSettings
+from l3muscle.training import Task
+
+if TYPE_CHECKING:
+    from l3muscle.profile import Profile
 
 SIDE = 3
 TILES = SIDE * SIDE
 VALIDATION_BATCH = 16
 FLAT = 1e-3  # a tile whose deviation is below this share of the window is air
+
+
+class JigsawSettings(UnlabelledSettings):
+    """Jigsaw puzzles of 3 x 3 tiles (Noroozi and Favaro 2016)."""
+
+    permutations: Annotated[int, Field(ge=2, le=362_880)]
+    tile_share: Annotated[PositiveFloat, Field(le=1)]  # of a tile's side in that of its ninth of the slice
+    embedding: Positive  # features of a tile
+    hidden: Positive  # features of a puzzle
+    validation_puzzles: Positive  # of each validation slice
 
 
 def _affine_permutations() -> np.ndarray:
@@ -142,22 +159,22 @@ def level_tiles(tiles: Tensor) -> Tensor:
 
 
 class JigsawNetwork(nn.Module):
-    """Nine branches of one shared trunk, whose pooled features are joined and classified.
+    """Nine branches of one shared encoder, whose pooled features are joined and classified.
 
     Parameters
     ----------
-    trunk : nn.Sequential
-        From `l3muscle.models.build_trunk`; what is carried over to the target network.
+    encoder : nn.Sequential
+        From `l3muscle.models.build_encoder`; what is carried over to the target network.
     permutations : int
         Number of classes.
     embedding, hidden : int
         Features of a tile, and of the whole puzzle.
     """
 
-    def __init__(self, trunk: nn.Sequential, *, permutations: int, embedding: int, hidden: int) -> None:
+    def __init__(self, encoder: nn.Sequential, *, permutations: int, embedding: int, hidden: int) -> None:
         super().__init__()
-        self.backbone = trunk
-        self.tile = nn.Sequential(nn.Linear(trunk.out_channels, embedding), nn.ReLU())
+        self.backbone = encoder
+        self.tile = nn.Sequential(nn.Linear(encoder.out_channels, embedding), nn.ReLU())
         self.puzzle = nn.Sequential(nn.Linear(TILES * embedding, hidden), nn.ReLU(), nn.Linear(hidden, permutations))
 
     def forward(self, tiles: Tensor) -> Tensor:
@@ -166,7 +183,7 @@ class JigsawNetwork(nn.Module):
         return self.puzzle(self.tile(features).unflatten(0, (-1, TILES)).flatten(1))
 
 
-class Jigsaw:
+class Jigsaw(Task):
     """Puzzles of a cohort's slices.
 
     Parameters
@@ -185,6 +202,7 @@ class Jigsaw:
     ) -> None:
         unmirrored = augmentation.model_copy(update={"flip_probability": 0.0})
         self.slices = UnlabelledImages(images, settings, unmirrored, seed=seed)
+        self.order = self.slices.order
         self.classes = settings.permutations
         self.size = tile_size(tuple(images.shape[-2:]), settings.tile_share)
         self.permutations = torch.from_numpy(permutation_set(size=settings.permutations, seed=seed))
@@ -212,18 +230,6 @@ class Jigsaw:
         """The same puzzles at every call."""
         for tiles, drawn in zip(*(part.split(VALIDATION_BATCH) for part in self._validation), strict=True):
             yield self.network_input(tiles), drawn
-
-    def describe_batch(self) -> str:
-        """Which slices came last."""
-        return self.slices.describe_batch()
-
-    def position(self) -> list[int]:
-        """Images that come before the next shuffling, by their place."""
-        return self.slices.position()
-
-    def resume(self, position: list[int]) -> None:
-        """Go on from a `position`."""
-        self.slices.resume(position)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy of logits (N, permutations) with the permutations (N,)."""
@@ -257,3 +263,16 @@ class Jigsaw:
             "permutation": self.permutations[drawn].numpy(),
             "guess": self.permutations[self.guesses(network, device)[:count]].numpy(),
         }
+
+
+def build(profile: "Profile", images: Tensor, *, seed: int, device: str) -> tuple[nn.Module, Task]:
+    """The untrained network of this source task and its task; parameters as in `l3muscle.pretext.SourceTask`."""
+    settings = profile.sources.jigsaw
+    task = Jigsaw(images.to(device), settings, profile.augmentation, seed=seed)
+    network = JigsawNetwork(
+        build_encoder(**dict(profile.network)),
+        permutations=task.classes,
+        embedding=settings.embedding,
+        hidden=settings.hidden,
+    )
+    return network, task

@@ -26,7 +26,7 @@ class WeightsError(L3MuscleError):
     """Published weights that cannot be had."""
 
 
-def natural_weights(profile: Profile, source_task: str):
+def published_entry(profile: Profile, source_task: str):
     """torchvision's enum entry of the weights that a profile asks for.
 
     Parameters
@@ -43,7 +43,7 @@ def natural_weights(profile: Profile, source_task: str):
 
     backbone = profile.network.backbone
     model = backbone if source_task == "classification" else f"fcn_{backbone}"
-    return get_model_weights(model)[getattr(profile.sources, source_task)]
+    return get_model_weights(model)[profile.published_weights(source_task)]
 
 
 def file_name(weights) -> str:
@@ -79,7 +79,7 @@ def _patient_and_encrypted() -> Iterator[None]:
         urllib.request.install_opener(None)
 
 
-def load_natural(profile: Profile, source_task: str) -> dict[str, Tensor]:
+def load_published(profile: Profile, source_task: str) -> dict[str, Tensor]:
     """Load published weights: from `sources.weights_folder` if the profile names one, else from the network.
 
     What is downloaded is kept in torch's cache (`TORCH_HOME`). A cached file that does not match the checksum in its
@@ -100,7 +100,7 @@ def load_natural(profile: Profile, source_task: str) -> dict[str, Tensor]:
     WeightsError
         If the file is not in the folder, is damaged, or cannot be downloaded.
     """
-    weights = natural_weights(profile, source_task)
+    weights = published_entry(profile, source_task)
     name = file_name(weights)
     folder = profile.sources.weights_folder
     if folder is not None:
@@ -136,7 +136,7 @@ def load_natural(profile: Profile, source_task: str) -> dict[str, Tensor]:
             raise WeightsError(
                 f"{weights.url} cannot be downloaded to {path.parent} ({reason_of(getattr(error, 'reason', error))}); "
                 f"put the file into a folder and name that as sources.weights_folder in the profile, or set "
-                f"sources.{source_task} to procedural"
+                f"sources.{source_task}.weights to procedural"
             ) from None
         except Exception as error:
             # torch refuses what does not match its checksum, and its reader of archives raises whatever it meets; a

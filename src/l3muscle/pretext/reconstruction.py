@@ -1,24 +1,30 @@
 """Source task: an autoencoder that gives a slice back, on slices without outlines (Section 2.2).
 
-The network is that of the target task with three output channels. Between input and output lies the trunk's map, eight
-times coarser than the image (four times for small networks), which is all the bottleneck there is.
+The network is that of the target task with three output channels. Between input and output lies the encoder's map,
+eight times coarser than the image (four times for small networks), which is all the bottleneck there is.
 """
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from l3muscle.models import build_fcn
 from l3muscle.preprocess import IMAGENET_MEAN, IMAGENET_STD, to_network_input
 from l3muscle.pretext.unlabelled import UnlabelledImages
-from l3muscle.profile import AugmentationSettings, UnlabelledSettings
+from l3muscle.settings import AugmentationSettings, UnlabelledSettings
+from l3muscle.training import Task
+
+if TYPE_CHECKING:
+    from l3muscle.profile import Profile
 
 VALIDATION_BATCH = 16
 
 
-class Reconstruction:
+class Reconstruction(Task):
     """Slices that are input and target at once.
 
     Parameters
@@ -37,6 +43,7 @@ class Reconstruction:
         self, images: Tensor, settings: UnlabelledSettings, augmentation: AugmentationSettings, *, seed: int
     ) -> None:
         self.slices = UnlabelledImages(images, settings, augmentation, seed=seed)
+        self.order = self.slices.order
 
     def training_batch(self, generator: Generator) -> tuple[Tensor, Tensor]:
         """Augmented slices, twice: (N, 3, H, W), normalised as ImageNet's."""
@@ -48,18 +55,6 @@ class Reconstruction:
         for images in self.slices.validation.split(VALIDATION_BATCH):
             images = to_network_input(images)
             yield images, images
-
-    def describe_batch(self) -> str:
-        """Which slices came last."""
-        return self.slices.describe_batch()
-
-    def position(self) -> list[int]:
-        """Images that come before the next shuffling, by their place."""
-        return self.slices.position()
-
-    def resume(self, position: list[int]) -> None:
-        """Go on from a `position`."""
-        self.slices.resume(position)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Mean squared error over images, channels and pixels; both (N, 3, H, W)."""
@@ -81,3 +76,9 @@ class Reconstruction:
         network.train(was_training)
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         return {"input": images[:, 0].cpu().numpy(), "output": (output * std + mean).mean(1).numpy()}
+
+
+def build(profile: "Profile", images: Tensor, *, seed: int, device: str) -> tuple[nn.Module, Task]:
+    """The untrained network of this source task and its task; parameters as in `l3muscle.pretext.SourceTask`."""
+    task = Reconstruction(images.to(device), profile.sources.reconstruction, profile.augmentation, seed=seed)
+    return build_fcn(**dict(profile.network), out_channels=task.out_channels), task

@@ -13,19 +13,35 @@ those of windowed CT in kind: a few grey levels, edges a pixel or two wide, and 
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
-from torch import Generator, Tensor
+from pydantic import Field
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from l3muscle.models import build_fcn
 from l3muscle.preprocess import to_network_input
-from l3muscle.profile import ProceduralSegmentationSettings
+from l3muscle.settings import Positive, SourceTrainingSettings
+from l3muscle.training import Task
+
+if TYPE_CHECKING:
+    from l3muscle.profile import Profile
 
 ANGLES = 720  # steps of a closed outline, half a degree each
 # Brightness of each structure as a share of the grey scale, (lowest, highest); one in `STRANGE` is of any brightness.
 EMPTY, RIND, FILLING, SOFT, BRIGHT = (0.0, 0.02), (0.05, 0.25), (0.05, 0.3), (0.4, 0.65), (0.85, 1.1)
 STRANGE = 0.15
 OUTSIDE_LABEL, RIND_LABEL, WALL_LABEL, FILLING_LABEL, COLLAR_LABEL, CORE_LABEL, FIRST_BLOB_LABEL = range(7)
+
+
+class SegmentationSettings(SourceTrainingSettings):
+    """COCO's published weights, or labelling generated scenes in their stead."""
+
+    weights: Literal["procedural", "COCO_WITH_VOC_LABELS_V1"]
+    classes: Annotated[int, Field(ge=2, le=64)]
+    shapes_per_scene: Positive
+    validation_scenes: Positive
 
 
 class _Dice:
@@ -169,12 +185,12 @@ def draw_scenes(
     return images.clamp(0, 1)[:, None], labels
 
 
-class ProceduralSegmentation:
+class ProceduralSegmentation(Task):
     """Source task: name the class of every pixel of a generated scene (multi-class cross-entropy).
 
     Parameters
     ----------
-    settings : ProceduralSegmentationSettings
+    settings : SegmentationSettings
     shape : (int, int)
         Rows and columns, those of the target task.
     seed : int
@@ -185,7 +201,7 @@ class ProceduralSegmentation:
 
     def __init__(
         self,
-        settings: ProceduralSegmentationSettings,
+        settings: SegmentationSettings,
         shape: tuple[int, int],
         *,
         seed: int,
@@ -218,17 +234,12 @@ class ProceduralSegmentation:
         """The same scenes at every call."""
         yield from self._validation
 
-    def describe_batch(self) -> str:
-        """What came last."""
-        return "generated scenes"
-
-    def position(self) -> list[int]:
-        """Nothing: every image is new."""
-        return []
-
-    def resume(self, position: list[int]) -> None:
-        """Go on from a `position`: the generator alone decides what comes."""
-
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Mean cross-entropy over pixels; `output` (N, classes + 6, H, W), `target` (N, H, W)."""
         return F.cross_entropy(output.float(), target)
+
+
+def build(profile: "Profile", images: Tensor, *, seed: int, device: str) -> tuple[nn.Module, Task]:
+    """The untrained network of this source task and its task; parameters as in `l3muscle.pretext.SourceTask`."""
+    task = ProceduralSegmentation(profile.sources.segmentation, profile.image.shape, seed=seed, device=device)
+    return build_fcn(**dict(profile.network), out_channels=task.out_channels), task

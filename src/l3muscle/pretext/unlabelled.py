@@ -7,8 +7,9 @@ of it is set apart, so that their curves have a validation loss and training can
 import torch
 from torch import Generator, Tensor
 
-from l3muscle.augment import Shuffled, augment_images
-from l3muscle.profile import AugmentationSettings, UnlabelledSettings
+from l3muscle.augment import augment_images
+from l3muscle.settings import AugmentationSettings, UnlabelledSettings
+from l3muscle.training import Shuffled
 
 
 class UnlabelledImages:
@@ -26,6 +27,8 @@ class UnlabelledImages:
     Attributes
     ----------
     training, validation : Tensor, (n, 1, H, W)
+    order : Shuffled
+        Of the training part.
     """
 
     def __init__(
@@ -36,21 +39,9 @@ class UnlabelledImages:
         self.validation, self.training = images[order[:held]], images[order[held:]]
         self.batch_size = settings.batch_size
         self.augmentation = augmentation
-        self._order = Shuffled(len(self.training))
+        self.order = Shuffled(len(self.training))
 
     def draw(self, generator: Generator) -> Tensor:
         """Next images, (batch, 1, H, W): each once before any comes again, each under a warp of its own."""
-        chosen = self._order.take(self.batch_size, generator)
+        chosen = self.order.take(self.batch_size, generator)
         return augment_images(self.training[chosen], self.augmentation, generator=generator)
-
-    def describe_batch(self) -> str:
-        """Which slices came last, by their place in the shuffled training part."""
-        return f"slices {', '.join(map(str, self._order.taken))} of the source task's training part"
-
-    def position(self) -> list[int]:
-        """Images that come before the next shuffling, by their place."""
-        return self._order.position()
-
-    def resume(self, position: list[int]) -> None:
-        """Go on from a `position`."""
-        self._order.resume(position)

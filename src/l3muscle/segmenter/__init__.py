@@ -1,1 +1,1 @@
-"""From a few outlined slices of one's own to a segmenter: checks, cross-validated fine-tuning, an ensemble."""
+"""Own scans: train a segmenter on a few outlined slices, apply it, and say which outlines to review first."""

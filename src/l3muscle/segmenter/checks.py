@@ -1,25 +1,28 @@
-"""Outlines held against their images, before anything is trained on them.
+"""Outlined slices held against their images, before anything is trained on them.
 
 What tells a sound outline from a misplaced one is the density of what it encloses: of an expert's outline nine tenths
 and more lie within -29 to 150 HU. Bodies are nearly the same left and right, yet not to the pixel: on 30 phantoms and
-30 slices of one real scan, the sound outline held at least 0.09 more of that range than its mirror image did, so an
-outline that gains by mirroring lies the wrong way round. An image that is mirrored together with its outline cannot be
-told from a sound one by this, and is not looked for.
+30 slices of one real scan, the sound outline held at least 0.09 more of that range than its mirror image did. An image
+that is mirrored together with its outline cannot be told from a sound one by this, and is not looked for.
 """
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from scipy import ndimage
 
-from l3muscle.cohort import UNNAMED, Patient
+from l3muscle.cohort import UNNAMED, CohortReport, Patient, check_slices
+from l3muscle.errors import L3MuscleError
 from l3muscle.metrics import muscle_area
 from l3muscle.segmenter.flags import AIR_HU, BONE_HU, FAT_HU, muscle_range
 
-LEAST_SLICES = 10
+MIN_SLICES = 10
 REFUSED_SHARE = 0.5  # of the outline within the muscle range
 DOUBTED_SHARE = 0.75
 FLIP_GAIN = 0.05  # by which a mirrored outline has to fit better
@@ -35,23 +38,24 @@ TURNS = {
     "with rows and columns exchanged": lambda mask: mask.T,
 }
 
-Severity = Literal["refused", "warning"]
+
+class TrainingFolderError(L3MuscleError):
+    """A folder that cannot be trained on."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with a slice or its outline.
+    """What is wrong with a slice or its outline: not to be trained on (`"refused"`), or to be looked at.
 
     Attributes
     ----------
     severity : {"refused", "warning"}
-        Whether it must not be trained on, or only should be looked at.
     name : str
         The slice.
     reason : str
     """
 
-    severity: Severity
+    severity: Literal["refused", "warning"]
     name: str
     reason: str
 
@@ -59,11 +63,11 @@ class Finding:
         return f"{self.severity}: {self.name}: {self.reason}"
 
 
-def _in_range(mask: np.ndarray, hu: np.ndarray) -> float:
+def _share_in_range(mask: np.ndarray, hu: np.ndarray) -> float:
     return float(muscle_range(hu[mask]).mean())
 
 
-def _mostly(inside: np.ndarray) -> str:
+def _main_tissue(inside: np.ndarray) -> str:
     shares = {
         "air": np.mean(inside < AIR_HU),
         "fat": np.mean((inside >= FAT_HU[0]) & (inside < FAT_HU[1])),
@@ -76,25 +80,19 @@ def _mostly(inside: np.ndarray) -> str:
 def check_outline(patient: Patient) -> list[Finding]:
     """Hold one outline against its image."""
     hu, mask = patient.hu, patient.expert
-    share = _in_range(mask, hu)
-    turned = {words: _in_range(turn(mask), hu) for words, turn in TURNS.items() if turn(mask).shape == hu.shape}
+    share = _share_in_range(mask, hu)
+    turned = {words: _share_in_range(turn(mask), hu) for words, turn in TURNS.items() if turn(mask).shape == hu.shape}
     best = max(turned, key=turned.get)
     findings = []
     if turned[best] >= share + FLIP_GAIN:
-        findings.append(
-            Finding(
-                "refused",
-                patient.name,
-                f"the outline fits better {best}: then {turned[best]:.0%} of it are within -29 to 150 HU, "
-                f"and {share:.0%} as it lies",
-            )
+        reason = (
+            f"the outline fits better {best}: then {turned[best]:.0%} of it are within -29 to 150 HU, "
+            f"and {share:.0%} as it lies"
         )
-    elif share < REFUSED_SHARE:
-        reason = f"only {share:.0%} of the outline is within -29 to 150 HU; {_mostly(hu[mask])}"
         findings.append(Finding("refused", patient.name, reason))
     elif share < DOUBTED_SHARE:
-        reason = f"no more than {share:.0%} of the outline is within -29 to 150 HU; {_mostly(hu[mask])}"
-        findings.append(Finding("warning", patient.name, reason))
+        reason = f"only {share:.0%} of the outline is within -29 to 150 HU; {_main_tissue(hu[mask])}"
+        findings.append(Finding("refused" if share < REFUSED_SHARE else "warning", patient.name, reason))
     area = muscle_area(mask, patient.spacing)
     if not PLAUSIBLE_AREA_CM2[0] <= area <= PLAUSIBLE_AREA_CM2[1]:
         findings.append(Finding("warning", patient.name, f"an outline of {area:.0f} cm² is unusual for muscle at L3"))
@@ -108,7 +106,44 @@ def _thumbnail(hu: np.ndarray) -> np.ndarray:
     return (small - small.mean()) / (np.linalg.norm(small - small.mean()) + 1e-9)
 
 
-def check_cohort(patients: Sequence[Patient]) -> list[Finding]:
+def _people(patients: Sequence[Patient]) -> Iterator[Finding]:
+    """Warnings where patient IDs do not seem to tell people apart: the error estimate hangs on them."""
+    nameless = [patient.name for patient in patients if patient.patient_id == UNNAMED]
+    if nameless:
+        reason = (
+            f"has no PatientID, like {len(nameless) - 1} more; they are taken for one patient's slices, so how good "
+            "the model is on other patients is not estimated from them; a cohort.csv can say who is who"
+        )
+        yield Finding("warning", nameless[0], reason)
+    ids_of_volume = defaultdict(set)
+    for patient in patients:
+        ids_of_volume[_volume(patient)].add(patient.patient_id)
+    for volume, ids in ids_of_volume.items():
+        if len(ids) > 1:
+            reason = (
+                f"its slices stand under {len(ids)} patient IDs; where they are one person's, give them one "
+                "patient_id in cohort.csv, or the error estimate comes out too good"
+            )
+            yield Finding("warning", volume, reason)
+    thumbnails = np.array([_thumbnail(patient.hu) for patient in patients]).reshape(len(patients), -1)
+    alike = thumbnails @ thumbnails.T >= SAME_PERSON
+    for i, patient in enumerate(patients):
+        others = [patients[j] for j in np.flatnonzero(alike[i, :i]) if _volume(patients[j]) != _volume(patient)]
+        other = next((other for other in others if other.patient_id != patient.patient_id), None)
+        if other is not None:
+            reason = (
+                f"looks like the person of {other.name} under another patient ID; where it is, give both one "
+                "patient_id in cohort.csv, or the error estimate comes out too good"
+            )
+            yield Finding("warning", patient.name, reason)
+
+
+def _volume(patient: Patient) -> str:
+    """The file that a slice came from, without the plane that follows a volume's name in brackets."""
+    return re.sub(r"\[\d+\]$", "", patient.name)
+
+
+def check_patients(patients: Sequence[Patient]) -> list[Finding]:
     """Hold every outline against its image, and slices against one another.
 
     Parameters
@@ -119,37 +154,58 @@ def check_cohort(patients: Sequence[Patient]) -> list[Finding]:
     Returns
     -------
     list of Finding
-        Outlines that hold no muscle or lie the wrong way round, slices that are there twice, and, as warnings, slices
-        without a patient ID, and of different ones that look like one person's.
+        Outlines that hold no muscle or lie the wrong way round, and slices that are there twice; as warnings, slices
+        whose patient IDs do not seem to tell people apart.
     """
     findings = [finding for patient in patients for finding in check_outline(patient)]
-    nameless = [patient.name for patient in patients if patient.patient_id == UNNAMED]
-    if nameless:
-        reason = (
-            f"has no PatientID, like {len(nameless) - 1} more; they are taken for one patient's slices, so how good "
-            "the model is on other patients is not estimated from them; a cohort.csv can say who is who"
-        )
-        findings.append(Finding("warning", nameless[0], reason))
     first: dict[str, Patient] = {}
-    different: list[Patient] = []
     for patient in patients:
         digest = hashlib.sha256(np.ascontiguousarray(patient.hu).tobytes()).hexdigest()
-        if digest in first:
+        if first.setdefault(digest, patient) is not patient:
             findings.append(Finding("refused", patient.name, f"the same picture as {first[digest].name}"))
-        else:
-            first[digest] = patient
-            different.append(patient)
-    if len(different) < 2:
-        return findings
-    thumbnails = np.stack([_thumbnail(patient.hu) for patient in different])
-    alike = thumbnails @ thumbnails.T
-    for place, patient in enumerate(different):
-        for other in range(place):
-            if alike[place, other] >= SAME_PERSON and patient.patient_id != different[other].patient_id:
-                reason = (
-                    f"looks like the person of {different[other].name} under another patient ID; where it is, give "
-                    "both one patient_id in cohort.csv, or the error estimate comes out too good"
-                )
-                findings.append(Finding("warning", patient.name, reason))
-                break
-    return findings
+    return findings + list(_people(list(first.values())))
+
+
+def check_training_folder(folder: Path) -> tuple[CohortReport, list[str]]:
+    """Read a folder of outlined slices and hold the outlines against the images.
+
+    Returns
+    -------
+    CohortReport
+        `usable` without what is refused here.
+    list of str
+        A sentence for each finding, refusals first.
+
+    Raises
+    ------
+    CohortError
+        If there is no such folder, or it holds no file.
+    """
+    report = check_slices(folder)
+    findings = check_patients(report.usable)
+    refused = [finding for finding in findings if finding.severity == "refused"]
+    bad = {finding.name for finding in refused}
+    report.refused += [f"{finding.name}: {finding.reason}" for finding in refused]
+    report.usable = [patient for patient in report.usable if patient.name not in bad]
+    warnings = [str(finding) for finding in findings if finding.severity == "warning"]
+    return report, [f"refused: {reason}" for reason in report.refused] + warnings
+
+
+def require_enough(report: CohortReport, *, usable_only: bool, least: int = MIN_SLICES) -> list[Patient]:
+    """The slices to train on.
+
+    Raises
+    ------
+    TrainingFolderError
+        If something was refused and `usable_only` is false, or fewer than `least` slices are left.
+    """
+    if report.refused and not usable_only:
+        raise TrainingFolderError(
+            f"{len(report.refused)} refusals in {report.folder}; mend them, or go on without them (--usable-only)"
+        )
+    if len(report.usable) < least:
+        raise TrainingFolderError(
+            f"{len(report.usable)} usable outlined slices in {report.folder}, and {least} are needed: "
+            f"outline {least - len(report.usable)} more"
+        )
+    return report.usable

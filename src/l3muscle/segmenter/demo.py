@@ -13,11 +13,10 @@ import pandas as pd
 
 from l3muscle.cohort import Patient
 from l3muscle.cohort.dicom import read_ct_slice, write_ct_slice, write_rtstruct
-from l3muscle.drafts import remove, remove_abandoned
+from l3muscle.files import replaced
 from l3muscle.metrics import Reference
 from l3muscle.phantom.patients import PhantomSlice, phantom_slice
 from l3muscle.segmenter.model_file import Segmenter
-from l3muscle.store import checked_folder, damaged_file
 
 FIRST_SEED = 0x0175  # far from the study's own phantoms
 OUTLINED, REST, TEST = 10, 15, 15  # slices
@@ -45,12 +44,6 @@ class Demo:
     altered: str
     truth: dict[str, Patient]
     test: list[Patient]
-
-
-def runs_folder(runs: str) -> Path:
-    """A folder of runs, which a notebook finds from the project's top or from where it lies."""
-    above = Path("..") / runs
-    return above if not Path(runs).is_dir() and above.is_dir() else Path(runs)
 
 
 def _patient(name: str, drawn: PhantomSlice) -> Patient:
@@ -88,11 +81,10 @@ def write_demo(folder: Path, *, size: int) -> Demo:
         {name: _patient(name, drawn[name]) for name in rest[1:]},
         [_patient(name, drawn[name]) for name in names[OUTLINED + REST :]],
     )
-    if damaged_file(folder) is None:
+    if folder.is_dir():
         return demo
-    remove(folder)
-    remove_abandoned(folder.parent, folder.name)
-    with checked_folder(folder) as draft:
+    with replaced(folder) as draft:
+        draft.mkdir()
         for name in names[:OUTLINED]:
             add_outlined(draft / demo.outlined.name, _patient(name, drawn[name]))
         (draft / demo.rest.name).mkdir()

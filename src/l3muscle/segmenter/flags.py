@@ -1,23 +1,24 @@
-"""Whether an outline drawn by a network deserves trust: agreement of an ensemble, and likeness to the training slices.
+"""Which outlines drawn by a network a person should review first.
 
-Both are calibrated on the training slices alone. The bounds are few and coarse on purpose: what is measured here sorts
-slices for a person's eyes, and takes no decision.
+Two signs, both calibrated on the training slices alone: how far the members of an ensemble agree, and whether body,
+tissues or outline lie outside what the training slices lead to expect. The bounds sort slices for a person's eyes and
+take no decision.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import ndimage, stats
 
-MUSCLE_RANGE_HU = (-29, 150)  # of muscle, as most studies of body composition cut it (Mourtzakis et al. 2008)
+MUSCLE_RANGE_HU = (-29, 150)  # Mourtzakis et al. 2008, as most studies of body composition cut it
 COARSE_MM = 3.0  # pixels that the description is taken from; finer ones add nothing but time
 BODY_HU = -250
-AIR_HU = -400  # lung and bowel gas below, every tissue above
+AIR_HU = -400  # lung and bowel gas lie below, every tissue above
 FAT_HU = (-190, -30)
 BONE_HU = 175
-FALSE_ALARMS = 0.02  # share of slices like those of the training that any of the bounds may wrongly flag
+FALSE_ALARMS = 0.02  # share of slices like those of the training that the bounds together may wrongly flag
 MIN_MUSCLE_SHARE = 0.5  # of an outline within the muscle range; experts' outlines have 0.9 and more
 
 
@@ -29,17 +30,22 @@ class Feature:
     ----------
     words : str
         What it is, as a sentence about a slice calls it.
-    floor : float
+    min_sd : float
         Least standard deviation assumed between slices: ten slices can be alike by chance.
     as_root : bool
-        Whether bounds are set on the square root, as for shares near nought, which vary lopsidedly.
+        Whether bounds are set on the square root, as for shares near zero, which vary lopsidedly.
     unit : str
+        Empty for a share.
     """
 
     words: str
-    floor: float
+    min_sd: float
     as_root: bool = False
     unit: str = ""
+
+    def text(self, value: float) -> str:
+        """A value as reports print it."""
+        return f"{value:.0f} {self.unit}" if self.unit else f"{value:.0%}"
 
 
 FEATURES = {
@@ -62,6 +68,14 @@ def muscle_range(hu: np.ndarray) -> np.ndarray:
     return (hu >= MUSCLE_RANGE_HU[0]) & (hu <= MUSCLE_RANGE_HU[1])
 
 
+def _body(hu: np.ndarray) -> np.ndarray:
+    """The largest connected region of tissue with all that it encloses; empty where there is none."""
+    labels, _ = ndimage.label(ndimage.binary_opening(hu > BODY_HU))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return ndimage.binary_fill_holes(labels == sizes.argmax()) if sizes.any() else np.zeros(hu.shape, dtype=bool)
+
+
 def describe(hu: np.ndarray, mask: np.ndarray, spacing: tuple[float, float]) -> dict[str, float]:
     """Describe a slice and its outline by the numbers of `FEATURES`.
 
@@ -79,38 +93,37 @@ def describe(hu: np.ndarray, mask: np.ndarray, spacing: tuple[float, float]) -> 
     """
     steps = [max(1, round(COARSE_MM / float(pixel))) for pixel in spacing]
     hu, mask = hu[:: steps[0], :: steps[1]], mask[:: steps[0], :: steps[1]]
-    rows_mm, columns_mm = (float(pixel) * step for pixel, step in zip(spacing, steps, strict=True))
-    nothing = dict.fromkeys(FEATURES, float("nan"))
-    labels, count = ndimage.label(ndimage.binary_opening(hu > BODY_HU))
-    if not count:
-        return nothing
-    body = ndimage.binary_fill_holes(labels == np.bincount(labels.ravel())[1:].argmax() + 1)
+    row_mm, column_mm = (float(pixel) * step for pixel, step in zip(spacing, steps, strict=True))
+    described = dict.fromkeys(FEATURES, float("nan"))
+    body = _body(hu)
+    if not body.any():
+        return described
     inside = hu[body]
-    area = inside.size
     rows, columns = ndimage.find_objects(body.astype(np.uint8))[0]
-    soft = inside[(inside >= MUSCLE_RANGE_HU[0]) & (inside <= MUSCLE_RANGE_HU[1])]
-    fat = inside[(inside >= FAT_HU[0]) & (inside < FAT_HU[1])]
-    drawn = np.count_nonzero(mask)
-    return nothing | {
-        "body_area_cm2": area * rows_mm * columns_mm / 100,
-        "body_width_mm": (columns.stop - columns.start) * columns_mm,
-        "body_depth_mm": (rows.stop - rows.start) * rows_mm,
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    soft, fat = inside[muscle_range(inside)], inside[(inside >= FAT_HU[0]) & (inside < FAT_HU[1])]
+    described |= {
+        "body_area_cm2": inside.size * row_mm * column_mm / 100,
+        "body_width_mm": width * column_mm,
+        "body_depth_mm": height * row_mm,
         "air_share": float(np.mean(inside < AIR_HU)),
-        "fat_share": fat.size / area,
+        "fat_share": fat.size / inside.size,
         "bone_share": float(np.mean(inside > BONE_HU)),
-        "soft_hu": float(np.median(soft)) if soft.size else float("nan"),
-        "fat_hu": float(np.median(fat)) if fat.size else float("nan"),
-        "muscle_area_share": drawn / area,
-        "muscle_range_share": float(muscle_range(hu[mask]).mean()) if drawn else float("nan"),
-        "outline_depth": float((np.nonzero(mask)[0].mean() - rows.start) / (rows.stop - rows.start))
-        if drawn
-        else float("nan"),
+        "muscle_area_share": np.count_nonzero(mask) / inside.size,
     }
+    if soft.size:
+        described["soft_hu"] = float(np.median(soft))
+    if fat.size:
+        described["fat_hu"] = float(np.median(fat))
+    if mask.any():
+        described["muscle_range_share"] = float(muscle_range(hu[mask]).mean())
+        described["outline_depth"] = float((np.nonzero(mask)[0].mean() - rows.start) / height)
+    return described
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the training slices say of slices to come.
+    """What the training slices lead to expect of others.
 
     Attributes
     ----------
@@ -126,19 +139,9 @@ class Calibration:
     agreement: float | None
     bounds: dict[str, tuple[float, float]]
 
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Calibration":
-        """From `as_dict`.
-
-        Raises
-        ------
-        KeyError, TypeError, ValueError
-            If it is not that.
-        """
+        """From its fields as JSON holds them; a KeyError, TypeError or ValueError where it is something else."""
         bounds = {name: (float(low), float(high)) for name, (low, high) in content["bounds"].items()}
         if unknown := bounds.keys() - FEATURES.keys():
             raise ValueError(f"unknown feature {min(unknown)}")
@@ -169,36 +172,29 @@ def calibrate(descriptions: Sequence[Mapping[str, float]], agreements: Sequence[
         if len(values) < 3:
             continue
         scale = np.sqrt(values) if feature.as_root else values
-        width = reach * max(scale.std(ddof=1), feature.floor)
-        low, high = scale.mean() - width, scale.mean() + width
-        bounds[name] = (float(max(low, 0) ** 2), float(high**2)) if feature.as_root else (float(low), float(high))
-    return Calibration(count, min(agreements) if len(agreements) else None, bounds)
+        half = reach * max(scale.std(ddof=1), feature.min_sd)
+        low, high = float(scale.mean() - half), float(scale.mean() + half)
+        bounds[name] = (max(low, 0.0) ** 2, high**2) if feature.as_root else (low, high)
+    return Calibration(count, min(agreements, default=None), bounds)
 
 
 def pairwise_dice(masks: np.ndarray) -> float:
-    """Mean Dice over all pairs of masks (K, H, W) bool; 1 for a single one, and for a pair of empty ones."""
+    """Mean Dice over all pairs of two or more masks (K, H, W) bool; 1 for a pair of empty ones."""
     flat = masks.reshape(len(masks), -1).astype(np.float32)
     both = flat @ flat.T
-    sizes = np.diag(both)
-    total = sizes[:, None] + sizes[None]
+    total = np.diag(both)[:, None] + np.diag(both)
     dice = np.where(total > 0, 2 * both / np.maximum(total, 1), 1.0)
-    return float(dice[np.triu_indices(len(masks), 1)].mean()) if len(masks) > 1 else 1.0
+    return float(dice[np.triu_indices(len(masks), 1)].mean())
 
 
-def _written(value: float, feature: Feature) -> str:
-    if feature.unit:
-        return f"{value:.0f} {feature.unit}"
-    return f"{value:.0%}"
-
-
-def reasons_to_look(
+def review_reasons(
     hu: np.ndarray,
     mask: np.ndarray,
     spacing: tuple[float, float],
     agreement: float | None = None,
     calibration: Calibration | None = None,
 ) -> list[str]:
-    """Why a person should look at an outline before others, in words; empty where nothing speaks against it.
+    """Why a person should review an outline before others, in words; empty where nothing speaks against it.
 
     Parameters
     ----------
@@ -210,20 +206,20 @@ def reasons_to_look(
     agreement : float, optional
         Mean Dice between the members of an ensemble.
     calibration : Calibration, optional
-        Without it only what holds of any slice is asked.
+        Without it only what holds for any slice is checked.
     """
-    found = describe(hu, mask, spacing)
-    if np.isnan(found["body_area_cm2"]):
+    described = describe(hu, mask, spacing)
+    if np.isnan(described["body_area_cm2"]):
         return ["no body in the slice"]
     reasons = []
     if hu.min() > AIR_HU:
         reasons.append(f"no air around the body (lowest value {hu.min():.0f}): are these Hounsfield units, or MR?")
-    if found["fat_share"] == 0:
+    if described["fat_share"] == 0:
         reasons.append("nothing in the body has the density of fat: are these Hounsfield units?")
     if not mask.any():
         reasons.append("no muscle found")
-    elif found["muscle_range_share"] < MIN_MUSCLE_SHARE:
-        reasons.append(f"only {found['muscle_range_share']:.0%} of the outline is within -29 to 150 HU")
+    elif described["muscle_range_share"] < MIN_MUSCLE_SHARE:
+        reasons.append(f"only {described['muscle_range_share']:.0%} of the outline is within -29 to 150 HU")
     if calibration is None:
         return reasons
     if agreement is not None and calibration.agreement is not None and agreement < calibration.agreement:
@@ -232,11 +228,11 @@ def reasons_to_look(
             f"on held-out slices never below {calibration.agreement:.2f}"
         )
     for name, (low, high) in calibration.bounds.items():
-        feature, value = FEATURES[name], found[name]
+        feature, value = FEATURES[name], described[name]
         if np.isfinite(value) and not low <= value <= high:
-            where, bound = ("below", low) if value < low else ("above", high)
+            side, bound = ("below", low) if value < low else ("above", high)
             reasons.append(
-                f"{feature.words} is {_written(value, feature)}, {where} the {_written(bound, feature)} "
+                f"{feature.words} is {feature.text(value)}, {side} the {feature.text(bound)} "
                 "that training slices lead to expect"
             )
     return reasons

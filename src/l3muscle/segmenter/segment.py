@@ -1,229 +1,34 @@
-"""Applying a trained model to CT slices: masks, overlays, measures, and which of them a person should look at first."""
+"""Applying a trained model to CT slices: masks, overlays, measures, and which outlines a person should review first."""
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont
-from pydicom.dataset import Dataset
 
-from l3muscle.cohort import dicom
-from l3muscle.cohort.folder import MASK_NAME
-from l3muscle.cohort.masks import is_nifti, is_png
-from l3muscle.cohort.nifti import Volume
+from l3muscle.cohort.dicom import CTSlice
 from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.metrics import muscle_area, muscle_density, remove_bone
-from l3muscle.preprocess import body_centre
-from l3muscle.segmenter.flags import muscle_range, reasons_to_look
-from l3muscle.segmenter.model_file import Segmenter
+from l3muscle.segmenter.flags import muscle_range, review_reasons
+from l3muscle.segmenter.model_file import Outline, Segmenter
+from l3muscle.segmenter.output import MEASURES, OutputFolder
+from l3muscle.segmenter.report import Tile, contact_sheets, overlay_image
+from l3muscle.segmenter.slices import HEIGHT_M, MASK_WRITERS, Slice, find_slices
 
-OUTLINE_RGB = (255, 176, 0)
-REFERENCE_RGB = (86, 180, 233)
-FLAG_RGB = (213, 94, 0)
 BATCH = 16  # slices read, outlined and written together
-WRITERS = 2  # threads that compress pictures, which holds no lock
 PNG_LEVEL = 1  # three times as fast as the usual compression, for pictures a fifth larger
-TILE, CAPTION, COLUMNS, SHEET = 300, 34, 5, 40  # pixels, pixels, tiles, tiles a sheet
-TILE_MM = (300.0, 420.0)  # rows and columns that a tile shows
-HEIGHT_M = (1.0, 2.4)  # beyond, a height is taken for a mistake
-MASK_WRITERS: dict[str, tuple[str, Callable[[Path, np.ndarray, dicom.CTSlice], None]]] = {
-    "seg": ("seg.dcm", dicom.write_seg),
-    "rtstruct": ("rtstruct.dcm", lambda path, mask, ct: dicom.write_rtstruct(path, {"skeletal muscle": mask}, ct)),
-    "nifti": ("mask.nii.gz", dicom.write_nifti),
-}
 
 
 class SegmentError(L3MuscleError):
     """Slices that cannot be segmented, or an output folder that cannot be written."""
 
 
-def _grey(hu: np.ndarray, window_hu: float, level_hu: float) -> np.ndarray:
-    return (np.clip((hu - (level_hu - window_hu / 2)) / window_hu, 0, 1) * 255).astype(np.uint8)
-
-
-def _inner_edge(mask: np.ndarray) -> np.ndarray:
-    padded = np.pad(mask, 1)
-    return mask & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
-
-
-def overlay_image(hu: np.ndarray, mask: np.ndarray, *, window_hu: float = 400, level_hu: float = 50) -> Image.Image:
-    """Draw the outline of `mask` on the windowed slice.
-
-    Parameters
-    ----------
-    hu : ndarray, (H, W)
-    mask : ndarray, (H, W) bool
-    window_hu, level_hu : float
-
-    Returns
-    -------
-    PIL.Image.Image
-        RGB, twice the size of the slice, so that the outline is one screen pixel inside the mask's edge.
-    """
-    picture, large = (np.repeat(np.repeat(a, 2, axis=0), 2, axis=1) for a in (_grey(hu, window_hu, level_hu), mask))
-    rgb = np.stack([picture] * 3, axis=-1)
-    rgb[_inner_edge(large)] = OUTLINE_RGB
-    return Image.fromarray(rgb)
-
-
-@dataclass(frozen=True)
-class SheetSlice:
-    """A tile of a contact sheet: picture and caption."""
-
-    caption: str
-    picture: np.ndarray
-    flagged: bool = False
-
-    @classmethod
-    def cut(
-        cls,
-        caption: str,
-        hu: np.ndarray,
-        spacing: tuple[float, float],
-        mask: np.ndarray,
-        *,
-        reference: np.ndarray | None = None,
-        flagged: bool = False,
-    ) -> "SheetSlice":
-        """Cut a slice around the body, with the outline of `mask` and, in blue below it, of `reference`."""
-        scale = min(TILE / TILE_MM[1], TILE / TILE_MM[0])
-        shape = tuple(round(length * scale) for length in TILE_MM)
-        axes = []
-        for centre, extent, pixel, count in zip(body_centre(hu), TILE_MM, spacing, shape, strict=True):
-            axes.append(np.rint(centre + ((np.arange(count) + 0.5) / count - 0.5) * extent / float(pixel)).astype(int))
-        inside = [(axis >= 0) & (axis < length) for axis, length in zip(axes, hu.shape, strict=True)]
-        within = np.ix_(*(np.clip(axis, 0, length - 1) for axis, length in zip(axes, hu.shape, strict=True)))
-        there = inside[0][:, None] & inside[1]
-        picture = np.stack([np.where(there, _grey(hu[within], 400, 50), 0).astype(np.uint8)] * 3, axis=-1)
-        for drawn, colour in ((reference, REFERENCE_RGB), (mask, OUTLINE_RGB)):
-            if drawn is not None:
-                picture[_inner_edge(drawn[within] & there)] = colour
-        return cls(caption, picture, flagged)
-
-
-def write_sheets(out: Path, name: str, tiles: Sequence[SheetSlice]) -> list[Path]:
-    """Write contact sheets `<name>-01.png` ..., tiles in the given order, flagged ones framed.
-
-    Raises
-    ------
-    OSError
-        If they cannot be written.
-    """
-    font = ImageFont.load_default(12)
-    paths = []
-    for number, first in enumerate(range(0, len(tiles), SHEET), start=1):
-        part = tiles[first : first + SHEET]
-        height, width = part[0].picture.shape[:2]
-        cell = (width + 8, height + CAPTION)
-        rows = -(-len(part) // COLUMNS)
-        sheet = Image.new("RGB", (cell[0] * min(COLUMNS, len(part)), cell[1] * rows), (18, 20, 24))
-        draw = ImageDraw.Draw(sheet)
-        for place, tile in enumerate(part):
-            left, top = cell[0] * (place % COLUMNS) + 4, cell[1] * (place // COLUMNS) + 4
-            sheet.paste(Image.fromarray(tile.picture), (left, top))
-            if tile.flagged:
-                draw.rectangle((left - 3, top - 3, left + width + 2, top + height + 2), outline=FLAG_RGB, width=3)
-            caption = tile.caption if len(tile.caption) <= 48 else tile.caption[:47] + "…"
-            draw.text((left, top + height + 6), caption, fill=(228, 230, 234), font=font)
-        paths.append(out / f"{name}-{number:02d}.png")
-        sheet.save(paths[-1], compress_level=PNG_LEVEL)
-    return paths
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    """A slice that is known to be there and not yet read."""
-
-    name: str
-    patient_id: str
-    location_mm: float
-    is_dicom: bool
-    read: Callable[[], dicom.CTSlice]
-    height_m: float | None = None
-
-
-@dataclass
-class _Found:
-    waiting: list[_Waiting] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    masks: int = 0
-
-
-def _height_of(dataset: Dataset) -> float | None:
-    """PatientSize in metres, where it states one that a person can have."""
-    try:
-        height = float(dataset.get("PatientSize") or 0)
-    except (TypeError, ValueError):
-        return None
-    return height if HEIGHT_M[0] <= height <= HEIGHT_M[1] else None
-
-
-def _nifti_planes(path: Path) -> list[_Waiting]:
-    volume = Volume(path, path.name)
-    stem = re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
-
-    def read(plane: int) -> dicom.CTSlice:
-        grid, header = volume.grid(plane), Dataset()
-        if volume.planes > 1:
-            step = volume.grid(1).position - volume.grid(0).position
-            header.SliceThickness = f"{float(np.linalg.norm(step)):.10g}"
-        return dicom.CTSlice(
-            **vars(grid), path=path, name=path.name, patient_id=stem, sop_instance_uid="", frame_of_reference_uid="",
-            header=header, hu=volume.hu(plane),
-        )  # fmt: skip
-
-    return [
-        _Waiting(
-            stem if volume.planes == 1 else f"{stem}-{plane:03d}",
-            stem,
-            float(volume.grid(plane).position[2]),
-            False,
-            lambda plane=plane: read(plane),
-        )
-        for plane in range(volume.planes)
-    ]
-
-
-def _look(paths: Sequence[Path]) -> _Found:
-    """What slices there are; outlines in folders are passed over, whatever else is no slice is refused."""
-    found = _Found()
-    named = {path for path in paths if path.is_file()}
-    for path in dicom.dicom_files(paths):
-        try:
-            if is_nifti(path) or is_png(path):
-                match = MASK_NAME.fullmatch(path.name)
-                if path not in named and (is_png(path) or (match and (match["role"] or match["stem"] == "mask"))):
-                    found.masks += 1
-                    continue
-                found.waiting += _nifti_planes(path)
-                continue
-            dataset = dicom.read_dataset(path, pixels=False)
-            if path not in named and dicom.modality(dataset, path.name) in ("RTSTRUCT", "SEG"):
-                found.masks += 1
-                continue
-            ct = dicom.ct_header(dataset, path)
-            found.waiting.append(
-                _Waiting(
-                    ct.path.stem,
-                    ct.patient_id,
-                    ct.location_mm,
-                    True,
-                    lambda path=path: dicom.read_ct_slice(path),
-                    _height_of(dataset),
-                )
-            )
-        except L3MuscleError as error:
-            found.refused.append(str(error))
-    found.waiting.sort(key=lambda one: (one.patient_id, one.location_mm))
-    return found
-
-
 def read_heights(path: Path) -> dict[str, float]:
-    """Read body heights from a table: `height_m`, and `patient_id` or `slice` (a slice as `measures.csv` names it).
+    """Read body heights from a table: `height_m`, and `patient_id` or `slice`.
+
+    A slice is called as `measures.csv` calls it: by its name, the path of its file, or its SOP Instance UID.
 
     Raises
     ------
@@ -239,18 +44,12 @@ def read_heights(path: Path) -> dict[str, float]:
     if "height_m" not in table.columns or len(keys) != 1:
         raise SegmentError(f"{path.name} needs the columns height_m and either patient_id or slice")
     heights: dict[str, float] = {}
-    for who, text in zip(table[keys[0]], table["height_m"], strict=True):
-        if pd.isna(text):
-            continue
-        try:
-            height = float(text.replace(",", "."))
-        except ValueError:
-            height = float("nan")
+    for who, text in table[[keys[0], "height_m"]].dropna().itertuples(index=False):
+        height = pd.to_numeric(text.replace(",", "."), errors="coerce")
         if not HEIGHT_M[0] <= height <= HEIGHT_M[1]:
             raise SegmentError(f"{path.name}: {text!r} is no height in metres ({HEIGHT_M[0]:g} to {HEIGHT_M[1]:g})")
-        who = str(who).strip()
-        if heights.setdefault(who, height) != height:
-            raise SegmentError(f"{path.name}: {keys[0]} {who!r} has two heights")
+        if heights.setdefault(who.strip(), float(height)) != height:
+            raise SegmentError(f"{path.name}: {keys[0]} {who.strip()!r} has two heights")
     return heights
 
 
@@ -265,15 +64,15 @@ def measure(mask: np.ndarray, hu: np.ndarray, spacing: tuple[float, float], heig
     """
     ranged = mask & muscle_range(hu)
     area, ranged_area = muscle_area(mask, spacing), muscle_area(ranged, spacing)
-    square = float("nan") if height_m is None else height_m**2
+    height = math.nan if height_m is None else height_m
     return {
         "sma_cm2": area,
         "smd_hu": muscle_density(remove_bone(mask, hu, spacing), hu),
         "sma_range_cm2": ranged_area,
         "smd_range_hu": muscle_density(ranged, hu),
-        "height_m": float("nan") if height_m is None else height_m,
-        "smi_cm2_m2": area / square,
-        "smi_range_cm2_m2": ranged_area / square,
+        "height_m": height,
+        "smi_cm2_m2": area / height**2,
+        "smi_range_cm2_m2": ranged_area / height**2,
     }
 
 
@@ -284,18 +83,19 @@ class Segmentation:
     Attributes
     ----------
     measures : DataFrame
-        One row a slice, those to look at first on top; the columns of `measure` besides slice, patient_id, position_mm
-        (along the scan axis), look_first (bool), reasons (in words, parted by semicolons) and agreement (mean Dice
-        between an ensemble's members).
+        One row a slice, those to review first on top; the columns of `measure` besides slice (the name of its files),
+        source (path of its file within the folder), sop_instance_uid, plane (of a NIfTI volume), patient_id,
+        position_mm (along the scan axis), review_first (bool), reasons (in words, parted by semicolons) and agreement
+        (mean Dice between an ensemble's members).
     refused : list of str
-        Files that are no slice that can be read soundly, and why.
-    masks : int
-        Outline files that lay in the folders and were passed over.
+        Files that are no slice that can be read soundly, slices whose mask cannot be written, and why.
+    notes : list of str
+        What else should be known: copies, outlines that were passed over, heights of nobody, formats not to be had.
     """
 
     measures: pd.DataFrame
     refused: list[str]
-    masks: int
+    notes: list[str]
 
 
 def segment_slices(
@@ -308,20 +108,22 @@ def segment_slices(
     overlays: bool = True,
     on_slice: Callable[[int, int], None] | None = None,
 ) -> Segmentation:
-    """Outline muscle in CT slices, measure it, and say which outlines to look at first.
+    """Outline muscle in CT slices, measure it, and say which outlines to review first.
+
+    A slice that cannot be read or written is refused; the others are done.
 
     Parameters
     ----------
     paths : sequence of Path
-        DICOM files, NIfTI images, or folders of them. Every plane of a NIfTI volume is a slice.
+        DICOM files, NIfTI images, or folders of them. Every axial plane of a NIfTI volume is a slice.
     model : Segmenter
     out : Path
         Folder for the results: for each slice a mask in every format (NIfTI for a NIfTI image) and `<name>.png`; for
-        all of them `measures.csv` and contact sheets `sheet-01.png` ..., both with those to look at first on top, and
-        `refused.txt` where files were refused.
+        all of them `measures.csv` and contact sheets `sheet-01.png` ..., both with those to review first on top, and
+        `refused.txt` where something was refused. What an earlier run wrote there goes.
     formats : sequence of {"seg", "rtstruct", "nifti"}
     heights : mapping of str to float, optional
-        Body heights in metres by patient ID or by slice; they go before those in the DICOM files.
+        Body heights in metres, see `read_heights`; they go before those in the DICOM files.
     overlays : bool
         Whether each slice's own picture is written.
     on_slice : callable, optional
@@ -330,75 +132,112 @@ def segment_slices(
     Raises
     ------
     L3MuscleError
-        If there is no sound slice, or `out` cannot be written.
+        If there is no sound slice, or `out` cannot be written or holds files that must stay.
     """
-    found = _look(paths)
-    rows: list[dict[str, object]] = []
-    tiles: list[SheetSlice] = []
-    total, heights = len(found.waiting), heights or {}
-    if not total:
+    found = find_slices(paths)
+    if not found.slices:
         more = f" (and {len(found.refused) - 1} more refusals)" if len(found.refused) > 1 else ""
         raise SegmentError(found.refused[0] + more if found.refused else "there is no slice among these files")
+    heights = heights or {}
+    found.notes += _not_to_be_had(found.slices, formats, heights)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(WRITERS) as pool:
-            pictures = []
-            for first in range(0, total, BATCH):
-                batch = []
-                for place, waiting in enumerate(found.waiting[first : first + BATCH], start=first + 1):
-                    try:
-                        batch.append((f"{place:03d}-{waiting.name}", waiting, waiting.read()))
-                    except L3MuscleError as error:
-                        found.refused.append(str(error))
-                outlined = model.outline([(ct.hu, ct.spacing) for _, _, ct in batch]) if batch else []
-                for (name, waiting, ct), (mask, agreement) in zip(batch, outlined, strict=True):
-                    wanted = formats if waiting.is_dicom else ("nifti",)
-                    for suffix, write in (MASK_WRITERS[format_] for format_ in wanted):
-                        write(out / f"{name}.{suffix}", mask, ct)
-                    if overlays:
-                        pictures.append(pool.submit(_save_overlay, out / f"{name}.png", ct.hu, mask))
-                    reasons = reasons_to_look(ct.hu, mask, ct.spacing, agreement, model.calibration)
-                    height = heights.get(waiting.name, heights.get(name, heights.get(ct.patient_id, waiting.height_m)))
-                    rows.append(
-                        {
-                            "slice": name,
-                            "patient_id": ct.patient_id,
-                            "position_mm": waiting.location_mm,
-                            "look_first": bool(reasons),
-                            **measure(mask, ct.hu, ct.spacing, height),
-                            "agreement": float("nan") if agreement is None else agreement,
-                            "reasons": "; ".join(reasons),
-                        }
-                    )
-                    tiles.append(SheetSlice.cut(name, ct.hu, ct.spacing, mask, flagged=bool(reasons)))
-                    if on_slice is not None:
-                        on_slice(len(rows), total)
-            for picture in pictures:
-                picture.result()
-        if not rows:
+        folder = OutputFolder(out)
+        folder.clear()
+        done: list[tuple[dict[str, object], Tile]] = []
+        for first in range(0, len(found.slices), BATCH):
+            read, refused = _read(found.slices[first : first + BATCH])
+            found.refused += refused
+            outlines = model.outline([(ct.hu, ct.spacing) for _, ct in read]) if read else []
+            for (one, ct), outline in zip(read, outlines, strict=True):
+                try:
+                    _write(folder, one, ct, outline.mask, formats, overlays)
+                except (ValueError, TypeError, AttributeError, KeyError) as error:  # of a header that forbids a mask
+                    found.refused.append(f"{one.source}: no mask can be written for it ({reason_of(error)})")
+                    continue
+                done.append(_row_and_tile(one, ct, outline, model, _height(one, heights)))
+                if on_slice is not None:
+                    on_slice(len(done), len(found.slices))
+        if not done:
             raise SegmentError(found.refused[0])
-        order = _order(rows)
-        measures = pd.DataFrame([rows[place] for place in order])
-        measures.to_csv(out / "measures.csv", index=False, float_format="%.3f")
-        write_sheets(out, "sheet", [tiles[place] for place in order])
+        # Flagged ones first, by the number of reasons, and then by how little the members agree.
+        done.sort(key=lambda entry: (-len(entry[0]["reasons"]), np.nan_to_num(entry[0]["agreement"], nan=1.0)))
+        measures = pd.DataFrame([row | {"reasons": "; ".join(row["reasons"])} for row, _ in done])
+        with folder.write(MEASURES) as draft:
+            measures.to_csv(draft, index=False, float_format="%.3f")
+        for number, sheet in enumerate(contact_sheets([tile for _, tile in done]), start=1):
+            with folder.write(f"sheet-{number:02d}.png") as draft:
+                sheet.save(draft, compress_level=PNG_LEVEL)
         if found.refused:
-            (out / "refused.txt").write_text("".join(f"{line}\n" for line in found.refused), encoding="utf-8")
+            with folder.write("refused.txt") as draft:
+                draft.write_text("".join(f"{line}\n" for line in found.refused), encoding="utf-8")
     except OSError as error:
         raise SegmentError(f"cannot write to {out}: {reason_of(error)}") from None
-    return Segmentation(measures, found.refused, found.masks)
+    return Segmentation(measures, found.refused, found.notes)
 
 
-def _save_overlay(path: Path, hu: np.ndarray, mask: np.ndarray) -> None:
-    overlay_image(hu, mask).save(path, compress_level=PNG_LEVEL)
+def _not_to_be_had(slices: Sequence[Slice], formats: Sequence[str], heights: Mapping[str, float]) -> list[str]:
+    """What was asked for and cannot be given, in sentences."""
+    notes = []
+    others = [format_ for format_ in formats if format_ != "nifti"]
+    volumes = {one.source for one in slices if one.plane is not None}
+    if others and volumes:
+        notes.append(
+            f"masks of {len(volumes)} NIfTI images are written as NIfTI and not as {' and '.join(others)}, "
+            "which refer to DICOM slices"
+        )
+    known = {key for one in slices for key in _keys(one)}
+    if unknown := [who for who in heights if who not in known]:
+        listed = ", ".join(unknown[:5]) + (" ..." if len(unknown) > 5 else "")
+        notes.append(f"{len(unknown)} heights are of no patient or slice among these files: {listed}")
+    return notes
 
 
-def _order(rows: Iterable[Mapping[str, object]]) -> list[int]:
-    """Places of the rows: flagged ones first, by the number of reasons, and then by how little the members agree."""
+def _keys(one: Slice) -> tuple[str, ...]:
+    """What a table of heights may call a slice, the most particular first."""
+    return one.name, one.sop_instance_uid, one.source, one.patient_id
 
-    def key(entry: tuple[int, Mapping[str, object]]) -> tuple:
-        place, row = entry
-        agreement = row["agreement"]
-        count = str(row["reasons"]).count(";") + 1 if row["look_first"] else 0
-        return -count, 1.0 if np.isnan(agreement) else agreement, place
 
-    return [place for place, _ in sorted(enumerate(rows), key=key)]
+def _height(one: Slice, heights: Mapping[str, float]) -> float | None:
+    return next((heights[key] for key in _keys(one) if key in heights), one.height_m)
+
+
+def _read(slices: Sequence[Slice]) -> tuple[list[tuple[Slice, CTSlice]], list[str]]:
+    read, refused = [], []
+    for one in slices:
+        try:
+            read.append((one, one.read()))
+        except L3MuscleError as error:
+            refused.append(str(error))
+    return read, refused
+
+
+def _write(
+    folder: OutputFolder, one: Slice, ct: CTSlice, mask: np.ndarray, formats: Sequence[str], overlays: bool
+) -> None:
+    for format_ in formats if one.plane is None else ("nifti",):
+        suffix, write = MASK_WRITERS[format_]
+        with folder.write(f"{one.name}.{suffix}") as draft:
+            write(draft, mask, ct)
+    if overlays:
+        with folder.write(f"{one.name}.png") as draft:
+            overlay_image(ct.hu, mask).save(draft, compress_level=PNG_LEVEL)
+
+
+def _row_and_tile(
+    one: Slice, ct: CTSlice, outline: Outline, model: Segmenter, height_m: float | None
+) -> tuple[dict[str, object], Tile]:
+    mask, agreement = outline
+    reasons = review_reasons(ct.hu, mask, ct.spacing, agreement, model.calibration)
+    row = {
+        "slice": one.name,
+        "source": one.source,
+        "sop_instance_uid": one.sop_instance_uid,
+        "plane": one.plane,
+        "patient_id": one.patient_id,
+        "position_mm": one.position_mm,
+        "review_first": bool(reasons),
+        **measure(mask, ct.hu, ct.spacing, height_m),
+        "agreement": math.nan if agreement is None else agreement,
+        "reasons": reasons,
+    }
+    return row, Tile.cut(one.name, ct.hu, ct.spacing, mask, flagged=bool(reasons))

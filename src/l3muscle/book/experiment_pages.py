@@ -1,0 +1,97 @@
+"""Every executed experiment as a page of the book, and the page that leads to them."""
+
+import ast
+import json
+import shlex
+from pathlib import Path
+
+import nbformat
+
+from l3muscle.pretext import SOURCE_TASKS
+from l3muscle.study import StudyResults
+
+INTRODUCTION = """# Experiments
+
+Every model of this run was trained in one of these notebooks: first the source tasks, then a notebook for each
+configuration of source task and training-set size. Each page shows the method as it was executed, and says at its top
+how to make it again. The numbers are mean Dice coefficients over models and test slices.
+"""
+
+
+def page_name(source_task: str, n_train: int) -> str:
+    """Name of the page of a configuration, without its suffix."""
+    return f"experiment-{source_task}-n{n_train:03d}"
+
+
+def write_experiment_pages(results: StudyResults, folder: Path) -> list[Path]:
+    """Write the executed notebooks of a run as pages, and an index of them.
+
+    Parameters
+    ----------
+    results : StudyResults
+    folder : Path
+        Gets `index.md` and the notebooks; what else lies there is removed.
+
+    Returns
+    -------
+    list of Path
+        All pages.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for path in sorted((results.folder / "notebooks").glob("*-*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        if "l3muscle" not in notebook.metadata:
+            continue  # failed, or not finished
+        _introduce(notebook)
+        written.append(folder / path.name)
+        nbformat.write(notebook, written[-1])
+    index = folder / "index.md"
+    index.write_text(INTRODUCTION + _table(results, {path.stem for path in written}), encoding="utf-8")
+    written.append(index)
+    for path in set(folder.iterdir()) - set(written):
+        path.unlink()
+    return written
+
+
+def _introduce(notebook: nbformat.NotebookNode) -> None:
+    """Give a page its own title, and the command that makes it again."""
+    given = {}
+    for cell in notebook.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            given |= {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(cell.source).body}
+    kind = "experiment" if "n_train" in given else "pretrain"
+    given.pop("time_budget_s", None)
+    label = SOURCE_TASKS[given["source_task"]].label
+    title = f"{label}, n = {given['n_train']}" if kind == "experiment" else f"Source task: {label}"
+    options = " ".join(
+        f"-y {shlex.quote(json.dumps({name: value}))}"
+        if isinstance(value, list)
+        else f"-p {name} {shlex.quote(str(value))}"
+        for name, value in given.items()
+    )
+    first = notebook.cells[0]
+    first.source = (
+        f"# {title[0].upper()}{title[1:]}\n\n```console\npapermill notebooks/{kind}.ipynb OUT.ipynb {options}\n```\n\n"
+        + first.source.partition("\n")[2].strip()
+    )
+
+
+def _table(results: StudyResults, pages: set[str]) -> str:
+    grid = results.profile.grid
+    means = {}
+    if results.records:
+        means = results.scores().groupby(["source_task", "n_train"])["dice"].mean().to_dict()
+    lines = [
+        "| source task | learned | " + " | ".join(f"n = {size}" for size in grid.sizes) + " |",
+        "| --- |" + " --- |" * (len(grid.sizes) + 1),
+    ]
+    for task in grid.source_tasks:
+        source = f"pretrain-{task}"
+        cells = [SOURCE_TASKS[task].label, f"[how]({source}.ipynb)" if source in pages else "–"]
+        for size in grid.sizes:
+            name = page_name(task, size)
+            text = f"{means[task, size]:.3f}" if (task, size) in means else "not run"
+            cells.append(f"[{text}]({name}.ipynb)" if name in pages else text)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n" + "\n".join(lines) + "\n"
