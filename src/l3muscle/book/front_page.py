@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from l3muscle.book.error_maps import one_model_each
+from l3muscle.book.experiment_pages import page_address
 from l3muscle.book.run_header import (
     as_header,
     cohort_notice,
@@ -24,7 +25,6 @@ from l3muscle.book.run_header import (
     window_of,
 )
 from l3muscle.book.show import FOLDER, THIS_RUN, table_text
-from l3muscle.book.viewer import view_address
 from l3muscle.figures import contact_sheet, learning_curve, svg_text
 from l3muscle.metrics import MEASURES
 from l3muscle.pretext.fractals import draw_fractals, draw_systems
@@ -218,7 +218,9 @@ def write_front_page(results: StudyResults, folder: Path) -> Path:
     scores, observers, labels = results.scores(), results.observer_scores(), source_labels(results)
     band, curve = observer_band(observers, "dice"), learning_curve_table(scores, "dice")
     (folder / "steps").mkdir(parents=True, exist_ok=True)
-    figure = learning_curve(curve, band, "dice", labels=labels, link=lambda *view: f"executed/{view_address(*view)}")
+    figure = learning_curve(
+        curve, band, "dice", labels=labels, link=lambda *which: f"executed/{page_address(results, *which)}"
+    )
     alt = "Mean Dice against training-set size for each source task, with the observers' mean as a band."
     (folder / "summary.svg").write_text(svg_text(figure, "fig-front", alt), encoding="utf-8")
     figure.savefig(folder / "summary.png", dpi=150)
@@ -246,8 +248,8 @@ def write_front_page(results: StudyResults, folder: Path) -> Path:
 :alt: {alt}
 
 Mean Dice of the predicted outlines on the held-out test slices, with 95 % intervals, against the number of annotated
-slices that each model was fine-tuned on.{compared} Values appear under the pointer; a click shows the outlines behind a
-point. {ORIGIN}
+slices that each model was fine-tuned on.{compared} Values appear under the pointer; a click leads to the notebook
+behind a point. {ORIGIN}
 ```
 
 {table_text(answer.to_dict("records"), "tab-front", caption)}
