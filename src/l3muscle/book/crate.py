@@ -121,7 +121,7 @@ def _add_trainings(crate: "ROCrate", results: StudyResults, inputs: list[Any], m
     for experiment, key in sorted(results.keys.items()):
         source = [weights[experiment.source_task]] if experiment.source_task in weights else []
         seconds = results.records[experiment]["seconds"]
-        actions.append(action("experiments", key, str(experiment), seconds, [*inputs, *source], made))
+        actions.append(action("models", key, str(experiment), seconds, [*inputs, *source], made))
     return actions
 
 
@@ -163,7 +163,7 @@ def build_crate(results: StudyResults, notebooks: Path) -> "ROCrate":
         _add(crate, "scores.csv", _renamed(results.scores(), names), "scores, one row a model and test image"),
         _add(crate, "curves.csv", results.curves(), "training curves of the experiments"),
         _add(crate, "observers.csv", _renamed(results.observer_scores(), names), "scores of the observers"),
-        _add(crate, "provenance.json", provenance, "commit, versions, hardware and seed of every training"),
+        _add(crate, "provenance.json", provenance, "commit, versions, hardware and duration of every training"),
     ]
     parameters = [*workflow["input"], workflow["output"]]
     for entity, parameter in zip([*inputs[:2], outcomes[0]], parameters, strict=True):

@@ -1,12 +1,12 @@
 """A folder of results that knows its own files, so that results of two runs never lie under one name."""
 
-import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from l3muscle.errors import L3MuscleError
-from l3muscle.segmenter.model_file import replaced
+from l3muscle.files import file_sha256
 
 LISTING = "SHA256SUMS.txt"  # as `sha256sum --check` reads it
 MEASURES = "measures.csv"
@@ -14,11 +14,6 @@ MEASURES = "measures.csv"
 
 class OutputError(L3MuscleError):
     """An output folder with files that must not be overwritten."""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class OutputFolder:
@@ -34,50 +29,52 @@ class OutputFolder:
     Raises
     ------
     OutputError
-        If files of an earlier run have been changed since, as a person does who corrects an outline; or if the results
-        of a run lie there that listed no files.
+        If files of an earlier run have been changed since, as by a person who corrects an outline; or if the results of
+        a run lie there that listed no files.
     OSError
         If the folder cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self._listed = folder, {}
+        self.folder, self.listed = folder, {}
         if (folder / LISTING).is_file():
             lines = (folder / LISTING).read_text(encoding="utf-8").splitlines()
-            listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines) if name}
-            self._listed = {name: digest for name, digest in listed.items() if Path(name).name == name}
-        there = [name for name in self._listed if (folder / name).is_file()]
-        changed = [name for name in there if _sha256(folder / name) != self._listed[name]]
-        if changed:
+            named = ((name, digest) for digest, _, name in (line.partition("  ") for line in lines))
+            self.listed = {name: digest for name, digest in named if name and Path(name).name == name}
+        elif (folder / MEASURES).exists():
+            raise OutputError(f"{folder} holds results of another run; name a new folder")
+        there = {name: digest for name, digest in self.listed.items() if (folder / name).is_file()}
+        if changed := [name for name, digest in there.items() if file_sha256(folder / name) != digest]:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             raise OutputError(
                 f"{folder} holds results of another run, of which {changed[0]}{more} were changed since; "
                 "move them away to keep them, or name a new folder"
             )
-        if not self._listed and (folder / MEASURES).exists():
-            raise OutputError(f"{folder} holds results of another run; name a new folder")
 
     def clear(self) -> None:
         """Make the folder, and remove what an earlier run wrote."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in (*self._listed, LISTING):
+        for name in (*self.listed, LISTING):
             (self.folder / name).unlink(missing_ok=True)
-        self._listed = {}
+        self.listed = {}
 
     @contextmanager
     def write(self, name: str) -> Iterator[Path]:
-        """A temporary file that becomes `name` in the folder once the block has ended without an error.
+        """A temporary file of the same ending, which becomes `name` once the block has ended without an error.
 
         Raises
         ------
         OutputError
             If the folder holds a file of that name that is not this run's.
         """
-        path = self.folder / name
-        if path.exists() and name not in self._listed:
+        path, draft = self.folder / name, self.folder / f".{os.getpid()}-{name}"
+        if path.exists() and name not in self.listed:
             raise OutputError(f"{path} is there already, and no run has listed it; name a new folder")
-        with replaced(path) as draft:
+        try:
             yield draft
-            self._listed[name] = _sha256(draft)
+            self.listed[name] = file_sha256(draft)
             with (self.folder / LISTING).open("a", encoding="utf-8") as listing:
-                listing.write(f"{self._listed[name]}  {name}\n")
+                listing.write(f"{self.listed[name]}  {name}\n")
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)

@@ -13,16 +13,17 @@ import pandas as pd
 
 from l3muscle.cohort import Patient
 from l3muscle.errors import L3MuscleError, reason_of
+from l3muscle.experiment import METHOD_VERSION
+from l3muscle.files import replaced
 from l3muscle.profile import Profile
 from l3muscle.segmenter.cross_validation import CrossValidation, cross_validate
 from l3muscle.segmenter.estimate import error_table, learning_curve, would_more_help
 from l3muscle.segmenter.initialisation import BEST, Initialisation, choose_initialisation
-from l3muscle.segmenter.model_file import MODEL, replaced, save_model, tensor_digest
+from l3muscle.segmenter.model_file import MODEL, save_model, tensor_digest
 from l3muscle.segmenter.report import Tile, contact_sheets, model_card
 
 CARD, SCORES = "model.json", "held_out.csv"
-CARD_FORMAT = "l3muscle-card-2"
-METHOD_VERSION = 1  # goes up when the same slices and settings give another model, so that a folder is made anew
+CARD_FORMAT = "l3muscle-card-2"  # goes up when this room makes another model of the same slices and settings
 
 
 class TrainError(L3MuscleError):
@@ -93,7 +94,7 @@ def _inputs_digest(patients: Sequence[Patient], start: Initialisation, options: 
     """SHA-256 of all that decides the outcome: settings, slices, initial weights, and the version of the method."""
     decisive = {"network", "image", "augmentation", "training", "threads_per_worker"}
     settings = start.profile.model_dump(mode="json", include=decisive)
-    digest = hashlib.sha256(json.dumps([METHOD_VERSION, settings, options], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([METHOD_VERSION, CARD_FORMAT, settings, options], sort_keys=True).encode())
     for patient in patients:
         about = (patient.patient_id, patient.name, patient.hu.shape, *map(float, patient.spacing))
         digest.update(json.dumps(about).encode())
@@ -171,11 +172,7 @@ def train_segmenter(
 
 
 def _write(
-    out: Path,
-    patients: Sequence[Patient],
-    start: Initialisation,
-    outcome: CrossValidation,
-    about: dict[str, Any],
+    out: Path, patients: Sequence[Patient], start: Initialisation, outcome: CrossValidation, about: dict[str, Any]
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / CARD).unlink(missing_ok=True)  # written last: a folder with a card is complete
@@ -188,6 +185,8 @@ def _write(
         patient, outline = patients[index], outcome.outlines[index]
         caption = f"{name}  Dice {dice:.2f}"
         tiles.append(Tile.cut(caption, patient.hu, patient.spacing, outline, reference=patient.expert))
+    for old in out.glob("held-out-*.png"):
+        old.unlink()
     for number, sheet in enumerate(contact_sheets(tiles), start=1):
         sheet.save(out / f"held-out-{number:02d}.png")
     with replaced(out / CARD) as draft:
