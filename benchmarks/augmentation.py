@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 from harness import NotOffered, Rows, Sides, Work
+from resolution import FREQUENCIES, contrast_kept, line_pairs, warp_once_and_in_chain
 
-from l3muscle.book.resolution import FREQUENCIES, contrast_kept, line_pairs, warp_once_and_in_chain
-from l3muscle.profile import AugmentationSettings
+from l3muscle.profile import AugmentationSettings, load_profile
 
 PART = "augmentation"
-SETTINGS = AugmentationSettings()
+SETTINGS = load_profile("paper").augmentation
 BATCH = 4  # of the sides that take batches
 
 

@@ -5,8 +5,9 @@
 Five parts: `measures`, `augmentation`, `training_step`, `task`, `scaling`; each module says what it compares and how it
 keeps the comparison fair. Each row of `scores.csv` is one value of one side in one repeat; a library that is not
 installed, has nothing for a case or fails is a row *n/a* with the reason. `provenance.json` says when, where and with
-which versions. The machine should have nothing else to do: about 45 minutes of 2 cores at the size `full`, of which the
-task takes more than half. `--update` keeps the other parts of a run of the same size on the same machine.
+which versions; `report.md` and `summary.md` set the medians side by side. The machine should have nothing else to do:
+about 45 minutes of 2 cores at the size `full`, of which the task takes more than half. `--update` keeps the other parts
+of a run of the same size on the same machine.
 """
 
 import argparse
@@ -210,6 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
     changed = {"task_s": options.task_seconds, "task_repeats": options.task_repeats}
     size = Size(**{**vars(size), **{name: value for name, value in changed.items() if value is not None}})
 
+    import report
     from harness import Rows
 
     from l3muscle.runtime import provenance
@@ -250,6 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
         about = merge(earlier, about, scores, draft)
     draft.replace(scores)
     (options.out / "provenance.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    report.write(options.out)
     print(f"written to {options.out}")
     return 1 if broken else 0
 

@@ -13,8 +13,10 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from l3muscle import statistics
-from l3muscle.statistics.claims import Evidence, ledger
+from l3muscle.metrics import MEASURES
+from l3muscle.statistics.claims import claims_table
 from l3muscle.statistics.printed import printed_pairs
+from l3muscle.statistics.score_table import COMPARED, DIFFERENCE_OF
 
 TASKS = ("random", "classification", "segmentation", "jigsaw", "reconstruction")
 SIZES = (5, 10, 25, 50, 75, 100, 125)
@@ -74,33 +76,31 @@ def study_scores(seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def tables(scores: pd.DataFrame, observers: pd.DataFrame) -> Iterator[tuple[str, Callable[[], object]]]:
     """Every table that the book computes from the scores, once, with a name."""
-    for metric in statistics.METRICS:
+    for metric in COMPARED:
         yield f"learning_curve_table {metric}", lambda m=metric: statistics.learning_curve_table(scores, m)
         yield f"plateau_table {metric}", lambda m=metric: statistics.plateau_table(scores, m)
-    for metric in statistics.HIGHER_IS_BETTER:
+    for metric in (column for column, row in MEASURES.items() if row.better):
         yield f"dunnett_table {metric}", lambda m=metric: statistics.dunnett_table(scores, observers, m)
         yield f"slices_needed_table {metric}", lambda m=metric: statistics.slices_needed_table(scores, observers, m)
-    for measure in statistics.MEASURES:
+    for measure in DIFFERENCE_OF:
         control = statistics.control_sample("expert", measure, scores=scores)
         yield f"dunnett_table {measure}", lambda m=measure, c=control: statistics.dunnett_table(scores, c, m)
-        for unit in ("image_mean", "prediction"):
-            yield (
-                f"agreement_table {measure} {unit}",
-                lambda m=measure, u=unit: statistics.agreement_table(scores, m, observers=observers, unit=u),
-            )
+        yield (
+            f"agreement_table {measure}",
+            lambda m=measure: statistics.agreement_table(scores, m, observers=observers),
+        )
     yield "mann_whitney_pairs", lambda: statistics.mann_whitney_pairs(scores)
     for n in sorted(set(printed_pairs()["n_train"])):
         yield f"mann_whitney_beside_paper {n}", lambda n=n: statistics.mann_whitney_beside_paper(scores, n_train=n)
-    for metric in statistics.METRICS:
-        yield f"surviving_stars {metric}", lambda m=metric: statistics.surviving_stars(scores, observers, m)
-    yield "surviving_pair_stars", lambda: statistics.surviving_pair_stars(scores)
-    for metric in statistics.METRICS:
+    for metric in COMPARED:
+        yield f"surviving_differences {metric}", lambda m=metric: statistics.surviving_differences(scores, observers, m)
+    for metric in COMPARED:
         yield f"readings_table {metric}", lambda m=metric: statistics.readings_table(scores, observers, m)
     yield (
         "readings_table mann_whitney",
         lambda: statistics.readings_table(scores, metric="rms_dta_cm", test="mann_whitney"),
     )
-    yield "ledger of the claims", lambda: ledger(Evidence(scores, observers))
+    yield "claims_table", lambda: claims_table(scores, observers)
 
 
 def test_all_statistics_of_a_study():

@@ -62,7 +62,7 @@ def ours(backbone, width, stride, shape, batch, precision, steps, device, *, com
     """`l3muscle.training.fit` with its setting up and keeping the best weights; its validation is taken off."""
     import torch
 
-    from l3muscle.profile import AugmentationSettings, TrainingSettings
+    from l3muscle.profile import TrainingSettings, load_profile
     from l3muscle.runtime import keep_freed_memory
     from l3muscle.target_task import MuscleSegmentation
     from l3muscle.training import Loop, fit
@@ -71,7 +71,7 @@ def ours(backbone, width, stride, shape, batch, precision, steps, device, *, com
     images, masks = (tensor.to(device) for tensor in _slices(shape))
     network = _network(backbone, width, stride, peer=False)
     settings = TrainingSettings(batch_size=batch)
-    task = MuscleSegmentation(images, masks, images[:1], masks[:1], settings, AugmentationSettings())
+    task = MuscleSegmentation(images, masks, images[:1], masks[:1], settings, load_profile("paper").augmentation)
     loop = Loop(
         learning_rate=1e-3,
         max_steps=steps,

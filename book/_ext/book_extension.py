@@ -1,6 +1,9 @@
-"""What Jupyter Book leaves open: MathJax without a CDN, no script without a use, numbers that come from a profile."""
+"""What Jupyter Book leaves open: drawings that follow the theme, MathJax without a CDN, settings in prose, footers."""
 
+import base64
+import hashlib
 import json
+import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,11 +18,11 @@ from sphinx.util.fileutil import copy_asset
 
 from l3muscle.profile import load_profile
 
-RUN_FILE = Path("book", "executed", "run.json")  # `l3muscle.book.summary.write_summary` writes it
+EXECUTED = Path("book", "executed")
 PROFILES = ("laptop", "paper")  # whose settings pages may name, as in {{ paper.training.batch_size }}
 # The package ships every ready-made bundle and speech in a dozen languages, 24 MB; the pages ask for this much.
-BUNDLE = "tex-chtml.js"
-LANGUAGES = ("base.json", "en.json")
+BUNDLE, LANGUAGES = "tex-chtml.js", ("base.json", "en.json")
+_PICTURE = re.compile(r'"data:image/png;base64,([^"]+)"')
 
 
 class PaperOrder(Style):
@@ -28,16 +31,37 @@ class PaperOrder(Style):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # The base class sets its own order here, on the instance.
-        self.sort = self._by_paper_number
-
-    @staticmethod
-    def _by_paper_number(entries: Any) -> list[Any]:
-        entries = list(entries)
-        return sorted(entries, key=lambda entry: int(entry.fields.get("papernumber", len(entries) + 1)))
+        self.sort = lambda entries: sorted(entries, key=lambda entry: int(entry.fields.get("papernumber", 10_000)))
 
 
-def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
-    """Put MathJax beside the pages."""
+def inline_drawings(app: Sphinx, doctree: nodes.document) -> None:
+    """Put the text of a drawing (`l3muscle.figures.svg_text`) into the page, where it follows the theme's colours.
+
+    The pictures inside it become files, which are fetched when they are looked at.
+    """
+    for image in list(doctree.findall(nodes.image)):
+        source = Path(app.env.relfn2path(image["uri"], app.env.docname)[1]) if "://" not in image["uri"] else Path()
+        svg = source.read_text(encoding="utf-8") if source.suffix == ".svg" else ""
+        if 'class="l3-drawing"' not in svg:
+            # Without the class the theme lays white under a picture on a dark page, and dims it.
+            image["classes"].append("dark-light")
+            continue
+        folder = Path(app.outdir, "_images")
+        folder.mkdir(parents=True, exist_ok=True)
+        up = "../" * app.env.docname.count("/")
+
+        def as_file(match: re.Match[str], folder: Path = folder, up: str = up) -> str:
+            content = base64.b64decode(match[1])
+            name = f"{hashlib.sha256(content).hexdigest()[:16]}.png"
+            (folder / name).write_bytes(content)
+            return f'"{up}_images/{name}" loading="lazy"'
+
+        raw = nodes.raw("", f'<div class="l3-figure">{_PICTURE.sub(as_file, svg)}</div>', format="html")
+        image.parent.replace(image, raw)
+
+
+def copy_files(app: Sphinx, exception: Exception | None) -> None:
+    """Put MathJax and the viewer's data beside the pages, and offer chapters' notebooks as they are written."""
     if exception is not None or app.builder.format != "html":
         return
     spec = find_spec("sphinx-mathjax-offline")
@@ -50,23 +74,10 @@ def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
         return parts[-2:-1] == ("mathmaps",) and parts[-1] not in LANGUAGES
 
     copy_asset(source, Path(app.outdir, "_static", "mathjax"), excluded=unwanted)
-
-
-def copy_viewer(app: Sphinx, exception: Exception | None) -> None:
-    """Put the slice viewer's data beside its script."""
-    source = Path(app.srcdir, "book", "executed", "viewer")
-    if exception is not None or app.builder.format != "html" or not source.is_dir():
-        return
-    place = Path(app.outdir, "_static", "viewer")
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(source, place)
-
-
-def offer_templates(app: Sphinx, exception: Exception | None) -> None:
-    """Offer a chapter's notebook for download as it is written: what it shows is on the page, and weighs megabytes."""
-    if exception is not None or app.builder.format != "html":
-        return
-    for path in Path(app.outdir, "_sources", "book", "executed").glob("*.ipynb"):
+    if Path(app.srcdir, EXECUTED, "viewer").is_dir():
+        shutil.copytree(Path(app.srcdir, EXECUTED, "viewer"), Path(app.outdir, "_static", "viewer"), dirs_exist_ok=True)
+    for path in Path(app.outdir, "_sources", EXECUTED).glob("*.ipynb"):
+        # What an executed notebook shows is on the page, and weighs megabytes.
         template = Path(app.srcdir, "notebooks", path.name)
         if template.is_file():
             shutil.copyfile(template, path)
@@ -78,47 +89,37 @@ def offer_settings(app: Sphinx, config: Config) -> None:
     config.myst_substitutions = {**config.myst_substitutions, **substitutions}
 
 
-def say_whose_images(
+def finish_page(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """Say at the foot of every page whose images the numbers come from."""
-    try:
-        phantom = json.loads(Path(app.srcdir, RUN_FILE).read_text(encoding="utf-8"))["phantom"]
-    except (OSError, ValueError, KeyError):
-        phantom = True
+    """Say at the foot whose images the numbers come from, and leave out the scripts that a page has no use for.
+
+    Thebe, which runs cells on a public server, is not offered here. Sphinx gives MathJax, a megabyte, to every page
+    above one that has mathematics.
+    """
+    about = Path(app.srcdir, EXECUTED, "run.json")  # `l3muscle.book.front_page.write_front_page` writes it
+    phantom = json.loads(about.read_text(encoding="utf-8"))["phantom"] if about.is_file() else True
     whose = "The images are of a phantom, not of patients." if phantom else "The images are a cohort of its owner's."
     context["theme_extra_footer"] = f'<p class="l3-footer">{whose} Not a medical device.</p>'
-
-
-def trim_scripts(
-    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
-) -> None:
-    """Leave out of a page the scripts that it has no use for.
-
-    Thebe, which runs cells on a public server, is not offered here, and its set-up, given twice, is an error in the
-    browser. Sphinx gives MathJax, a megabyte, to every page above one that has mathematics.
-    """
-    has_math = doctree is not None and any(
-        True for kind in (nodes.math, nodes.math_block) for _ in doctree.findall(kind)
-    )
-
-    has_viewer = doctree is not None and any('id="l3-viewer"' in raw.astext() for raw in doctree.findall(nodes.raw))
-
-    def useful(script: Any) -> bool:
-        text = f"{script.filename or ''} {script.attributes.get('body', '')}".lower()
-        wanted = (has_math or "mathjax" not in text) and (has_viewer or "viewer.js" not in text)
-        return "thebe" not in text and wanted
-
-    context["script_files"] = [script for script in context["script_files"] if useful(script)]
+    found = list(doctree.findall(nodes.Node)) if doctree is not None else []
+    unused = ["thebe"]
+    if not any(isinstance(node, nodes.math | nodes.math_block) for node in found):
+        unused.append("mathjax")
+    if not any(isinstance(node, nodes.raw) and 'id="l3-viewer"' in node.astext() for node in found):
+        unused.append("viewer.js")
+    context["script_files"] = [
+        script
+        for script in context["script_files"]
+        if not any(name in f"{script.filename or ''} {script.attributes.get('body', '')}".lower() for name in unused)
+    ]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     register_plugin("pybtex.style.formatting", "paper_order", PaperOrder)
     app.connect("config-inited", offer_settings)
-    app.connect("html-page-context", say_whose_images)
-    app.connect("html-page-context", trim_scripts, priority=900)
-    app.connect("build-finished", copy_mathjax)
-    app.connect("build-finished", copy_viewer)
-    app.connect("build-finished", offer_templates)
+    # Before Sphinx collects the pictures that it has to copy.
+    app.connect("doctree-read", inline_drawings, priority=100)
+    app.connect("html-page-context", finish_page, priority=900)
+    app.connect("build-finished", copy_files)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -40,7 +40,7 @@ def replaced(path: Path) -> Iterator[Path]:
         If it cannot be renamed; whatever the block raises. What was written is gone then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}")
+    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}.{path.name}")
     try:
         yield temporary
         try:
@@ -54,7 +54,7 @@ def replaced(path: Path) -> Iterator[Path]:
 
 def remove_abandoned(folder: Path) -> None:
     """Remove the temporary files and folders below `folder` that killed processes left."""
-    for path in folder.rglob(f".*{TEMPORARY}"):
+    for path in folder.rglob(f".*{TEMPORARY}.*"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > ABANDONED_AFTER_S:
                 remove(path)

@@ -45,7 +45,6 @@ def read_table(path: Path) -> pd.DataFrame:
     """Read a table of `write_table`: text stays text, whatever a patient's ID looks like."""
     return pd.read_csv(
         path,
-        float_precision="round_trip",
         keep_default_na=False,
         na_values=["NaN"],
         dtype=dict.fromkeys(TEXT_COLUMNS, str),

@@ -301,7 +301,7 @@ class Study:
         failures = [self.store.document(f"failed/{self.keys[experiment]}.json") for experiment in chosen]
         for failure in filter(None, failures):
             raise StudyError(f"no model of this configuration could be trained: {failure['reason']}")
-        raise TrainingPaused("the time was up before a model of this configuration was trained; the same command goes on")
+        raise TrainingPaused("the time was up before a model was trained; the same command goes on")
 
     def checkpoint(self, key: str, deadline: float | None = None) -> Checkpoint:
         """Where a long training of this identity keeps its state."""

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from l3muscle.book.augmentation_pictures import PARTS, augmentation_parts, interpolation_table, only
-from l3muscle.profile import AugmentationSettings
+from l3muscle.profile import load_profile
 
-SETTINGS = AugmentationSettings()
+SETTINGS = load_profile("paper").augmentation
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,6 @@ def test_four_interpolations_blur_more_than_one(image: np.ndarray) -> None:
 
 
 def test_a_flip_alone_keeps_every_detail(image: np.ndarray) -> None:
-    nothing = AugmentationSettings(rotation_degrees=0, scale=0, elastic_shift=0)
+    nothing = SETTINGS.model_copy(update={"rotation_degrees": 0, "scale": 0, "elastic_shift": 0})
     kept = interpolation_table(image, nothing, draws=2)
     assert kept["mean"].to_numpy() == pytest.approx([1, 1], abs=1e-3)

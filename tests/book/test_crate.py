@@ -48,7 +48,7 @@ def test_the_main_entity_is_a_workflow_with_language_inputs_and_outputs(crate):
     assert workflow["programmingLanguage"]["name"] == "Python"
     parameters = [*workflow["input"], workflow["output"]]
     assert all(parameter.type == "FormalParameter" and parameter["additionalType"] for parameter in parameters)
-    for identifier in ("profile.yml", "#cohort", "scores.csv"):
+    for identifier in ("profile.json", "#cohort", "scores.csv"):
         assert ids(crate.dereference(identifier)["exampleOfWork"]) <= ids(parameters)
 
 
@@ -61,7 +61,7 @@ def test_every_training_is_an_action_of_known_code_with_times_inputs_and_results
         assert start <= end and start.tzinfo is not None
         assert action["agent"]["name"] == "anonymous"
         assert "SoftwareSourceCode" in action["instrument"].type
-        assert {"profile.yml", "splits.json", "#cohort"} <= ids(action["object"])
+        assert {"profile.json", "splits.json", "#cohort"} <= ids(action["object"])
         assert action["result"]
     run = crate.dereference("#run")
     assert run["instrument"].id == crate.mainEntity.id

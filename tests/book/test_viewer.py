@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from skimage.draw import polygon2mask
 
 from l3muscle.book import viewer
 from l3muscle.study import StudyResults
@@ -27,45 +26,22 @@ def arguments(path: Path) -> list[Any]:
     return json.loads(f"[{text}]")
 
 
-def filled(polygons: list[list[Any]], shape: tuple[int, int]) -> np.ndarray:
-    """Pixels whose centre lies inside an odd number of the polygons."""
-    mask = np.zeros(shape, bool)
-    for corners in viewer.unpack_outline(polygons):
-        mask ^= polygon2mask(shape, corners)
-    return mask
+def opened(png: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
 
 
-def test_an_outline_comes_back_to_its_mask() -> None:
-    rows, columns = np.mgrid[:60, :80]
-    mask = (np.hypot(rows - 30, columns - 40) < 22) & (np.hypot(rows - 30, columns - 45) > 7)
-    mask[0:4, 0:6] = True  # at the border
-    mask[50, 70] = True  # one pixel
-    assert np.array_equal(filled(viewer.pack_outline(mask), mask.shape), mask)
-    part = viewer.pack_outline(mask[5:, 3:])
-    assert viewer.pack_outline(np.pad(mask[5:, 3:], ((5, 0), (3, 0))), (5, 3)) == part
-    assert viewer.pack_outline(np.zeros_like(mask)) == []
-
-
-def test_long_sides_and_pixels_that_touch_at_a_corner_come_back_too() -> None:
-    mask = np.zeros((90, 70), bool)
-    mask[10:80, 5:60] = True  # sides of more steps than one character tells
-    mask[2, 2] = mask[3, 3] = True
-    packed = viewer.pack_outline(mask)
-    assert len(packed) == 3
-    assert np.array_equal(filled(packed, mask.shape), mask)
-    assert not set("".join(steps for _, _, steps in packed)) & set('"\\')
-
-
-def test_grey_values_come_back_to_half_a_step() -> None:
+def test_grey_values_come_back_to_half_a_step_and_masks_as_they_are():
     hu = np.linspace(-1000, 1000, 300).reshape(10, 30)
-    grey = np.asarray(Image.open(io.BytesIO(viewer.grey_png(hu)))).astype(float)
+    grey = opened(viewer.png(hu)).astype(float)
     back = viewer.LOWEST_HU + viewer.HU_A_STEP * grey
     inside = (hu >= -350) & (hu <= 415)
     assert np.abs(back - hu)[inside].max() <= viewer.HU_A_STEP / 2
     assert set(grey[hu < -352]) == {0} and set(grey[hu > 417]) == {255}
+    mask = np.random.default_rng(0).random((37, 53)) > 0.5
+    assert np.array_equal(opened(viewer.png(mask)), mask)
 
 
-def test_the_body_is_what_is_left_of_a_slice() -> None:
+def test_the_body_is_what_is_left_of_a_slice():
     hu = np.full((100, 120), -1000)
     hu[30:70, 40:90] = 40
     hu[90:92] = 40  # couch
@@ -73,61 +49,49 @@ def test_the_body_is_what_is_left_of_a_slice() -> None:
     assert viewer.body_box(np.full((10, 12), -1000)) == (slice(0, 10), slice(0, 12))
 
 
-def test_every_cell_has_its_extremes(written) -> None:
+def test_every_configuration_has_its_extremes(written):
     results, folder = written
     [index] = arguments(folder / "index.js")
-    scores = results.scores()
-    assert [image["id"] for image in index["images"]] == list(results.splits().test_ids)
-    assert set(index["cells"]) == {f"{task}|{n}" for task in ("random", "segmentation") for n in (2, 4)}
-    for key, cell in index["cells"].items():
+    scores, ids = results.scores(), [image["id"] for image in index["images"]]
+    assert ids == list(results.splits().test_ids)
+    assert set(index["configurations"]) == {f"{task}|{n}" for task in ("random", "segmentation") for n in (2, 4)}
+    for key, configuration in index["configurations"].items():
         task, n = key.split("|")
         own = scores[(scores.source_task == task) & (scores.n_train == int(n))]
         for rank, value in (("best", own.dice.max()), ("worst", own.dice.min())):
-            patient, model = cell[rank]
-            place = [image["id"] for image in index["images"]].index(patient)
-            _, _, predictions = arguments(folder / f"slice-{place}-{task}.js")
+            patient, model = configuration[rank]
+            _, _, predictions = arguments(folder / f"slice-{ids.index(patient)}-{task}.js")
             assert predictions[f"{n}|{model}"]["dice"] == pytest.approx(value, abs=1e-4)
 
 
-def test_every_prediction_is_there_with_the_measures_of_the_run(written) -> None:
+def test_every_mask_is_there_with_the_measures_of_the_run(written):
     results, folder = written
-    [index] = arguments(folder / "index.js")
-    cohort, boxes = results.cohort(), {}
+    cohort, scores = results.cohort(), results.scores()
     for number, patient in enumerate(results.splits().test_ids):
         _, content = arguments(folder / f"slice-{number}.js")
-        width, height = index["images"][number]["size"]
-        picture = Image.open(io.BytesIO(base64.b64decode(content["png"])))
-        assert picture.size == (width, height)
-        expert = cohort.masks[cohort.index(patient)]
-        boxes[number] = viewer.body_box(cohort.images[cohort.index(patient)])
-        assert np.array_equal(filled(content["expert"]["outline"], (height, width)), expert[boxes[number]])
+        k = cohort.index(patient)
+        box = viewer.body_box(cohort.images[k])
+        assert np.array_equal(opened(content["expert"]["mask"]), cohort.masks[k][box])
         assert len(content["observers"]) == len(cohort.observers[patient])
-    scores = results.scores()
-    for experiment in results.records:
-        masks, model = results.predictions(experiment), f"{experiment.fold}.{experiment.subset}.{experiment.repeat}"
-        cell = f"{experiment.source_task}|{experiment.n_train}"
-        assert model in index["cells"][cell]["models"]
-        assert index["files"][f"{cell}|{model}"] == results.keys[experiment]
-        own = scores.query(
-            "source_task == @experiment.source_task and n_train == @experiment.n_train and fold == @experiment.fold"
-        )
-        for number, row in enumerate(own.itertuples()):
-            place, task, predictions = arguments(folder / f"slice-{number}-{experiment.source_task}.js")
-            assert (place, task) == (number, experiment.source_task)
+        for experiment in results.records:
+            _, task, predictions = arguments(folder / f"slice-{number}-{experiment.source_task}.js")
+            model = f"{experiment.fold}.{experiment.subset}.{experiment.repeat}"
             shown = predictions[f"{experiment.n_train}|{model}"]
-            width, height = index["images"][number]["size"]
-            assert np.array_equal(filled(shown["outline"], (height, width)), masks[number][boxes[number]])
+            assert task == experiment.source_task
+            assert np.array_equal(opened(shown["mask"]), results.predictions(experiment)[number][box])
+            own = (scores[list(vars(experiment))] == list(vars(experiment).values())).all(axis=1)
+            row = scores[own & (scores.patient_id == patient)].iloc[0]
             assert shown["dice"] == pytest.approx(row.dice, abs=1e-4)
-            assert shown["sma"] == pytest.approx(row.sma_cm2, abs=1e-2)
+            assert shown["sma_cm2"] == pytest.approx(row.sma_cm2, abs=1e-2)
 
 
-def test_a_link_leads_to_a_view_of_the_viewer() -> None:
-    assert viewer.view_link("jigsaw", 10) == (
-        '<a class="reference internal" href="viewer.html#task=jigsaw&amp;n=10">outlines</a>'
-    )
+def test_no_file_names_a_patient(finished, tmp_path):
+    results = StudyResults(finished.store.root)
+    results.plan["phantom"] = False
+    text = "".join(path.read_text() for path in viewer.write_viewer(results, tmp_path / "files").iterdir())
+    assert '"id":"patient 0' in text and not [name for name in results.cohort().patient_ids if name in text]
 
 
-def test_every_control_has_a_name() -> None:
-    html = viewer.VIEWER_HTML
-    for name in re.findall(r'<(?:select|input type="range")[^>]* id="([\w-]+)"', html):
-        assert f'for="{name}"' in html
+def test_every_control_has_a_name():
+    for name in re.findall(r'<(?:select|input type="range")[^>]* id="([\w-]+)"', viewer.VIEWER_HTML):
+        assert f'for="{name}"' in viewer.VIEWER_HTML

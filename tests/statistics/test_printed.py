@@ -1,4 +1,4 @@
-"""The paper's printed p-values: how they are read, laid beside a run's, and what is odd about them."""
+"""The paper's printed p-values: how they are read and laid beside a run's."""
 
 import numpy as np
 import pandas as pd
@@ -10,12 +10,15 @@ from l3muscle.statistics import (
     beside_paper,
     mann_whitney_beside_paper,
     p_text,
-    printed_oddities,
     reported_p_values,
+)
+from l3muscle.statistics.printed import (
+    is_below,
+    printed_configurations,
+    printed_number,
+    printed_pairs,
     stars_text,
 )
-from l3muscle.statistics import printed as module
-from l3muscle.statistics.printed import ODDITY_CHECKS, is_below, printed_cells, printed_number, printed_pairs
 
 COLUMNS = ["source_task", "n_train", "fold", "subset", "repeat", "patient_id", "rms_dta_cm", "failure"]
 SIZES = [5, 10, 25, 50, 75, 100, 125]
@@ -25,30 +28,10 @@ def scores_of(values: dict[tuple[str, int], list[float]]) -> pd.DataFrame:
     """RMS-DTA by source task and training-set size, each value of a model of its own."""
     rows = [
         (task, n, fold, 0, 0, "p", value, "")
-        for (task, n), of_cell in values.items()
-        for fold, value in enumerate(of_cell)
+        for (task, n), of_one in values.items()
+        for fold, value in enumerate(of_one)
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def changed(metric: str, task: str, n: int, value: str, *, versus: str = "", column: str = "p_value_as_printed"):
-    """The paper's table with another value in one of its cells."""
-    table = reported_p_values()
-    where = (table["metric"] == metric) & (table["source_task"] == task) & (table["n_train"] == n)
-    where &= table["versus"] == versus
-    assert where.sum() == 1
-    table.loc[where, column] = value
-    return table
-
-
-def found(table: pd.DataFrame, check: str) -> list[tuple[str, ...]]:
-    """What a check finds that it does not find in the paper."""
-    known = list(ODDITY_CHECKS[check](reported_p_values()))
-    return [finding for finding in ODDITY_CHECKS[check](table) if finding not in known]
-
-
-def test_the_level_is_the_papers():
-    assert module.ALPHA == 0.001
 
 
 def test_every_printed_value_is_there_as_text():
@@ -80,10 +63,6 @@ def test_a_printed_value_is_a_number_or_below_the_level(text, below, number):
     np.testing.assert_equal(printed_number(text), number)
 
 
-def test_a_number_may_lie_below_the_level_too():
-    assert is_below("0.0009") and not is_below("0.0010")
-
-
 @pytest.mark.parametrize(
     ("metric", "task", "n", "printed", "number", "below", "marked"),
     [
@@ -98,7 +77,7 @@ def test_a_number_may_lie_below_the_level_too():
     ],
 )
 def test_tables_1_and_2_are_found_by_our_names(metric, task, n, printed, number, below, marked):
-    table = printed_cells(metric)
+    table = printed_configurations(metric)
     assert list(table) == ["source_task", "n_train", "printed", "number", "below", "marked"]
     assert list(table.index) == list(range(35))
     keys = set(zip(table["source_task"], table["n_train"], strict=True))
@@ -109,7 +88,7 @@ def test_tables_1_and_2_are_found_by_our_names(metric, task, n, printed, number,
 
 def test_an_unknown_metric_is_refused():
     with pytest.raises(ValueError, match="unknown metric 'jaccard'"):
-        printed_cells("jaccard")
+        printed_configurations("jaccard")
     with pytest.raises(ValueError, match="unknown metric 'jaccard'"):
         beside_paper(pd.DataFrame({"source_task": [], "n_train": []}), "jaccard", {})
 
@@ -124,13 +103,13 @@ def test_an_unknown_metric_is_refused():
 )
 def test_appendix_c_is_found_by_our_names(first, second, n, name, printed, number, below):
     table = printed_pairs()
-    assert list(table) == ["table", "n_train", "first", "second", "printed", "number", "below"]
+    assert list(table) == ["table", "first", "second", "n_train", "printed", "number", "below"]
     assert list(table.index) == list(range(7 * 20)) and not (table["first"] == table["second"]).any()
     assert set(table["first"]) == set(table["second"]) == set(REPORTED_NAMES)
     [row] = table[(table["first"] == first) & (table["second"] == second) & (table["n_train"] == n)].itertuples(
         index=False
     )
-    np.testing.assert_equal(tuple(row), (name, n, first, second, printed, number, below))
+    np.testing.assert_equal(tuple(row), (name, first, second, n, printed, number, below))
 
 
 @pytest.mark.parametrize(
@@ -172,13 +151,49 @@ def test_p_values_are_written_as_the_paper_does(p, three, four):
         (30, 0.7, "", "–", "0.700"),
     ],
 )
-def test_a_cell_lies_below_its_printed_value(n, p, verdict, paper, ours):
+def test_a_p_value_lies_below_its_printed_value(n, p, verdict, paper, ours):
     table = pd.DataFrame({"source_task": ["random"], "n_train": [n], "p_value": [p], "verdict": [verdict]})
     assert beside_paper(table, "dice", {"random": "Random"}).to_dict("list") == {
         "source task": ["Random", ""],
         "values": ["paper", "this run"],
         f"n = {n}": [paper, ours],
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "alpha", "below"),
+    [
+        ("<0.001", 0.01, True),
+        ("<0.001", 0.001, True),
+        ("<0.001", 0.0001, None),  # the print does not tell
+        ("****", 0.0001, None),
+        ("0.0012", 0.01, True),
+        ("0.038", 0.01, False),
+        ("0.038", 0.05, True),
+        ("0.001", 0.001, False),
+    ],
+)
+def test_a_printed_value_lies_on_a_side_of_any_level_as_far_as_it_tells(text, alpha, below):
+    assert is_below(text, alpha) is below
+
+
+@pytest.mark.parametrize(
+    ("n", "p", "verdict", "alpha", "ours"),
+    [
+        # Printed 0.038: on another side of 0.05 than 0.2, on the same side of 0.01.
+        (25, 0.2, "", 0.05, "0.200 ≠"),
+        (25, 0.2, "", 0.01, "0.200"),
+        (25, 0.02, "worse", 0.05, "<u>0.020</u>"),
+        (25, 0.005, "better", 0.01, "**0.005** ≠"),
+        # Printed below 0.001 and underlined: nothing is known of a smaller level but the side of the control.
+        (5, 0.0005, "", 0.0001, "< 0.001"),
+        (5, 0.005, "worse", 0.01, "<u>0.005</u>"),
+        (5, 0.00001, "better", 0.0001, "**< 0.001** ≠"),
+    ],
+)
+def test_marks_go_by_the_level_of_the_tests(n, p, verdict, alpha, ours):
+    table = pd.DataFrame({"source_task": ["random"], "n_train": [n], "p_value": [p], "verdict": [verdict]})
+    assert beside_paper(table, "dice", {"random": "Random"}, alpha=alpha).loc[1, f"n = {n}"] == ours
 
 
 def test_source_tasks_keep_their_order_and_sizes_are_sorted():
@@ -250,13 +265,12 @@ def test_the_other_side_of_the_level_is_marked():
     ]
 
 
-def test_a_p_value_at_the_level_is_not_below_it(monkeypatch):
-    pairs = pd.DataFrame(
-        {"n_train": [5], "first": ["random"], "second": ["segmentation"], "p_value": [0.001], "better": [""]}
-    )
-    monkeypatch.setattr(module, "mann_whitney_pairs", lambda *args, **settings: pairs)
-    scores = scores_of({("random", 5): LOW, ("segmentation", 5): HIGH})
-    assert mann_whitney_beside_paper(scores, n_train=5).loc[1, "segmentation"] == "0.0010 ≠"
+def test_a_matrix_is_marked_by_the_level_of_its_tests():
+    # Four values beyond four others: p = 2 / 70. Table C.1 has 0.2694 between jigsaw and classification.
+    scores = scores_of({("jigsaw", 5): LOW[:4], ("classification", 5): HIGH[:4]})
+    assert mann_whitney_beside_paper(scores, n_train=5).loc[1, "classification"] == "0.0286"
+    assert mann_whitney_beside_paper(scores, n_train=5, alpha=0.05).loc[1, "classification"] == "**0.0286** ≠"
+    assert mann_whitney_beside_paper(scores, n_train=5, alpha=0.3).loc[1, "classification"] == "**0.0286**"
 
 
 def test_a_size_that_is_not_printed_stands_alone():
@@ -289,193 +303,3 @@ def test_a_matrix_that_cannot_be_is_refused():
         mann_whitney_beside_paper(scores, n_train=10)
     with pytest.raises(ValueError, match="lacks rms_dta_cm"):
         mann_whitney_beside_paper(scores.drop(columns="rms_dta_cm"), n_train=5)
-
-
-def test_the_papers_own_oddities():
-    # Each read off the page by eye.
-    table = printed_oddities()
-    assert list(table) == ["check", "table", "where", "printed", "oddity"]
-    alike = "mirror cells bear different stars"
-    both = "equal against the observers, and yet not equal to each other"
-    extra = "stars other than the three that the caption explains"
-    pairs = [
-        ("C.3", 25, "0.999", "0.4806"),
-        ("C.4", 50, "0.864", "0.7182"),
-        ("C.5", 75, "0.785", "0.5641"),
-        ("C.6", 100, "0.714", "0.7497"),
-        ("C.7", 125, "0.482", "0.7402"),
-    ]
-    stars = [
-        ("C.1", "**** in 18 cells"),
-        ("C.2", "**** in 14 cells, *** in 2 cells"),
-        ("C.5", "**** in 12 cells"),
-        ("C.6", "**** in 8 cells"),
-        ("C.7", "**** in 7 cells"),
-    ]
-    rows = {tuple(row) for row in table.to_numpy()}
-    assert rows == {
-        ("mirror cells", "C.2", "Jigsaw / Segmentation", "*** and ****", alike),
-        ("mirror cells", "C.2", "Classification / Segmentation", "*** and ****", alike),
-        (
-            "mirror cells",
-            "C.7",
-            "Rand. Init. / Segmentation",
-            "0.0012 and ****",
-            "one of two mirror cells is below 0.001, the other is not",
-        ),
-        (
-            "equal rows",
-            "1 (RMS-DTA)",
-            "Classification / Jigsaw, n = 25, 50, 75, 100, 125",
-            "0.999, 0.864, 0.785, 0.714, 0.482",
-            "two source tasks have equal values",
-        ),
-        *(
-            (
-                "equal here, not there",
-                f"1 (RMS-DTA), {name}",
-                f"Classification / Jigsaw, n = {n}",
-                f"{p} twice, and {between} between them",
-                both,
-            )
-            for name, n, p, between in pairs
-        ),
-        *(("stars", name, "all cells", text, extra) for name, text in stars),
-    }
-    assert len(table) == len(rows)
-
-
-def test_a_table_without_oddities_gives_none():
-    table = reported_p_values()
-    table = printed_oddities(table[(table["metric"] == "DSC") | (table["table"] == "C.4")])
-    assert table.empty and list(table) == ["check", "table", "where", "printed", "oddity"]
-
-
-@pytest.mark.parametrize(
-    ("value", "printed", "oddity"),
-    [
-        ("0.2695", "0.2695 and 0.2694", "mirror cells differ"),
-        ("***", "*** and 0.2694", "one of two mirror cells is below 0.001, the other is not"),
-    ],
-)
-def test_mirror_cells_must_be_equal(value, printed, oddity):
-    table = changed("RMS-DTA", "Classification", 5, value, versus="Jigsaw")
-    assert found(table, "mirror cells") == [("C.1", "Classification / Jigsaw", printed, oddity)]
-
-
-@pytest.mark.parametrize("value", ["0.9", "***", "0.0002"])
-def test_no_source_task_differs_from_itself(value):
-    table = changed("RMS-DTA", "Segmentation", 50, value, versus="Segmentation")
-    assert found(table, "diagonal") == [("C.4", "Segmentation", value, "a source task differs from itself")]
-
-
-def test_one_is_one_with_any_number_of_zeros():
-    table = changed("RMS-DTA", "Segmentation", 50, "1.0000", versus="Segmentation")
-    assert not found(table, "diagonal")
-
-
-@pytest.mark.parametrize(
-    ("values", "sizes"),
-    [
-        # Of the random models: 0.641 and 0.655 at n = 5 and 10.
-        ({5: "0.641"}, ""),
-        ({5: "0.641", 10: "0.655"}, "5, 10"),
-        ({5: "0.641", 10: "0.656"}, ""),
-    ],
-)
-def test_two_equal_values_are_one_too_many(values, sizes):
-    table = reported_p_values()
-    for n, value in values.items():
-        row = (table["metric"] == "SMA") & (table["source_task"] == "Jigsaw") & (table["n_train"] == n)
-        table.loc[row, "p_value_as_printed"] = value
-    rows = found(table, "equal rows")
-    where, printed = f"Rand. Init. / Jigsaw, n = {sizes}", "0.641, 0.655"
-    assert rows == ([("2 (SMA)", where, printed, "two source tasks have equal values")] if sizes else [])
-
-
-@pytest.mark.parametrize(("value", "odd"), [("0.9994", True), ("0.9995", False), ("1.000", False), ("<0.001", False)])
-def test_values_at_either_end_may_come_twice(value, odd):
-    table = reported_p_values()
-    rows = (table["metric"] == "SMA") & table["source_task"].isin(["Rand. Init.", "Jigsaw"]) & (table["n_train"] <= 10)
-    table.loc[rows, "p_value_as_printed"] = value
-    assert bool(found(table, "equal rows")) is odd
-
-
-def test_equal_against_the_observers_is_equal():
-    # Classification and jigsaw have 0.785. Table C.5 has 0.5645 and 0.9997 between them and segmentation.
-    table = changed("RMS-DTA", "Segmentation", 75, "0.785")
-    oddity = "equal against the observers, and yet not equal to each other"
-    where, printed = "Classification / Segmentation, n = 75", "0.785 twice, and 0.5645 between them"
-    assert found(table, "equal here, not there") == [("1 (RMS-DTA), C.5", where, printed, oddity)]
-    table = changed("RMS-DTA", "Segmentation", 75, "0.784")
-    assert not found(table, "equal here, not there")
-
-
-def test_the_same_values_are_no_oddity_where_no_test_lies_between():
-    table = changed("DSC", "Jigsaw", 10, "0.777")
-    assert not found(table, "equal here, not there")
-
-
-def test_only_three_stars_are_explained():
-    # Of Table C.4's 25 cells 5 are its diagonal, 6 hold numbers and 14 three stars, one of which is changed.
-    table = changed("RMS-DTA", "Jigsaw", 50, "**", versus="Reconstruction")
-    extra = "stars other than the three that the caption explains"
-    assert found(table, "stars") == [("C.4", "all cells", "*** in 13 cells, ** in 1 cells", extra)]
-
-
-@pytest.mark.parametrize(("n", "odd"), [(10, True), (25, False)])
-def test_what_is_underlined_is_below_the_level(n, odd):
-    # Classification has a Dice of 0.777 at n = 10 and < 0.001 at n = 25.
-    table = changed("DSC", "Classification", n, "worse", column="marked")
-    expected = ("1 (DSC)", "Classification, n = 10", "0.777", "underlined without p < 0.001")
-    assert found(table, "underlining") == ([expected] if odd else [])
-
-
-@pytest.mark.parametrize(
-    ("values", "odd"),
-    [
-        ("1.0 1.0 1.0 1.0 1.0 1.0 1.0", False),
-        ("0.1 0.1 0.2 0.2 0.3 0.3 0.4", False),
-        ("0.4 0.4 0.3 0.3 0.2 0.2 <0.001", False),
-        ("<0.001 <0.001 0.5 0.9 0.9 0.3 <0.001", False),
-        ("0.5 0.4 0.4 0.4 0.4 0.4 0.5", True),
-        ("0.1 0.2 0.1 0.2 0.2 0.2 0.2", True),
-        ("0.002 <0.001 0.002 0.002 0.002 0.002 0.002", True),
-    ],
-)
-def test_p_rises_and_falls_once(values, odd):
-    table = reported_p_values().sample(frac=1, random_state=0)
-    row = (table["metric"] == "SMD") & (table["source_task"] == "Jigsaw")
-    table.loc[row, "p_value_as_printed"] = table.loc[row, "n_train"].map(dict(zip(SIZES, values.split(), strict=True)))
-    expected = ("2 (SMD)", "Jigsaw", values.replace(" ", ", "), "p falls and then rises with n")
-    assert found(table, "turns with n") == ([expected] if odd else [])
-
-
-@pytest.mark.parametrize(
-    ("versus", "table", "where"),
-    [("", "1 (RMS-DTA)", "Segmentation, n = 50"), ("Jigsaw", "C.4", "Segmentation / Jigsaw")],
-)
-@pytest.mark.parametrize(("times", "count"), [(0, "0 values"), (2, "2 values")])
-def test_a_missing_or_double_cell_is_all_that_is_said_of_it(versus, table, where, times, count):
-    printed = reported_p_values()
-    cell = (printed["metric"] == "RMS-DTA") & (printed["source_task"] == "Segmentation") & (printed["n_train"] == 50)
-    cell &= printed["versus"] == versus
-    again = printed_oddities(pd.concat([printed[~cell], *[printed[cell]] * times]))
-    new = {tuple(row) for row in again.to_numpy()} - {tuple(row) for row in printed_oddities().to_numpy()}
-    assert new == {("missing or double cells", table, where, count, "not one value in a cell")}
-
-
-def test_a_cell_with_two_values_is_a_double_cell():
-    table = changed("DSC", "Segmentation", 5, "0.998")
-    again = pd.concat([reported_p_values(), table[table["p_value_as_printed"] == "0.998"]])
-    finding = ("1 (DSC)", "Segmentation, n = 5", "2 values", "not one value in a cell")
-    assert found(again, "missing or double cells") == [finding] and not found(again, "equal rows")
-
-
-def test_findings_come_in_the_order_of_the_rows():
-    backwards = reported_p_values().iloc[::-1]
-    assert [finding[0] for finding in ODDITY_CHECKS["stars"](backwards)] == ["C.7", "C.6", "C.5", "C.2", "C.1"]
-    assert [finding[0] for finding in ODDITY_CHECKS["mirror cells"](backwards)] == ["C.7", "C.2", "C.2"]
-    fewer = backwards[(backwards["source_task"] != "Jigsaw") | (backwards["n_train"] > 5)]
-    missing = dict.fromkeys(finding[0] for finding in ODDITY_CHECKS["missing or double cells"](fewer))
-    assert list(missing) == ["2 (SMA)", "2 (SMD)", "1 (RMS-DTA)", "1 (DSC)", "C.1"]

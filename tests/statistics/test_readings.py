@@ -8,18 +8,15 @@ import pandas as pd
 import pytest
 
 from l3muscle.statistics import (
-    DunnettReading,
-    MannWhitneyReading,
     control_sample,
     dunnett_table,
     mann_whitney_pairs,
-    possible_readings,
     readings_table,
 )
-from l3muscle.statistics.printed import printed_cells, printed_pairs
+from l3muscle.statistics.printed import printed_configurations, printed_pairs
 from l3muscle.statistics.readings import _compare
 
-CLOSENESS = ["cells", "untested", "same_side", "mean_abs_dp", "distance"]
+CLOSENESS = ["compared", "untested", "same_side", "mean_abs_dp", "distance"]
 FAMILIES, UNITS = ("all", "n_train", "source_task"), ("prediction", "image_mean", "model_mean")
 
 
@@ -97,54 +94,17 @@ def assert_close(row: dict, expected: dict) -> None:
         ("sma_cm2", {("sma_cm2", "expert")}),
     ],
 )
-def test_every_control_goes_with_every_family_and_unit(metric, controls):
-    readings = possible_readings(metric)
-    assert len(set(readings)) == len(readings)
-    assert set(readings) == {DunnettReading(*pair, *rest) for pair in controls for rest in product(FAMILIES, UNITS)}
-
-
-def test_no_correction_has_no_family():
-    readings = possible_readings("rms_dta_cm", "mann_whitney")
-    settings = {("none", "n_train"), *product(("bonferroni", "holm", "fdr_bh"), ("n_train", "all"))}
-    assert len(readings) == len(UNITS) * 7
-    assert set(readings) == {MannWhitneyReading("rms_dta_cm", unit, *rest) for unit in UNITS for rest in settings}
-    assert {reading.metric for reading in possible_readings("dice", "mann_whitney")} == {"dice"}
-
-
-def test_the_plain_reading_is_the_default():
-    reading = DunnettReading("dice", "outlines")
-    assert (reading.family, reading.unit) == ("all", "prediction")
-    assert MannWhitneyReading() == MannWhitneyReading("rms_dta_cm", "prediction", "none", "n_train")
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings", "message"),
-    [
-        (DunnettReading, {"metric": "jaccard"}, "unknown metric 'jaccard'"),
-        (DunnettReading, {"control": "others"}, "unknown control 'others'"),
-        (DunnettReading, {"family": "some"}, "unknown family 'some'"),
-        (DunnettReading, {"unit": "pixel"}, "unknown unit 'pixel'"),
-        (MannWhitneyReading, {"metric": "jaccard"}, "unknown metric 'jaccard'"),
-        (MannWhitneyReading, {"unit": "pixel"}, "unknown unit 'pixel'"),
-        (MannWhitneyReading, {"correction": "sidak"}, "unknown correction 'sidak'"),
-        # Of Dunnett's tests, not of these.
-        (MannWhitneyReading, {"family": "source_task"}, "unknown family 'source_task'"),
-    ],
-)
-def test_a_reading_with_an_unknown_setting_is_refused(kind, settings, message):
-    plain = {"metric": "dice", "control": "outlines"} if kind is DunnettReading else {}
-    with pytest.raises(ValueError, match=message):
-        kind(**{**plain, **settings})
+def test_every_control_goes_with_every_family_and_unit(tables, metric, controls):
+    readings = readings_table(*tables, metric)[["metric", "control", "family", "unit"]]
+    expected = {(*pair, *rest) for pair in controls for rest in product(FAMILIES, UNITS)}
+    assert sorted(readings.itertuples(index=False, name=None)) == sorted(expected)
 
 
 def test_unknown_tests_and_metrics_are_refused(tables):
-    for function in (possible_readings, lambda metric, test: readings_table(*tables, metric, test=test)):
-        with pytest.raises(ValueError, match="unknown test 'tukey'"):
-            function("rms_dta_cm", "tukey")
-        with pytest.raises(ValueError, match="unknown metric 'jaccard'"):
-            function("jaccard", "dunnett")
+    with pytest.raises(ValueError, match="unknown test 'tukey'"):
+        readings_table(*tables, "rms_dta_cm", test="tukey")
     with pytest.raises(ValueError, match="unknown metric 'jaccard'"):
-        possible_readings("jaccard", "mann_whitney")
+        readings_table(*tables, "jaccard")
     with pytest.raises(ValueError, match="the paper prints Mann-Whitney tests of rms_dta_cm only"):
         readings_table(*tables, "dice", test="mann_whitney")
 
@@ -191,9 +151,8 @@ def test_each_reading_is_as_close_as_its_own_table(tables, metric):
     scores.loc[(scores["source_task"] == "random") & (scores["n_train"] == 5), "rms_dta_cm"] = np.nan
     table = readings_table(scores, observers, metric)
     assert list(table) == ["test", "metric", "control", "family", "unit", *CLOSENESS, "note"]
-    assert len(table) == len(possible_readings(metric))
     assert (table["test"] == "dunnett").all() and (table["note"] == "").all()
-    printed = {(r.source_task, r.n_train): r.number for r in printed_cells(metric).itertuples()}
+    printed = {(r.source_task, r.n_train): r.number for r in printed_configurations(metric).itertuples()}
     untested = 1 if metric == "rms_dta_cm" else 0
     for row in table.to_dict("records"):
         control = control_sample(row["control"], row["metric"], observers=observers, scores=scores)
@@ -201,7 +160,7 @@ def test_each_reading_is_as_close_as_its_own_table(tables, metric):
         p_values = {(r.source_task, r.n_train): r.p_value for r in own.itertuples()}
         expected = closeness(p_values, printed)
         # Of nine cells four are printed.
-        assert (expected["cells"], expected["untested"]) == (4 - untested, untested)
+        assert (expected["compared"], expected["untested"]) == (4 - untested, untested)
         assert_close(row, expected)
 
 
@@ -209,12 +168,13 @@ def test_each_reading_of_appendix_c_is_as_close_as_its_own_table(tables):
     scores = tables[0][tables[0]["n_train"] < 30]
     table = readings_table(scores, metric="rms_dta_cm", test="mann_whitney")
     assert list(table) == ["test", "metric", "unit", "correction", "family", *CLOSENESS, "note"]
+    # Four corrections, three of them within a size or over all, and three units.
     assert len(table) == 21 and (table["test"] == "mann_whitney").all() and (table["note"] == "").all()
     printed = {(r.n_train, r.first, r.second): r.number for r in printed_pairs().itertuples()}
     for row in table.to_dict("records"):
         own = mann_whitney_pairs(scores, unit=row["unit"], correction=row["correction"], family=row["family"])
         expected = closeness({(r.n_train, r.first, r.second): r.p_value for r in own.itertuples()}, printed)
-        assert expected["cells"] == 2
+        assert expected["compared"] == 2
         assert_close(row, expected)
     assert table["distance"].nunique() > 4
 
@@ -225,12 +185,7 @@ def test_the_closest_reading_comes_first(tables, metric, test):
     keys = list(zip(-table["same_side"], table["distance"], strict=True))
     assert len(set(keys)) > 2
     assert list(table.index) == list(range(len(table)))
-    # Readings as close as each other stay in the order in which they are listed.
-    listed = [tuple(vars(reading).values()) for reading in possible_readings(metric, test)]
-    names = list(vars(possible_readings(metric, test)[0]))
-    places = [listed.index(row) for row in table[names].itertuples(index=False, name=None)]
-    ordered = list(zip(keys, places, strict=True))
-    assert ordered == sorted(ordered)
+    assert keys == sorted(keys)
 
 
 def test_without_observers_their_readings_say_so(tables):
@@ -239,16 +194,10 @@ def test_without_observers_their_readings_say_so(tables):
     of_observers = table["control"].isin(["outlines", "image_means"])
     assert of_observers.sum() == 2 * 9
     assert (table["note"] == np.where(of_observers, "n/a: no observers", "")).all()
-    assert (table["cells"] == np.where(of_observers, 0, 4)).all() and not table["untested"].any()
+    assert (table["compared"] == np.where(of_observers, 0, 4)).all() and not table["untested"].any()
     assert (table["distance"].isna() == of_observers).all() and (table["same_side"].isna() == of_observers).all()
     # What cannot be compared is last.
     assert list(of_observers) == sorted(of_observers)
-
-
-def test_dice_is_read_first_and_against_observers(tables):
-    scores, observers = tables
-    pd.testing.assert_frame_equal(readings_table(scores, observers), readings_table(scores, observers, "dice"))
-    assert (readings_table(scores)["note"] == "n/a: no observers").all()
 
 
 def test_a_run_of_other_sizes_cannot_be_compared(tables):
@@ -258,12 +207,12 @@ def test_a_run_of_other_sizes_cannot_be_compared(tables):
         readings_table(other, observers),
         readings_table(other, metric="rms_dta_cm", test="mann_whitney"),
     ):
-        assert (table["note"] == "n/a: no cell of this run is printed").all()
-        assert not table[["cells", "untested"]].any(axis=None) and table["distance"].isna().all()
+        assert (table["note"] == "n/a: nothing of this run is printed").all()
+        assert not table[["compared", "untested"]].any(axis=None) and table["distance"].isna().all()
 
 
-def test_printed_cells_that_cannot_be_tested_are_not_called_unprinted(tables):
+def test_printed_configurations_that_cannot_be_tested_are_not_called_unprinted(tables):
     scores, observers = tables
     table = readings_table(scores.assign(rms_dta_cm=np.nan), observers, "rms_dta_cm")
-    assert (table["note"] == "n/a: no printed cell of this run can be tested").all()
-    assert (table["untested"] == 4).all() and not table["cells"].any()
+    assert (table["note"] == "n/a: nothing printed of this run can be tested").all()
+    assert (table["untested"] == 4).all() and not table["compared"].any()

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from l3muscle.augment import augment_images
-from l3muscle.figures import OUTLINE_COLOURS, PageFigure, in_two_widths, new_figure, page_width, style
+from l3muscle.figures import BookFigure, new_figure, style
+from l3muscle.figures.style import OUTLINE_STYLE, WIDTH_IN
 from l3muscle.settings import AugmentationSettings
 
 PARTS = ("flip", "rotation", "scale", "elastic")
@@ -26,7 +27,7 @@ def only(settings: AugmentationSettings, *parts: str) -> AugmentationSettings:
 
 
 def _warp(layers: Tensor, settings: AugmentationSettings, seed: int, *parts: str) -> Tensor:
-    # A seed draws the same angle, scale and displacements whichever of them are used.
+    # A seed draws the same angle, scale and displacements whichever of the transformations are used.
     return augment_images(layers, only(settings, *parts), generator=torch.Generator().manual_seed(seed))
 
 
@@ -35,10 +36,9 @@ def _lattice(shape: tuple[int, int]) -> Tensor:
     return ((rows % LATTICE_PX == 0) | (columns % LATTICE_PX == 0)).float()
 
 
-@in_two_widths
 def augmentation_parts(
-    image: np.ndarray, mask: np.ndarray, settings: AugmentationSettings, *, seed: int = 0, narrow: bool = False
-) -> PageFigure:
+    image: np.ndarray, mask: np.ndarray, settings: AugmentationSettings, *, seed: int = 0
+) -> BookFigure:
     """A slice under each transformation alone and under all four, with its mask's outline and a lattice.
 
     Parameters
@@ -49,8 +49,6 @@ def augmentation_parts(
     settings : AugmentationSettings
     seed : int
         Of the one draw that all columns show.
-    narrow : bool
-        Whether it is drawn for a narrow screen.
     """
     layers = torch.stack([torch.as_tensor(image).float(), torch.as_tensor(mask).float(), _lattice(image.shape)])[None]
     names = ("as it is", *PARTS, "all four")
@@ -58,15 +56,13 @@ def augmentation_parts(
     height, width = image.shape
     columns = 3
     with style():
-        figure, panels = new_figure(
-            4 * page_width(narrow) / columns * height / width + 0.6, rows=4, columns=columns, narrow=narrow
-        )
-        for place, (name, warped) in enumerate(zip(names, drawn, strict=True)):
-            row, column = 2 * (place // columns), place % columns
+        figure, panels = new_figure(4 * WIDTH_IN / columns * height / width + 0.6, rows=4, columns=columns)
+        for k, (name, warped) in enumerate(zip(names, drawn, strict=True)):
+            row, column = 2 * (k // columns), k % columns
             slice_, outline, lattice = warped[0].numpy()
             upper, lower = panels[row, column], panels[row + 1, column]
             upper.imshow(slice_, cmap="gray", vmin=0, vmax=1)
-            upper.contour(outline, [0.5], colors=OUTLINE_COLOURS[0], linewidths=0.9)
+            upper.contour(outline, [0.5], colors=OUTLINE_STYLE["expert"][0], linewidths=0.9)
             upper.set_title(name, fontsize=9, loc="left")
             lower.imshow(outline, cmap="gray", vmin=0, vmax=1)
             lower.imshow(np.ma.masked_less(lattice, 0.25), cmap="cool", vmin=0, vmax=1, alpha=0.8)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import yaml
 
 from l3muscle import __version__
 from l3muscle.errors import L3MuscleError, reason_of
@@ -117,7 +116,8 @@ def _add_trainings(crate: "ROCrate", results: StudyResults, inputs: list[Any], m
         if (record := results.source_record(task)) is not None:
             about = {"@id": f"#weights-{task}", "@type": "CreativeWork", "name": f"weights of the source task {task}"}
             weights[task] = crate.add_jsonld(about)
-            actions.append(action("sources", key, f"source task {task}", record["seconds"], inputs, [weights[task]]))
+            seconds = record.get("seconds", 0.0)  # none of published weights
+            actions.append(action("sources", key, f"source task {task}", seconds, inputs, [weights[task]]))
     for experiment, key in sorted(results.keys.items()):
         source = [weights[experiment.source_task]] if experiment.source_task in weights else []
         seconds = results.records[experiment]["seconds"]
@@ -150,7 +150,7 @@ def build_crate(results: StudyResults, notebooks: Path) -> "ROCrate":
     splits = {part: _renamed(patients, names) for part, patients in asdict(results.splits()).items()}
     cohort = {"@id": "#cohort", "@type": "Dataset", "name": f"cohort of {plan['patients']} patients"}
     inputs = [
-        _add(crate, "profile.yml", yaml.safe_dump(settings, sort_keys=False), "settings of the run"),
+        _add(crate, "profile.json", settings, "settings of the run"),
         crate.add_jsonld({**cohort, "identifier": plan["cohort"]}),
         _add(crate, "splits.json", splits, "who is trained on, who validates, who is held out"),
     ]

@@ -24,26 +24,6 @@ POPULATIONS = {
 
 
 def reference_values() -> pd.DataFrame:
-    """The published values: measure (`sma_cm2` or `smd_hu`), sex, kind, value, source (key in the references)."""
-    return pd.DataFrame(_VALUES, columns=["measure", "sex", "kind", "value", "source"])
-
-
-def shares_below(measures: pd.DataFrame) -> pd.DataFrame:
-    """How much of a cohort lies below each published value.
-
-    Parameters
-    ----------
-    measures : DataFrame
-        One row a patient: sma_cm2, smd_hu, sex (`"men"` or `"women"`).
-
-    Returns
-    -------
-    DataFrame
-        `reference_values` with the columns patients and share_below.
-    """
-    table = reference_values()
-    groups = [measures.loc[measures.sex == row.sex, row.measure] for row in table.itertuples()]
-    return table.assign(
-        patients=[len(group) for group in groups],
-        share_below=[float((group < value).mean()) for group, value in zip(groups, table.value, strict=True)],
-    )
+    """The published values: measure (`sma_cm2` or `smd_hu`), sex, kind, value, source (in the references), population."""
+    table = pd.DataFrame(_VALUES, columns=["measure", "sex", "kind", "value", "source"])
+    return table.assign(population=table["source"].map(POPULATIONS))

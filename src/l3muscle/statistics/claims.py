@@ -1,13 +1,14 @@
 """The paper's statements as checks on a run's tables: `claims.csv` says what is claimed and what decides it.
 
-A line of the file is a comparison or several of one kind; a claim is all lines of its name. A difference that is claimed
-needs a significant test in its direction. That *no* difference exists is never concluded from a test that finds none:
-the interval of the difference, by the bootstrap over images and models, has to lie inside the line's margin. Else the
-run is too small to tell. Margins are differences that would not matter: of Dice and RMS-DTA well below what parts the
+A line of the file is a comparison or several of one kind; a claim is all lines of its name. A claimed difference needs
+a significant test in its direction. That *no* difference exists is never concluded from a test that finds none: the
+interval of the difference, by the bootstrap over images and models, has to lie inside the line's margin. Else the run
+is too small to tell. Margins are differences that would not matter: of Dice and RMS-DTA well below what parts the
 paper's plateau from its observers, of density and area one standard deviation of its observers.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -102,43 +103,39 @@ class Run:
     def _drawn(self, measure: str) -> dict[Any, Drawn]:
         """Means and replicates by (source task, size), and of the observers; without what is too little to draw."""
         check_scores(self.scores, measure)
-        matrices = {one.key: one.matrix for one in configurations(self.scores, measure)}
         drawn = {}
-        for key, matrix in matrices.items():
-            try:
-                drawn[key] = self.bootstrap.draw(matrix, *key)
-            except NoTest:
-                continue
+        for one in configurations(self.scores, measure):
+            with suppress(NoTest):
+                drawn[one.key] = self.bootstrap.draw(one.matrix, *one.key)
         if not self.observers.empty:
             drawn["observers"] = observers_drawn(self.bootstrap, self.scores, self.observers, measure)
         return drawn
 
-    def _dunnett(self, measure: str) -> pd.DataFrame:
+    def _dunnett(self, measure: str) -> dict[tuple[str, int], float]:
         """Density and area are compared as measured: the reading that gives p-values near 1, as Table 2 prints them."""
         control = self.observers
         if measure in MEASURE_OF:
             measure = MEASURE_OF[measure]
             control = control_sample("expert", measure, scores=self.scores)
-        return dunnett_table(self.scores, control, measure).set_index(["source_task", "n_train"])
+        rows = dunnett_table(self.scores, control, measure).itertuples()
+        return {(row.source_task, row.n_train): row.p_value for row in rows}
 
     def _pairs(self, measure: str) -> dict[tuple, float]:
         rows = mann_whitney_pairs(self.scores, measure).itertuples()
         return {(frozenset((row.first, row.second)), row.n_train): row.p_value for row in rows}
 
-    def compare(self, name: str, measure: str, first: Any, second: Any = None, p_value: float | None = None):
+    def compare(self, name: str, measure: str, first: Any, second: Any, p_value: float | None = None) -> Comparison:
         """Two keys of `drawn` (the second may be a number): p-value by the bootstrap where no other test gives one."""
-        sides = self.drawn(measure)
-        number = isinstance(second, float)
+        sides, number = self.drawn(measure), isinstance(second, float)
         if first not in sides or not (number or second in sides):
             return Comparison(name)
-        sign = -1.0 if MEASURES[measure].better == "lower" else 1.0
         try:
             one = estimate(sides[first], None if number else sides[second])
         except NoTest:
             return Comparison(name)
-        shift = second if number else 0.0
-        low, high = sorted((sign * (one.low - shift), sign * (one.high - shift)))
-        return Comparison(name, one.p_value if p_value is None else p_value, sign * (one.value - shift), low, high)
+        sign = -1.0 if MEASURES[measure].better == "lower" else 1.0
+        gain, *ends = (sign * (at - (second if number else 0.0)) for at in (one.value, one.low, one.high))
+        return Comparison(name, one.p_value if p_value is None else p_value, gain, *sorted(ends))
 
     def values(self, measure: str, task: str, n: int) -> pd.Series:
         """A measure of all predictions of a configuration."""
@@ -157,14 +154,15 @@ def _tasks(text: str) -> list[str]:
 
 def dunnett(line: Any, run: Run) -> Iterator[Comparison]:
     """Dunnett's test against the observers, or the expert."""
+    expert = line.against == "expert"
+    tested = {} if run.observers.empty and not expert else run.dunnett(line.measure)
     for task, n in product(_tasks(line.source_tasks), _sizes(line.sizes, run)):
-        name, expert = f"{task} n = {n}", line.against == "expert"
-        tested = None if run.observers.empty and not expert else run.dunnett(line.measure)
-        if tested is None or (task, n) not in tested.index:
+        name = f"{task} n = {n}"
+        if (task, n) in tested:
+            control = 0.0 if expert else "observers"
+            yield run.compare(name, line.measure, (task, n), control, tested[task, n])
+        else:
             yield Comparison(name)
-            continue
-        p_value, control = tested.loc[(task, n), "p_value"], 0.0 if expert else "observers"
-        yield run.compare(name, line.measure, (task, n), control, p_value)
 
 
 def mann_whitney(line: Any, run: Run) -> Iterator[Comparison]:
@@ -198,13 +196,14 @@ def mean(line: Any, run: Run) -> Iterator[Comparison]:
 
 def plateau(line: Any, run: Run) -> Iterator[Comparison]:
     """Dunnett's test between two sizes of each source task."""
-    table = plateau_table(run.scores, line.measure).set_index(["source_task", "n_train", "versus"])["p_value"]
+    tested = plateau_table(run.scores, line.measure).set_index(["source_task", "n_train", "versus"])["p_value"]
+    n, versus = int(line.sizes), int(line.against)
     for task in _tasks(line.source_tasks):
-        n, largest = int(line.sizes), int(line.against)
-        tested = (task, n, largest) in table.index
-        p_value = table[task, n, largest] if tested else np.nan
-        one = run.compare(task, line.measure, (task, n), (task, largest), p_value)
-        yield one if tested else Comparison(task)
+        p_value = tested.get((task, n, versus))
+        if p_value is None:
+            yield Comparison(task)
+        else:
+            yield run.compare(task, line.measure, (task, n), (task, versus), p_value)
 
 
 def _at_both_ends(line: Any, run: Run, test: Any, size: Any, change: Any) -> Iterator[Comparison]:

@@ -131,8 +131,8 @@ def mann_whitney_table(
         Also if there is no model of this size.
     """
     pairs = mann_whitney_pairs(scores, metric, unit=unit, correction=correction, family=family, failures=failures)
-    tasks = list(dict.fromkeys(scores.loc[scores["n_train"] == n_train, "source_task"]))
-    if not tasks:
+    tasks = scores.loc[scores["n_train"] == n_train, "source_task"].unique()
+    if not len(tasks):
         raise ScoreTableError(f"the score table has no model of n = {n_train}")
     table = pd.DataFrame(np.diag(np.ones(len(tasks))), index=tasks, columns=tasks).replace(0.0, np.nan)
     for row in pairs[pairs["n_train"] == n_train].itertuples():

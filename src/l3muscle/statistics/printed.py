@@ -51,9 +51,9 @@ def _translated(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "table": table["table"],
-            "n_train": table["n_train"],
             "source_task": table["source_task"].map(names),
             "versus": table["versus"].map(names),
+            "n_train": table["n_train"],
             "printed": printed,
             "number": printed.map(printed_number),
             "below": printed.map(is_below).astype(bool),
@@ -73,7 +73,7 @@ def printed_configurations(metric: str) -> pd.DataFrame:
 def printed_pairs() -> pd.DataFrame:
     """Appendix C by this package's names, both mirror entries of each pair, without the diagonal.
 
-    Columns: table, n_train, first, second, printed, number, below.
+    Columns: table, first, second, n_train, printed, number, below.
     """
     table = reported_p_values()
     table = _translated(table[(table["versus"] != "") & (table["versus"] != table["source_task"])])
@@ -188,7 +188,7 @@ def mann_whitney_beside_paper(
     paper = {(r.first, r.second): r.printed for r in printed[printed["n_train"] == n_train].itertuples()}
     pairs = mann_whitney_pairs(scores, "rms_dta_cm", alpha=alpha, **settings)
     ours = {frozenset((r.first, r.second)): r for r in pairs[pairs["n_train"] == n_train].itertuples()}
-    order = list(REPORTED_NAMES)
+    order = list(dict.fromkeys(printed["first"]))
     found = dict.fromkeys(at_size["source_task"])
     tasks = sorted(found, key=lambda task: order.index(task) if task in order else len(order))
     labels = labels or {task: task for task in tasks}

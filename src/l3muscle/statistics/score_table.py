@@ -193,7 +193,7 @@ def configurations(scores: pd.DataFrame, metric: str, failures: Failures = "leav
     wide = pd.Series(value.to_numpy(), index=index).unstack("patient_id").sort_index()
     totals = pd.DataFrame(counts).groupby([scores[name] for name in CONFIGURATION_KEYS]).sum()
     matrices = {key: group.to_numpy() for key, group in wide.groupby(level=CONFIGURATION_KEYS)}
-    order = {task: index for index, task in enumerate(dict.fromkeys(scores["source_task"]))}
+    order = {task: index for index, task in enumerate(scores["source_task"].unique())}
     found = []
     for task, n in sorted(matrices, key=lambda key: (order[key[0]], key[1])):
         *failed, missing = (int(count) for count in totals.loc[(task, n)])

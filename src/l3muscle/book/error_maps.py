@@ -1,23 +1,22 @@
-"""What the outlines themselves tell and their scores do not: other readings of the distance, and where models err."""
+"""What the outlines themselves tell and their scores do not: where models err, and other readings of the distance."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 import pandas as pd
 from skimage.transform import resize
 
 from l3muscle.cohort import Cohort
-from l3muscle.metrics import Definition, remove_bone, rms_dta
+from l3muscle.metrics import remove_bone, rms_dta
 from l3muscle.study import Experiment, StudyResults
 
 MAP_SHAPE = (150, 220)  # of an aligned slice
 MAP_MARGIN = 0.12  # of the muscle's box, on each side
 
 
-def one_model_a_cell(results: StudyResults) -> list[Experiment]:
-    """The first finished experiment of each cell, in the grid's order."""
+def one_model_each(results: StudyResults) -> list[Experiment]:
+    """The first finished model of each configuration, in the grid's order."""
     first: dict[tuple[str, int], Experiment] = {}
     for experiment in sorted(results.records):
         first.setdefault((experiment.source_task, experiment.n_train), experiment)
@@ -26,7 +25,7 @@ def one_model_a_cell(results: StudyResults) -> list[Experiment]:
 
 
 def measure_distances(results: StudyResults, cohort: Cohort) -> pd.DataFrame:
-    """RMS-DTA by each reading of Equation 4, of the observers and of one model of each cell.
+    """RMS-DTA by each reading of Equation 4, of the observers and of one model of each configuration.
 
     Returns
     -------
@@ -37,18 +36,16 @@ def measure_distances(results: StudyResults, cohort: Cohort) -> pd.DataFrame:
     rows = []
 
     def measure(source_task: str, n_train: int, patient_id: str, mask: np.ndarray) -> None:
-        place = cohort.index(patient_id)
-        values = {
-            name: rms_dta(mask, cohort.masks[place], tuple(cohort.spacing[place]), definition=name)
-            for name in get_args(Definition)
-        }
+        k = cohort.index(patient_id)
+        pair = mask, cohort.masks[k], tuple(cohort.spacing[k])
+        values = {name: rms_dta(*pair, definition=name) for name in ("surface", "symmetric", "equation4")}
         rows.append({"source_task": source_task, "n_train": n_train, "patient_id": patient_id, **values})
 
     for patient_id, outlines in cohort.observers.items():
         for mask in outlines.values():
             measure("observers", 0, patient_id, mask)
     test_ids = results.splits().test_ids
-    for experiment in one_model_a_cell(results):
+    for experiment in one_model_each(results):
         for patient_id, mask in zip(test_ids, results.predictions(experiment), strict=True):
             measure(experiment.source_task, experiment.n_train, patient_id, mask)
     return pd.DataFrame(rows)
@@ -64,9 +61,9 @@ def measure_bone_removal(cohort: Cohort, patient_ids: Iterable[str]) -> pd.DataF
     """
     rows = []
     for patient_id in patient_ids:
-        place = cohort.index(patient_id)
-        hu, mask = cohort.images[place], cohort.masks[place]
-        kept = remove_bone(mask, hu, tuple(cohort.spacing[place]))
+        k = cohort.index(patient_id)
+        hu, mask = cohort.images[k], cohort.masks[k]
+        kept = remove_bone(mask, hu, tuple(cohort.spacing[k]))
         rows.append(
             {
                 "patient_id": patient_id,
@@ -80,16 +77,16 @@ def measure_bone_removal(cohort: Cohort, patient_ids: Iterable[str]) -> pd.DataF
 
 @dataclass(frozen=True)
 class ErrorMap:
-    """How often outlines err at each place of the slice, over test images aligned by the expert's muscle.
+    """How often outlines err at each point of the slice, over test images aligned by the expert's muscle.
 
     Attributes
     ----------
     hu : ndarray, (rows, columns)
         Mean of the aligned slices.
     muscle : ndarray, (rows, columns)
-        Share of the images in which the place is muscle.
+        Share of the images in which the point is muscle.
     missed, added : ndarray, (rows, columns)
-        Share of the outlines in which the place is wrongly left out, or wrongly taken in.
+        Share of the outlines in which the point is wrongly left out, or wrongly taken in.
     outlines : int
     missed_cm2, added_cm2 : float
         Mean area of either error in one outline.
@@ -144,13 +141,13 @@ def error_map(cohort: Cohort, outlines: Iterable[tuple[str, np.ndarray]]) -> Err
     hu, muscle, missed, added = (np.zeros(MAP_SHAPE) for _ in range(4))
     missed_cm2 = added_cm2 = 0.0
     for patient_id, count in counts.items():
-        place, total = cohort.index(patient_id), totals[patient_id]
-        expert = cohort.masks[place]
+        k, total = cohort.index(patient_id), totals[patient_id]
+        expert = cohort.masks[k]
         lost, gained = np.where(expert, total - count, 0), np.where(expert, 0, count)
-        pixel_cm2 = float(np.prod(cohort.spacing[place])) / 100
+        pixel_cm2 = float(np.prod(cohort.spacing[k])) / 100
         missed_cm2 += lost.sum(dtype=np.int64) * pixel_cm2 / outlined
         added_cm2 += gained.sum(dtype=np.int64) * pixel_cm2 / outlined
-        hu += _aligned(cohort.images[place], expert) / len(counts)
+        hu += _aligned(cohort.images[k], expert) / len(counts)
         muscle += _aligned(expert, expert) / len(counts)
         missed += _aligned(lost, expert) / outlined
         added += _aligned(gained, expert) / outlined

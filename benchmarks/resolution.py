@@ -32,16 +32,16 @@ def line_pairs(size: int, frequencies: tuple[float, ...] = FREQUENCIES) -> np.nd
         In [0, 1]: the row and the column of each pixel as a share of `size`, then for each frequency waves along the
         rows and waves along the columns.
     """
-    place = np.arange(size, dtype=np.float64)
-    rows, columns = np.meshgrid(place, place, indexing="ij")
+    pixels = np.arange(size, dtype=np.float64)
+    rows, columns = np.meshgrid(pixels, pixels, indexing="ij")
     channels = [rows / size, columns / size]
     for frequency in frequencies:
         channels += [_wave(rows, frequency), _wave(columns, frequency)]
     return np.stack(channels).astype(np.float32)
 
 
-def _wave(place: np.ndarray, frequency: float) -> np.ndarray:
-    return 0.5 + 0.5 * np.cos(2 * np.pi * frequency * place)
+def _wave(position: np.ndarray, frequency: float) -> np.ndarray:
+    return 0.5 + 0.5 * np.cos(2 * np.pi * frequency * position)
 
 
 def contrast_kept(warped: np.ndarray, frequencies: tuple[float, ...] = FREQUENCIES) -> np.ndarray:
@@ -71,27 +71,18 @@ def contrast_kept(warped: np.ndarray, frequencies: tuple[float, ...] = FREQUENCI
     rows, columns = warped[0] * size, warped[1] * size
     inside = np.zeros(warped.shape[1:], dtype=bool)
     inside[MARGIN:-MARGIN, MARGIN:-MARGIN] = True
-    for place in (rows, columns):
-        inside &= (place > MARGIN) & (place < size - 1 - MARGIN)
+    for position in (rows, columns):
+        inside &= (position > MARGIN) & (position < size - 1 - MARGIN)
     if not inside.any():
         raise ValueError("nothing of the phantom is left in the image")
     kept = []
     for index, frequency in enumerate(frequencies):
         slopes = []
-        for channel, place in zip(warped[2 + 2 * index : 4 + 2 * index], (rows, columns), strict=True):
-            ideal = _wave(place[inside], frequency) - 0.5
+        for channel, position in zip(warped[2 + 2 * index : 4 + 2 * index], (rows, columns), strict=True):
+            ideal = _wave(position[inside], frequency) - 0.5
             slopes.append(np.sum((channel[inside] - 0.5) * ideal) / np.sum(ideal**2))
         kept.append(np.mean(slopes))
     return np.array(kept)
-
-
-def siemens_star(size: int, spokes: int = 36) -> np.ndarray:
-    """A Siemens star, (size, size) float32 in [0, 1]: spokes that get finer towards the centre."""
-    place = (np.arange(4 * size) - (4 * size - 1) / 2) / 4
-    angle = np.arctan2(place[:, None], place[None])
-    star = (np.cos(spokes * angle) > 0) & (np.hypot(place[:, None], place[None]) < 0.48 * size)
-    # Drawn at four times the size and averaged, so that its edges carry no more than a pixel grid can hold.
-    return star.reshape(size, 4, size, 4).mean(axis=(1, 3)).astype(np.float32)
 
 
 def warp_once_and_in_chain(images: Tensor, settings: AugmentationSettings, *, seed: int) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from packaging.requirements import Requirement
 
@@ -13,8 +15,10 @@ sys.path.insert(0, str(TOP / "benchmarks"))
 
 import bench  # noqa: E402
 import harness  # noqa: E402
+import report  # noqa: E402
 from harness import Rows, Side, SideFailed, Sides  # noqa: E402
 
+PIN = re.compile(r"^(?P<name>[a-z0-9][a-z0-9.-]*)==(?P<version>[^\s;]+)(?: ; .+)?$")
 FAKE = """
 import os, time
 from harness import NotOffered, Work
@@ -90,6 +94,7 @@ def test_the_measures_run_without_a_peer(tmp_path, capsys):
 
     assert {row["case"] for row in found} == set(measures.CASES)
     assert all(float(row["value"]) > 0 for row in found) and {row["side"] for row in found} == {"ours"}
+    assert "## Measures" not in (tmp_path / "report.md").read_text(), "nothing to compare with"
     about = json.loads((tmp_path / "provenance.json").read_text())
     assert set(about["peers"]) == set(bench.PEERS) and about["provenance"]["cores"]
 
@@ -129,9 +134,22 @@ def test_a_part_measured_again_stands_among_the_others(tmp_path, capsys, monkeyp
         bench.main([*arguments, "--parts", "measures", "--update"])
 
 
-def test_its_lock_agrees_with_ours_and_holds_every_peer():
-    from test_environment import PIN
+def test_a_report_sets_medians_of_ratios_side_by_side():
+    rows = [
+        ("measures", "Dice", "time a pair", "ms", "lower", side, repeat, value, "")
+        for side, values in (("ours", (1.0, 2.0, 4.0)), ("theirs", (2.0, 2.0, 16.0)))
+        for repeat, value in enumerate(values)
+    ]
+    rows += [(*row[:2], "images a second", "1/s", "higher", *row[5:]) for row in rows]
+    rows += [("measures", "Dice", "time a pair", "ms", "lower", "absent", None, None, "n/a (not installed)")]
+    slower, faster = report.compare(pd.DataFrame(rows, columns=harness.COLUMNS)).itertuples()
+    # Ratios within a repeat are 2, 1 and 4.
+    assert (slower.peer, slower.ours, slower.theirs) == ("theirs", 2, 2)
+    assert (slower.ratio, slower.low, slower.high) == (2, 1, 4)
+    assert (faster.ratio, faster.low, faster.high) == (0.5, 0.25, 1)
 
+
+def test_its_lock_agrees_with_ours_and_holds_every_peer():
     def pins(path: Path) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
         for line in path.read_text().splitlines():

@@ -5,14 +5,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from l3muscle.book.predictions import (
+from l3muscle.book.error_maps import (
     MAP_SHAPE,
     error_map,
     measure_bone_removal,
     measure_distances,
     model_error_map,
     observer_error_map,
-    one_model_a_cell,
+    one_model_each,
 )
 from l3muscle.metrics import rms_dta
 from l3muscle.study import StudyResults
@@ -76,17 +76,17 @@ def test_maps_of_a_run_count_every_outline(results: StudyResults, cohort) -> Non
 
 def test_distances_of_a_run_are_those_of_the_measure(results: StudyResults, cohort) -> None:
     table = measure_distances(results, cohort)
-    experiment = one_model_a_cell(results)[0]
+    experiment = one_model_each(results)[0]
     own = table[(table["source_task"] == experiment.source_task) & (table["n_train"] == experiment.n_train)]
     assert list(own["patient_id"]) == list(results.splits().test_ids)
     scores = results.scores()
     key = scores[(scores[list(vars(experiment))] == list(vars(experiment).values())).all(axis=1)]
     np.testing.assert_allclose(own["surface"], key["rms_dta_cm"], atol=1e-9)
     patient, masks = next(iter(cohort.observers.items()))
-    place = cohort.index(patient)
+    k = cohort.index(patient)
     first = table[(table["source_task"] == "observers") & (table["patient_id"] == patient)].iloc[0]
-    mask, spacing = next(iter(masks.values())), tuple(cohort.spacing[place])
-    assert first["symmetric"] == rms_dta(mask, cohort.masks[place], spacing, definition="symmetric")
+    mask, spacing = next(iter(masks.values())), tuple(cohort.spacing[k])
+    assert first["symmetric"] == rms_dta(mask, cohort.masks[k], spacing, definition="symmetric")
 
 
 def test_bone_removal_lowers_the_density_beside_bone() -> None:

@@ -10,7 +10,8 @@ from l3muscle import figures
 from l3muscle.cohort import Cohort, CohortReport
 from l3muscle.cohort.splits import Splits
 from l3muscle.errors import L3MuscleError, reason_of
-from l3muscle.metrics import Reference
+from l3muscle.metrics import muscle_area, muscle_density, remove_bone
+from l3muscle.profile import load_profile
 
 SHEET = 24  # patients a contact sheet
 
@@ -29,9 +30,9 @@ def measure_patients(cohort: Cohort) -> pd.DataFrame:
         bone removal, Section 2.3), observers (how many outlined the slice).
     """
     rows = []
-    for place, patient_id in enumerate(cohort.patient_ids):
-        hu, spacing = cohort.images[place], cohort.spacing[place]
-        reference = Reference(cohort.masks[place], hu, spacing)
+    for patient_id, hu, mask, spacing in zip(
+        cohort.patient_ids, cohort.images, cohort.masks, cohort.spacing, strict=True
+    ):
         rows.append(
             {
                 "patient_id": patient_id,
@@ -39,8 +40,8 @@ def measure_patients(cohort: Cohort) -> pd.DataFrame:
                 "columns": hu.shape[1],
                 "row_spacing_mm": float(spacing[0]),
                 "column_spacing_mm": float(spacing[1]),
-                "sma_cm2": reference.sma_cm2,
-                "smd_hu": reference.smd_hu,
+                "sma_cm2": muscle_area(mask, tuple(spacing)),
+                "smd_hu": muscle_density(remove_bone(mask, hu, tuple(spacing)), hu),
                 "observers": len(cohort.observers.get(patient_id, {})),
             }
         )
@@ -53,16 +54,16 @@ def split_table(splits: Splits) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        fold, subset, patient_id, role (`"test"`, `"validation"`, `"training"`), place (of a training patient in the
-        order in which they are added: a training set of n holds places 1 to n; missing for the others).
+        fold, subset, patient_id, role (`"test"`, `"validation"`, `"training"`), order (of a training patient: a
+        training set of n holds those of order 1 to n; missing for the others).
     """
     rows = []
     for fold, orders in enumerate(splits.orders):
         for subset, order in enumerate(orders):
             rows += [(fold, subset, patient, "test", pd.NA) for patient in splits.test_ids]
             rows += [(fold, subset, patient, "validation", pd.NA) for patient in splits.folds[fold]]
-            rows += [(fold, subset, patient, "training", place) for place, patient in enumerate(order, start=1)]
-    return pd.DataFrame(rows, columns=["fold", "subset", "patient_id", "role", "place"]).astype({"place": "Int64"})
+            rows += [(fold, subset, patient, "training", k) for k, patient in enumerate(order, start=1)]
+    return pd.DataFrame(rows, columns=["fold", "subset", "patient_id", "role", "order"]).astype({"order": "Int64"})
 
 
 def summarise(measures: pd.DataFrame) -> list[dict[str, str]]:
@@ -121,6 +122,8 @@ def write_overview(report: CohortReport, out: Path) -> pd.DataFrame:
     """
     cohort = report.cohort(usable_only=True)
     measures = measure_patients(cohort)
+    image = load_profile("paper").image
+    window = image.window_hu, image.level_hu
 
     def save(figure: Figure, name: str) -> None:
         figure.savefig(out / name, dpi=150, metadata={"Software": None})
@@ -129,10 +132,11 @@ def write_overview(report: CohortReport, out: Path) -> pd.DataFrame:
         out.mkdir(parents=True, exist_ok=True)
         measures.to_csv(out / "patients.csv", index=False, float_format="%.3f")
         (out / "refused.txt").write_text("".join(f"{line}\n" for line in report.lines()), encoding="utf-8")
-        save(figures.hu_histogram({"cohort": (cohort.images, cohort.masks)}), "hounsfield_units.png")
+        save(figures.hu_histogram(figures.hu_shares(cohort.images, cohort.masks)), "hounsfield_units.png")
         for number, start in enumerate(range(0, len(cohort), SHEET), start=1):
             here = np.s_[start : start + SHEET]
-            save(figures.contact_sheet(cohort.images[here], cohort.masks[here]), f"slices-{number:02d}.png")
+            sheet = figures.contact_sheet(cohort.images[here], cohort.masks[here], window=window)
+            save(sheet, f"slices-{number:02d}.png")
     except OSError as error:
         raise OverviewError(f"cannot write to {out}: {reason_of(error)}") from None
     return measures

@@ -1,0 +1,266 @@
+"""What the front page says of a run: its answer in one sentence, one figure, one table and four pictures."""
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from l3muscle.book.error_maps import one_model_each
+from l3muscle.book.run_header import (
+    as_header,
+    cohort_notice,
+    header_text,
+    is_phantom,
+    missing_notice,
+    models_table,
+    names_of,
+    results_id,
+    source_labels,
+    window_of,
+)
+from l3muscle.book.show import FOLDER, THIS_RUN, table_text
+from l3muscle.book.viewer import view_address
+from l3muscle.cohort import Cohort
+from l3muscle.figures import Panel, learning_curve, picture, svg_text
+from l3muscle.metrics import MEASURES
+from l3muscle.pretext.fractals import draw_fractals, draw_systems
+from l3muscle.pretext.scenes import draw_scenes
+from l3muscle.statistics import (
+    REPORTED_NAMES,
+    dunnett_table,
+    learning_curve_table,
+    observer_band,
+    reported_p_values,
+)
+from l3muscle.study import StudyResults
+
+NOT_RUN, NEVER = "not run", "at no size"
+RUN_FILE = "run.json"  # what the pages' footers have to know of the run
+ORIGIN = f"[{THIS_RUN}]{{.l3-origin}}"
+STEPS = ("slices", "source-tasks", "few-outlines", "test")
+STEP_SHAPE = (96, 128)  # of generated images, pixels
+
+
+def _level_from(worse: Mapping[int, bool]) -> str:
+    """The size from which on no size is worse than the observers."""
+    if not worse:
+        return NOT_RUN
+    level = None
+    for n in sorted(worse, reverse=True):
+        if worse[n]:
+            break
+        level = n
+    return NEVER if level is None else f"n = {level}"
+
+
+def answer_table(tests: pd.DataFrame, curve: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """From which size on each source task is not worse than the observers: the paper's patients beside this run.
+
+    Parameters
+    ----------
+    tests : DataFrame
+        From `dunnett_table`, of Dice.
+    curve : DataFrame
+        From `learning_curve_table`, of Dice.
+    labels : mapping of str to str
+
+    Returns
+    -------
+    DataFrame
+        Text, one row a source task.
+    """
+    printed = reported_p_values()
+    printed = printed[(printed["metric"] == MEASURES["dice"].name) & (printed["versus"] == "")]
+    sizes = sorted(curve["n_train"].unique())
+    rows = []
+    for task, label in labels.items():
+        paper = printed[printed["source_task"] == REPORTED_NAMES[task]]
+        ours = tests[tests["source_task"] == task]
+        means = curve[curve["source_task"] == task].set_index("n_train")["mean"]
+        row = {
+            "source task": label,
+            "paper": _level_from(dict(zip(paper["n_train"], paper["marked"] == "worse", strict=True))),
+            "this run": _level_from(dict(zip(ours["n_train"], ours["verdict"] == "worse", strict=True))),
+        }
+        for n in dict.fromkeys((sizes[0], sizes[-1])):
+            row[f"Dice, n = {n}"] = f"{means[n]:.3f}" if n in means else NOT_RUN
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def answer_sentence(answer: pd.DataFrame) -> str:
+    """The answer in one sentence, from `answer_table`."""
+    groups = {level: list(part["source task"]) for level, part in answer.groupby("this run", sort=False)}
+    missing, never = groups.pop(NOT_RUN, []), groups.pop(NEVER, [])
+    parts = [
+        f"from {level} on after {_listing(tasks)}"
+        for level, tasks in sorted(groups.items(), key=lambda group: int(group[0].rpartition(" ")[2]))
+    ]
+    clauses = [f"the outlines are not worse than the observers' {'; '.join(parts)}"] if parts else []
+    if never:
+        worse = "they are still worse" if parts else "the outlines are still worse than the observers'"
+        clauses.append(f"after {_listing(never)} {worse} at the largest size")
+    tail = f" Not run: {_listing(missing)}." if missing else ""
+    return f"**In this run** {'; '.join(clauses)}.{tail}"
+
+
+def rise_sentence(curve: pd.DataFrame, labels: Mapping[str, str]) -> str:
+    """How much mean Dice changes from the smallest size to the largest; empty where nothing was run at both."""
+    means = curve.pivot(index="source_task", columns="n_train", values="mean")
+    first, last = means.columns[0], means.columns[-1]
+    rise = (means[last] - means[first]).dropna().sort_values()
+    if first == last or rise.empty:
+        return ""
+    ends = dict.fromkeys(
+        f"{value:+.3f}".replace("-", "−") + f" ({labels[task]})" for task, value in rise.iloc[[0, -1]].items()
+    )
+    return f"From n = {first} to n = {last} mean Dice changes by {' to '.join(ends)}."
+
+
+def _listing(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _slice_panel(cohort: Cohort, patient: str, masks: Mapping[str, np.ndarray] | None = None) -> Panel:
+    """A patient's slice with the expert's outline and others."""
+    k = cohort.index(patient)
+    return Panel(
+        cohort.images[k], cohort.spacing[k, 0] / cohort.spacing[k, 1], {"expert": cohort.masks[k], **(masks or {})}
+    )
+
+
+def _source_panels(results: StudyResults) -> list[Panel]:
+    """An example of each source task that this run can show; of published weights there is none."""
+    settings, generator = results.profile.sources, torch.Generator().manual_seed(3)
+    images = []
+    if results.source_kind("classification") == "procedural":
+        maps, chances = draw_systems(1, generator=generator)
+        points = settings.procedural_classification.points
+        images.append(draw_fractals(maps, chances, STEP_SHAPE, points=points, generator=generator)[0, 0].numpy())
+    if results.source_kind("segmentation") == "procedural":
+        own = settings.procedural_segmentation
+        look = {"classes": own.classes, "shapes_per_scene": own.shapes_per_scene}
+        images.append(draw_scenes(1, STEP_SHAPE, **look, generator=generator)[0][0, 0].numpy())
+    if (given := results.source_examples("reconstruction")) is not None:
+        images.append(given["output"][0])
+    if (given := results.source_examples("jigsaw")) is not None:
+        tiles = given["tiles"][0]
+        images.append(np.block([[tiles[3 * row + column] for column in range(3)] for row in range(3)]))
+    width, level = window_of(results)
+    return [Panel((image - 0.5) * width + level) for image in images]
+
+
+def step_pictures(results: StudyResults) -> dict[str, Figure]:
+    """A small picture for each of the study's four steps, by the names in `STEPS`.
+
+    Parameters
+    ----------
+    results : StudyResults
+        With at least one finished model.
+    """
+    cohort, splits = results.cohort(), results.splits()
+    trained = splits.training_ids(0, 0, min(4, len(splits.orders[0][0])))
+    experiment = max(one_model_each(results), key=lambda one: one.n_train)
+    scores = results.scores()
+    own = scores[(scores[list(vars(experiment))] == list(vars(experiment).values())).all(axis=1)]
+    patient = own.sort_values("dice")["patient_id"].iloc[len(own) // 2]
+    mask = results.predictions(experiment)[splits.test_ids.index(patient)]
+    others = {**cohort.observers.get(patient, {}), **({"prediction": mask} if mask.any() else {})}
+    panels = (
+        [_slice_panel(cohort, splits.folds[0][0])],
+        _source_panels(results) or [Panel(cohort.images[0])],
+        [_slice_panel(cohort, one) for one in trained],
+        [_slice_panel(cohort, patient, others)],
+    )
+    return {name: picture(part, window=window_of(results)) for name, part in zip(STEPS, panels, strict=True)}
+
+
+def write_tables(results: StudyResults, folder: Path) -> Path:
+    """Write the values behind every figure and table of the book, and every score, into `folder / "tables.zip"`.
+
+    The same tables give the same bytes; patients and observers of a cohort of one's own have pseudonyms.
+    """
+    tables = {"scores": results.scores(), "training-curves": results.curves(), "models": models_table(results)}
+    tables["observer-scores"] = results.observer_scores()
+    names = names_of(results)
+    files = {f"{FOLDER}/{file.name}": file.read_text(encoding="utf-8") for file in (folder / FOLDER).glob("*.csv")}
+    for name, table in tables.items():
+        for column in {"patient_id", "observer"} & set(table):
+            table = table.assign(**{column: table[column].map(names)})
+        files[f"{name}.csv"] = table.to_csv(index=False, float_format="%.9g", lineterminator="\n")
+    path = folder / "tables.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in sorted(files.items()):
+            entry = zipfile.ZipInfo(name)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, text)
+    return path
+
+
+def write_front_page(results: StudyResults, folder: Path) -> Path:
+    """Write what pages include: `summary.md` and its figure, `answer.md`, `notice.md`, `run.json`, pictures, tables.
+
+    Parameters
+    ----------
+    results : StudyResults
+    folder : Path
+        Of the executed chapters, whose values `l3muscle.book.show.write_values` has written before.
+
+    Returns
+    -------
+    Path
+        `summary.md`.
+    """
+    scores, observers, labels = results.scores(), results.observer_scores(), source_labels(results)
+    band, curve = observer_band(observers, "dice"), learning_curve_table(scores, "dice")
+    (folder / "steps").mkdir(parents=True, exist_ok=True)
+    figure = learning_curve(curve, band, "dice", labels=labels, link=lambda *view: f"executed/{view_address(*view)}")
+    alt = "Mean Dice against training-set size for each source task, with the observers' mean as a band."
+    (folder / "summary.svg").write_text(svg_text(figure, "fig-front", alt), encoding="utf-8")
+    figure.savefig(folder / "summary.png", dpi=150)
+    for name, drawing in step_pictures(results).items():
+        drawing.savefig(folder / "steps" / f"{name}.png", dpi=150)
+    write_tables(results, folder)
+    if band is None:
+        answer = answer_table(pd.DataFrame(columns=["source_task", "n_train", "verdict"]), curve, labels)
+        brief, compared = "This run has no observers to compare with.", ""
+    else:
+        answer = answer_table(dunnett_table(scores, observers, "dice"), curve, labels)
+        brief, compared = answer_sentence(answer), f" The observers' mean is {band.mean:.3f}."
+    caption = (
+        "The size from which on no test finds a source task worse than the observers (Dice, p < 0.001): the paper, on "
+        f"patients, beside this run, with this run's mean Dice at both ends. {ORIGIN}"
+    )
+    text = f"""\
+{as_header(header_text(results))}
+{missing_notice(results)}
+{brief} The paper's answer, on patients, stands beside it in {{numref}}`tab-front`.
+{rise_sentence(curve, labels)} {{doc}}`The method <method>` says where this edition departs from the paper.
+
+```{{figure}} /{folder.as_posix()}/summary.svg
+:name: fig-front
+:alt: {alt}
+
+Mean Dice of the predicted outlines on the held-out test slices, with 95 % intervals, against the number of annotated
+slices that each model was fine-tuned on.{compared} Values appear under the pointer; a click shows the outlines behind a
+point. {ORIGIN}
+```
+
+{table_text(answer.to_dict("records"), "tab-front", caption)}
+The values behind every figure and table, and every score: {{download}}`tables.zip </{folder.as_posix()}/tables.zip>`.
+"""
+    whose = "Its images are of phantoms, not of patients" if is_phantom(results) else "Its cohort is its owner's"
+    (folder / "answer.md").write_text(
+        f"{brief} {whose}; {{numref}}`tab-front` sets it beside the paper.\n", encoding="utf-8"
+    )
+    (folder / "notice.md").write_text(cohort_notice(results), encoding="utf-8")
+    about = {"profile": results.profile.name, "phantom": is_phantom(results), "results": results_id(results)}
+    (folder / RUN_FILE).write_text(json.dumps(about), encoding="utf-8")
+    path = folder / "summary.md"
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -1,0 +1,88 @@
+"""The front page says what the run's tables say."""
+
+import json
+import zipfile
+
+import pandas as pd
+import pytest
+
+from l3muscle.book import front_page
+from l3muscle.study import StudyResults
+
+
+@pytest.fixture
+def results(finished) -> StudyResults:
+    return StudyResults(finished.store.root)
+
+
+def test_the_answer_stands_beside_the_papers():
+    sizes = (5, 10, 25)
+    tests = pd.DataFrame(
+        {"source_task": ["random"] * 3 + ["jigsaw"] * 3, "n_train": sizes * 2, "verdict": ["worse", "", "better"] * 2}
+    )
+    tests.loc[5, "verdict"] = "worse"
+    curve = tests[["source_task", "n_train"]].assign(mean=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    answer = front_page.answer_table(tests, curve, {"random": "random", "jigsaw": "jigsaw"}).set_index("source task")
+    assert list(answer["this run"]) == ["n = 10", "at no size"]
+    # Table 1 of the paper underlines random initialisation and jigsaw as worse at 5 (and 10) slices only.
+    assert list(answer["paper"]) == ["n = 25", "n = 10"]
+    assert answer.loc["random", "Dice, n = 25"] == "0.300"
+
+
+def test_a_source_task_without_results_is_not_run():
+    tests = pd.DataFrame({"source_task": ["random"] * 2, "n_train": [5, 10], "verdict": ["worse", ""]})
+    curve = tests[["source_task", "n_train"]].assign(mean=[0.1, 0.2])
+    answer = front_page.answer_table(tests, curve, {"random": "random", "jigsaw": "jigsaw"})
+    assert list(answer.loc[1, ["this run", "Dice, n = 5"]]) == ["not run", "not run"]
+    sentence = front_page.answer_sentence(answer)
+    assert "from n = 10 on after random" in sentence and "Not run: jigsaw." in sentence
+
+
+def test_the_answer_in_words_groups_what_is_alike():
+    answer = pd.DataFrame(
+        {
+            "source task": ["random", "classification", "segmentation", "jigsaw"],
+            "this run": ["at no size", "n = 25", "n = 5", "n = 25"],
+        }
+    )
+    assert front_page.answer_sentence(answer) == (
+        "**In this run** the outlines are not worse than the observers' from n = 5 on after segmentation; "
+        "from n = 25 on after classification and jigsaw; after random they are still worse at the largest size."
+    )
+    assert front_page.answer_sentence(answer.head(1)) == (
+        "**In this run** after random the outlines are still worse than the observers' at the largest size."
+    )
+
+
+def test_the_rise_is_told_for_the_source_tasks_that_rise_least_and_most():
+    rows = [("random", 5, 0.5), ("random", 10, 0.75), ("jigsaw", 5, 0.5), ("jigsaw", 10, 0.375), ("late", 10, 0.9)]
+    curve = pd.DataFrame(rows, columns=["source_task", "n_train", "mean"])
+    labels = {"random": "random", "jigsaw": "jigsaw", "late": "late"}
+    said = front_page.rise_sentence(curve, labels)
+    assert said == "From n = 5 to n = 10 mean Dice changes by −0.125 (jigsaw) to +0.250 (random)."
+    assert front_page.rise_sentence(curve[curve.n_train == 10], labels) == ""
+
+
+def test_the_front_page_and_its_tables_show_this_run(results, tmp_path):
+    (tmp_path / "values").mkdir()
+    (tmp_path / "values" / "tab-a.csv").write_text("n\n5\n")
+    text = front_page.write_front_page(results, tmp_path).read_text(encoding="utf-8")
+    scores = results.scores()
+    mean = scores[(scores.source_task == "random") & (scores.n_train == 4)].dice.mean()
+    assert f"| {mean:.3f} |" in text and "l3-run-header" in text and "l3-not-run" not in text
+    svg = (tmp_path / "summary.svg").read_text(encoding="utf-8")
+    assert "executed/viewer.html#task=random&amp;n=4" in svg and f"n = 4: {mean:.3f}" in svg
+    assert json.loads((tmp_path / "run.json").read_text())["phantom"] is True
+    assert len(list((tmp_path / "steps").glob("*.png"))) == len(front_page.STEPS)
+    with zipfile.ZipFile(tmp_path / "tables.zip") as archive:
+        assert {"values/tab-a.csv", "models.csv", "training-curves.csv", "observer-scores.csv"} < set(
+            archive.namelist()
+        )
+        assert len(pd.read_csv(archive.open("scores.csv"))) == len(scores)
+
+
+def test_tables_of_patients_hold_no_name_of_theirs(results, tmp_path):
+    results.plan["phantom"] = False
+    with zipfile.ZipFile(front_page.write_tables(results, tmp_path)) as archive:
+        text = "".join(archive.read(name).decode() for name in archive.namelist())
+    assert "patient 0" in text and not [name for name in results.cohort().patient_ids if name in text]
