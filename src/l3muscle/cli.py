@@ -156,7 +156,7 @@ def cohort_show(
     out: Annotated[Path, typer.Option(help="Folder for the tables and pictures.")],
 ) -> None:
     """Show what a cohort holds: counts, spacing, Hounsfield units, every slice with its outline, refusals."""
-    from l3muscle.book.overview import summarise, write_overview
+    from l3muscle.book.cohort_overview import summarise, write_overview
     from l3muscle.cohort import check_folder
 
     report = check_folder(folder)
@@ -271,7 +271,6 @@ def book(
 ) -> None:
     """Run the study, execute the notebooks and build the book: the whole path."""
     from l3muscle.book.build import build_book, chapters, execute_chapters
-    from l3muscle.book.summary import write_summary
     from l3muscle.study import open_results
 
     started = time.monotonic()
@@ -281,7 +280,6 @@ def book(
     say("2/3 chapters")
     results = open_results(profile, runs)
     execute_chapters(results, profile=profile, runs=runs, workers=workers, say=say)
-    write_summary(results)
     say("3/3 book")
     page = build_book(say=say)
     say(f"done in {(time.monotonic() - started) / 60:.1f} min; open {page.resolve().as_uri()}")

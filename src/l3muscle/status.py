@@ -29,9 +29,7 @@ def status_table(results: StudyResults) -> Table:
     done = Counter((experiment.source_task, experiment.n_train) for experiment in results.records)
     failures = results.failures()
     failed = Counter((experiment.source_task, experiment.n_train) for experiment in failures)
-    table = Table(
-        title=f"{results.profile.name}: models done of {each}", title_justify="left", caption_justify="left"
-    )
+    table = Table(title=f"{results.profile.name}: models done of {each}", title_justify="left", caption_justify="left")
     table.add_column("source task")
     for size in grid.sizes:
         table.add_column(f"n={size}", justify="right")

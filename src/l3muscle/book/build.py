@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from l3muscle.book.archive import ARCHIVE
 from l3muscle.book.experiment_pages import write_experiment_pages
+from l3muscle.book.front_page import write_front_page
 from l3muscle.book.show import write_values
 from l3muscle.errors import L3MuscleError
 from l3muscle.execution import execute_notebook
@@ -134,6 +135,7 @@ def execute_chapters(
             pool.shutdown(cancel_futures=True)
             raise
     write_values(executed)
+    write_front_page(results, EXECUTED)
     write_experiment_pages(results, EXECUTED / "experiments")
     return executed
 

@@ -99,9 +99,7 @@ def _write_predictions(
         images: list[dict[str, Any]] = [{} for _ in boxes]
         for experiment in (one for one in results.records if one.source_task == task):
             key = f"{experiment.n_train}|{_model_name(experiment)}"
-            for image, patient, box, mask in zip(
-                images, test_ids, boxes, results.predictions(experiment), strict=True
-            ):
+            for image, patient, box, mask in zip(images, test_ids, boxes, results.predictions(experiment), strict=True):
                 values = measures[(*vars(experiment).values(), patient)]
                 image[key] = _rounded(values, DIGITS) | {"mask": png(mask[box])}
         for k, image in enumerate(images):

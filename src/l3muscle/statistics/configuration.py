@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from l3muscle.statistics.printed import printed_cells
-from l3muscle.statistics.score_table import METRICS
+from l3muscle.metrics import MEASURES
+from l3muscle.statistics.printed import printed_configurations
 
 
 def configuration_summary(
@@ -27,10 +27,13 @@ def configuration_summary(
         Tables 1 and 2, of Dunnett's test against the observers on the paper's own data.
     """
     rows = {}
-    for column, name in METRICS.items():
-        printed = printed_cells(column).query("source_task == @source_task and n_train == @n_train")["printed"]
-        rows[name] = {
-            who: f"{table[column].mean():.3f} ± {table[column].std():.3f}" if len(table) else "none"
+    for column, measure in MEASURES.items():
+        printed = printed_configurations(column).query("source_task == @source_task and n_train == @n_train")["printed"]
+        if printed.empty:
+            continue  # not among the measures that the paper tests
+        rows[measure.label] = {
+            who: f"{table[column].mean():.{measure.digits}f} ± {table[column].std():.{measure.digits}f}"
             for who, table in (("models", scores), ("observers", observer_scores))
-        } | {"paper: p": printed.iloc[0] if len(printed) else "not printed"}
+            if len(table)
+        } | {"paper: p": printed.iloc[0]}
     return pd.DataFrame(rows).T
