@@ -96,10 +96,6 @@ def tables(scores: pd.DataFrame, observers: pd.DataFrame) -> Iterator[tuple[str,
         yield f"surviving_differences {metric}", lambda m=metric: statistics.surviving_differences(scores, observers, m)
     for metric in COMPARED:
         yield f"readings_table {metric}", lambda m=metric: statistics.readings_table(scores, observers, m)
-    yield (
-        "readings_table mann_whitney",
-        lambda: statistics.readings_table(scores, metric="rms_dta_cm", test="mann_whitney"),
-    )
     yield "claims_table", lambda: claims_table(scores, observers)
 
 

@@ -59,16 +59,6 @@ def test_a_clear_difference_is_found_with_its_size(known):
         assert found.loc[n_train, "low"] < mean - 0.9 < found.loc[n_train, "high"]
 
 
-def test_the_bootstrap_repeats(known):
-    first, second = (hierarchical_bootstrap_table(*known, "dice") for _ in range(2))
-    pd.testing.assert_frame_equal(first, second)
-
-
-def test_an_unknown_measure_is_refused(known):
-    with pytest.raises(ValueError, match="metric"):
-        hierarchical_bootstrap_table(*known, "hausdorff")
-
-
 COUNTS = ["source_task", "n_train", "n_models", "n", "failures", "empty", "gross"]
 TESTED = ["difference", "standard_error", "degrees", "low", "high"]
 
@@ -189,12 +179,6 @@ def test_one_unit_fewer_is_drawn_than_there_are():
     assert (weights @ values / 3).var() == pytest.approx(stats.sem(values) ** 2, rel=0.04)
 
 
-def test_two_units_can_be_drawn_from_and_one_cannot():
-    assert draw_weights(2, 10, np.random.default_rng(0)).sum() == 10
-    with pytest.raises(NoTest, match="fewer than two images to draw from"):
-        draw_weights(1, 10, np.random.default_rng(0))
-
-
 def test_means_are_taken_over_raters_and_then_over_images():
     matrix = np.array([[1.0, 2.0, np.nan], [3.0, np.nan, np.nan]])
     assert Bootstrap(3, 100).draw(matrix, least_raters=1).mean == 2.0
@@ -267,21 +251,6 @@ def test_the_bootstrap_table_holds_what_its_replicates_say(close):
         assert row.p_raw == pytest.approx(2 * stats.t.cdf(-abs(row.difference) / row.standard_error, degrees))
 
 
-def test_the_bootstrap_against_the_expert_has_no_observers_in_it(close):
-    scores, _ = close
-    scores = scores.assign(smd_difference_hu=scores["dice"] - 0.9)
-    found = hierarchical_bootstrap_table(scores, metric="smd_difference_hu")
-    resampled = Bootstrap(IMAGES, 2000, 0)
-    for row in found.itertuples():
-        ours = as_matrix(scores[scores["n_train"] == row.n_train], "smd_difference_hu")
-        drawn = resampled.draw(ours, "random", row.n_train).replicates
-        assert (row.difference, row.standard_error) == pytest.approx((ours.mean(), drawn.std(ddof=1)))
-        assert (row.low, row.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
-        parts = [(stats.sem(ours.mean(axis)) ** 2, ours.shape[1 - axis] - 1) for axis in (0, 1)]
-        assert row.degrees == pytest.approx(sum(v for v, _ in parts) ** 2 / sum(v**2 / n for v, n in parts))
-        assert row.standard_error**2 == pytest.approx(sum(v for v, _ in parts), rel=0.15)
-
-
 def test_a_configuration_is_drawn_in_the_same_way_whatever_else_the_table_holds(close):
     scores, control = close
     whole = hierarchical_bootstrap_table(scores, control, "dice", correction="none")
@@ -349,20 +318,6 @@ def test_differences_stand_beside_the_tests_that_they_are_of(close, metric, sett
     pd.testing.assert_series_equal(found["survives"], expected, check_names=False)
     told = "2 failed predictions left out" if metric == "rms_dta_cm" and settings.get("failures") != "worst" else ""
     assert found["note"].tolist() == [told, "", ""]
-
-
-def test_a_note_that_two_tests_make_is_made_once(close):
-    scores, control = close
-    failed = scores.index[scores["n_train"] == 5][:2]
-    scores.loc[failed, "rms_dta_cm"], scores.loc[failed, "failure"] = np.nan, "empty"
-    single = scores[(scores["n_train"] != 25) | ((scores["fold"] == 0) & (scores["repeat"] == 0))].copy()
-    single.loc[single["n_train"] == 25, "rms_dta_cm"] += 0.1
-    found = surviving_differences(single, control, "rms_dta_cm", correction="none")
-    assert found["note"][:2].tolist() == ["2 failed predictions left out", ""]
-    told = found["note"][2].split("; ")
-    assert len(told) == 1 and told[0].startswith("n/a: fewer than 2 raters")
-    # A difference without a test neither stands nor falls.
-    assert found.loc[2, "significant"] and found.loc[2, "survives"] is pd.NA
 
 
 def test_differences_of_models_that_scatter_as_wholes_do_not_survive():

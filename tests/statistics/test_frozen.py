@@ -31,7 +31,7 @@ def cases(name: str, settings: list[str]):
 def assert_frozen(found: pd.DataFrame, frozen: pd.DataFrame, settings: list[str]) -> None:
     expected = frozen.drop(columns=settings).reset_index(drop=True)
     texts = [name for name in ("verdict", "note", "better") if name in expected]
-    expected[texts] = expected[texts].fillna("")
+    expected[texts] = expected[texts].astype(object).fillna("")
     found = found[list(expected)].astype(expected.dtypes)
     assert_frame_equal(found, expected, rtol=1e-9, atol=1e-12)
 

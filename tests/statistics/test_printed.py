@@ -86,13 +86,6 @@ def test_tables_1_and_2_are_found_by_our_names(metric, task, n, printed, number,
     np.testing.assert_equal(tuple(row), (task, n, printed, number, below, marked))
 
 
-def test_an_unknown_metric_is_refused():
-    with pytest.raises(ValueError, match="unknown metric 'jaccard'"):
-        printed_configurations("jaccard")
-    with pytest.raises(ValueError, match="unknown metric 'jaccard'"):
-        beside_paper(pd.DataFrame({"source_task": [], "n_train": []}), "jaccard", {})
-
-
 @pytest.mark.parametrize(
     ("first", "second", "n", "name", "printed", "number", "below"),
     [
@@ -196,23 +189,6 @@ def test_marks_go_by_the_level_of_the_tests(n, p, verdict, alpha, ours):
     assert beside_paper(table, "dice", {"random": "Random"}, alpha=alpha).loc[1, f"n = {n}"] == ours
 
 
-def test_source_tasks_keep_their_order_and_sizes_are_sorted():
-    table = pd.DataFrame(
-        [("segmentation", 25, 0.5, ""), ("random", 25, 0.4, ""), ("own", 25, 0.3, ""), ("random", 10, 0.0001, "worse")],
-        columns=["source_task", "n_train", "p_value", "verdict"],
-    )
-    text = beside_paper(table, "rms_dta_cm", {"segmentation": "S", "random": "R", "own": "O"}, ours="archive")
-    assert list(text) == ["source task", "values", "n = 10", "n = 25"]
-    assert text.to_numpy().tolist() == [
-        ["S", "paper", "0.395", "0.992"],
-        ["", "archive", "–", "0.500"],
-        ["R", "paper", "<u>< 0.001</u>", "0.999"],
-        ["", "archive", "<u>< 0.001</u>", "0.400"],
-        ["O", "paper", "–", "–"],
-        ["", "archive", "–", "0.300"],
-    ]
-
-
 # Eight values that all lie beyond eight others: p = 2 / (16 choose 8), below 0.001.
 LOW, HIGH = [0.1 + k / 100 for k in range(8)], [0.5 + k / 100 for k in range(8)]
 AMID = [value + 0.005 for value in HIGH]
@@ -273,12 +249,6 @@ def test_a_matrix_is_marked_by_the_level_of_its_tests():
     assert mann_whitney_beside_paper(scores, n_train=5, alpha=0.3).loc[1, "classification"] == "**0.0286**"
 
 
-def test_a_size_that_is_not_printed_stands_alone():
-    scores = scores_of({("random", 30): LOW, ("segmentation", 30): HIGH})
-    text = mann_whitney_beside_paper(scores, n_train=30)
-    assert text.loc[0, "segmentation"] == "–" and text.loc[1, "segmentation"] == "**\\*\\*\\***"
-
-
 @pytest.mark.parametrize(("family", "comparisons"), [("n_train", 1), ("all", 2)])
 def test_a_family_reaches_beyond_the_size_only_if_asked_to(family, comparisons):
     scores = scores_of(
@@ -287,14 +257,6 @@ def test_a_family_reaches_beyond_the_size_only_if_asked_to(family, comparisons):
     text = mann_whitney_beside_paper(scores, n_train=10, correction="bonferroni", family=family)
     # Four values beyond four others: p = 2 / (8 choose 4).
     assert text.loc[1, "random"] == f"{comparisons * 2 / 70:.4f} ≠"
-
-
-def test_other_sizes_do_not_enter_a_matrix():
-    alone = scores_of({("random", 5): LOW, ("jigsaw", 5): HIGH})
-    more = pd.concat([alone, scores_of({("random", 10): HIGH, ("jigsaw", 10): LOW, ("own", 10): LOW})])
-    expected = mann_whitney_beside_paper(alone, n_train=5)
-    for family in ("n_train", "all"):
-        pd.testing.assert_frame_equal(mann_whitney_beside_paper(more, n_train=5, family=family), expected)
 
 
 def test_a_matrix_that_cannot_be_is_refused():

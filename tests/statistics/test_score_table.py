@@ -58,28 +58,11 @@ def test_every_column_of_a_score_table_is_needed(scores, column):
         check_scores(scores.drop(columns=column), "dice")
 
 
-@pytest.mark.parametrize("column", ["observer", "patient_id", "dice"])
-def test_every_column_of_an_observer_table_is_needed(column):
-    with pytest.raises(ValueError, match=rf"^the observer table lacks {column}$"):
-        check_observers(observer([0.5]).drop(columns=column), "dice")
-
-
-def test_all_missing_columns_are_named(scores):
-    with pytest.raises(ValueError, match=r"^the score table lacks fold, smd_hu, failure$"):
-        check_scores(scores.drop(columns=["failure", "fold"]), "smd_hu")
-
-
 def test_a_table_without_rows_is_refused(scores):
     with pytest.raises(ValueError, match=r"^the score table has no rows$"):
         check_scores(scores[:0], "dice")
     with pytest.raises(ValueError, match=r"^the observer table has no rows$"):
         check_observers(observer([]), "dice")
-
-
-def test_a_metric_is_checked_before_its_column(scores):
-    for check, table in ((check_scores, scores), (check_observers, observer([0.5]))):
-        with pytest.raises(ValueError, match="unknown metric 'jaccard'"):
-            check(table.assign(jaccard=0.5), "jaccard")
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
@@ -161,12 +144,6 @@ def test_an_image_has_one_expert(measure, difference, name, expert, apart, refus
         assert str(caught.value) == f"the {what} mixes runs: the expert's {name} of c is not the same in all rows"
 
 
-def test_an_image_without_any_expert_value_is_no_mixture():
-    one = model([0.5, 0.5], smd_hu=[NAN, 30.0], smd_difference_hu=[NAN, 1.0])
-    with np.errstate(all="raise"):
-        check_scores(stacked(one, one.assign(fold=1)), "dice")
-
-
 @pytest.mark.parametrize(
     ("columns", "left"),
     [
@@ -238,11 +215,6 @@ def test_a_value_is_that_of_a_prediction_an_image_or_a_model():
     assert one.values("model_mean") == pytest.approx([0.4, 0.7, 0.5])
     with pytest.raises(ValueError, match=r"^unknown unit 'fold'; choose one of prediction, image_mean, model_mean$"):
         one.values("fold")
-
-
-def test_the_note_of_a_configuration_counts_what_has_no_value():
-    table = stacked(model([0.2, NAN, NAN]), model([0.4, 0.5, 0.5], n=10))
-    assert [one.note for one in configurations(table, "dice")] == ["2 failed predictions left out", ""]
 
 
 def test_failures_are_counted_by_their_kind_in_their_configuration():

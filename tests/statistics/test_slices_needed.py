@@ -131,20 +131,6 @@ def test_source_tasks_without_an_answer_say_why_and_leave_the_others_theirs():
     assert table.loc[:1, ["needed", "low", "high", "share_reached"]].isna().all(axis=None)
 
 
-def test_an_empty_prediction_may_count_as_the_worst():
-    scores = curve({5: 0.5, 20: 0.1}, "rms_dta_cm")
-    # Of both models of the larger size no outline of image a: 0.5 cm is the worst that any model drew of it.
-    scores.loc[(scores["n_train"] == 20) & (scores["patient_id"] == "a"), ["rms_dta_cm", "failure"]] = NAN, "empty"
-    observers = raters([0.3] * 6, "rms_dta_cm")
-    left_out, worst = (
-        slices_needed_table(scores, observers, "rms_dta_cm", failures=failures, replicates=100)["needed"][0]
-        for failures in ("leave_out", "worst")
-    )
-    assert left_out == slices_needed_table(scores, observers, "rms_dta_cm", replicates=100)["needed"][0]
-    # Means of the larger size of 0.1 and of (0.5 + 5 * 0.1) / 6 cm.
-    assert left_out == pytest.approx(5 * 4 ** (0.2 / 0.4)) and worst == pytest.approx(5 * 4 ** (0.2 / (0.5 - 1 / 6)))
-
-
 @pytest.mark.parametrize(
     ("metric", "scores", "observers", "message"),
     [

@@ -1,290 +1,215 @@
 """The playground: trains as the study does, stops when told, compares, and leaves a stored study as it was."""
 
 import hashlib
+import json
 import shutil
-import threading
+import tempfile
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import papermill
 import pytest
-import yaml
-from matplotlib.figure import Figure
+from papermill.exceptions import PapermillExecutionError
 
-from l3muscle import playground, playground_panel
-from l3muscle.parameters import ParameterError, documented, refuse
-from l3muscle.playground import LIMITS, Choice, Playground, PlaygroundError, open_playground, strengthened
-from l3muscle.playground_panel import Panel, comparison_html
-from l3muscle.profile import AugmentationSettings
+from l3muscle.playground.panel import Panel
+from l3muscle.playground.session import Choice, Playground, PlaygroundError, open_playground
+from l3muscle.store import StoreError
 from l3muscle.study import open_results
 from l3muscle.training import TrainingError
 
-TEMPLATE = Path(__file__).resolve().parents[2] / "notebooks" / "playground.ipynb"
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "playground.ipynb"
+USUAL = Choice("segmentation", 2, 0, 0, 0, steps=6, learning_rate=0.01, augmentation=1.0)  # the tiny study's own
 
 
-def quiet(line: str) -> None:
-    pass
+def train_with(play: Playground):
+    """The notebook's own function, as its cell defines it."""
+    [cell] = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if "def train(" in cell.source]
+    names = {"play": play}
+    exec(cell.source, names)
+    return names["train"]
+
+
+def curve_of(play: Playground, **changes):
+    return train_with(play)(replace(USUAL, **changes), lambda point, network: None).curve
 
 
 def state(folder: Path) -> dict[str, str]:
     """Every file and folder below a folder, with the files' hashes."""
-    return {
-        str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in folder.rglob("*")
-    }
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else "" for p in folder.rglob("*")}
 
 
 @pytest.fixture(scope="module")
-def ground(finished, runs) -> Playground:
-    return open_playground("smoke", runs, say=quiet)
-
-
-@pytest.fixture(scope="module")
-def usual(ground) -> Choice:
-    """The study's own settings, on two slices."""
-    return ground.usual().model_copy(update={"n_train": 2})
+def play(finished, runs) -> Playground:
+    return open_playground("smoke", runs)
 
 
 @pytest.fixture
-def panel(ground, usual) -> Panel:
-    """Every step is drawn: few steps."""
-    return Panel(ground, usual.model_copy(update={"steps": 2}))
+def panel(play) -> Panel:
+    return Panel(play, train_with(play), USUAL)
 
 
-def test_a_training_with_the_studys_settings_gives_the_studys_scores(ground, usual, runs, monkeypatch):
+def test_a_training_with_the_studys_settings_is_the_studys(play, runs):
     before = state(runs)
-    # The tiny study validates twice a training.
-    monkeypatch.setattr(playground, "VALIDATIONS", 2)
-    run = ground.train(usual)
+    points = curve_of(play)
     results = open_results("smoke", runs)
-    stored = results.scores().query("source_task == 'segmentation' and n_train == 2")
-    same = stored.query("fold == 0 and subset == 0 and repeat == 0").set_index("patient_id")["dice"]
-    assert dict(run.scores) == dict(same) and len(run.scores) == 4
-    assert run.start == "procedural, of the stored study" and run.stopped == "max_steps"
-    mean, models = ground.of_study(usual)
-    assert mean == pytest.approx(stored["dice"].mean()) and models == 2
-    assert ground.of_study(usual.model_copy(update={"n_train": 3})) is None
+    same = "source_task == 'segmentation' and n_train == 2"
+    # The tiny study validates every third step, the playground every one.
+    stored = results.curves().query(f"{same} and fold == 0 and subset == 0 and repeat == 0")
+    losses = [point.train_loss for point in points]
+    assert [point.step for point in points] == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(stored["train_loss"], [np.mean(losses[:3]), np.mean(losses[3:])], rtol=1e-5)
+    np.testing.assert_allclose(stored["validation_loss"], [points[2].validation_loss, points[5].validation_loss], 1e-5)
+    weights = play.source_weights("segmentation")
+    network_size = play.outcome(USUAL, train_with(play)(USUAL, lambda *_: None).weights, points)
+    assert network_size["study_dice"] == pytest.approx(results.scores().query(same)["dice"].mean()) and weights
+    assert np.isnan(
+        play.outcome(replace(USUAL, n_train=3), {**train_with(play)(USUAL, lambda *_: None).weights}, points)[
+            "study_dice"
+        ]
+    )
     assert state(runs) == before
 
 
-def test_one_snapshot_a_validation_and_a_film_of_some(ground, usual):
-    seen, steps = [], []
-    run = ground.train(usual, on_snapshot=lambda curve, shot: seen.append((len(curve), shot)), on_step=steps.append)
-    assert [length for length, _ in seen] == list(range(1, 7)) and steps == [1, 2, 3, 4, 5, 6]
-    assert tuple(shot for _, shot in seen) == run.snapshots and list(run.curve["step"]) == steps
-    assert run.watched.patient_id == ground.test_ids[0] and run.watched.expert.any()
-    assert [title.split(",")[0] for title, *_ in run.film(3)] == ["step 1", "step 3", "step 6"]
-    assert all(hu.shape == masks["expert"].shape for _, hu, _, masks in run.film())
+def test_every_setting_counts(play):
+    base = curve_of(play)
+    assert curve_of(play) == base
+    changes = {
+        "source_task": "random",
+        "n_train": 3,
+        "fold": 1,
+        "repeat": 1,
+        "learning_rate": 0.02,
+        "augmentation": 0.0,
+    }
+    for name, value in changes.items():
+        assert curve_of(play, **{name: value}) != base, name
+    assert len(curve_of(play, steps=4)) == 4
 
 
-def test_every_setting_counts(ground, usual):
-    def losses(**changes) -> list[float]:
-        return list(ground.train(usual.model_copy(update=changes)).curve["train_loss"])
-
-    base = losses()
-    assert losses() == base
-    changes = [
-        {"source_task": "random"}, {"n_train": 3}, {"fold": 1}, {"seed": 1}, {"bce_weight": 0.5}, {"dice_weight": 0.0},
-        {"augmentation": 0.0}, {"learning_rate": 0.02},
-    ]  # fmt: skip
-    assert all(losses(**change) != base for change in changes)
-    assert len(losses(steps=4)) == 4
-
-
-def test_a_stopped_training_is_scored_with_its_best_weights(ground, usual):
-    enough = threading.Event()
-    run = ground.train(usual, on_snapshot=lambda curve, shot: len(curve) == 2 and enough.set(), stop=enough)
-    assert run.stopped == "stopped by hand" and len(run.snapshots) == 2
-    assert run.best_step == run.curve.set_index("step")["validation_loss"].idxmin() and run.scores.notna().all()
+def test_augmentation_grows_from_none_through_the_profiles_to_its_bounds(play):
+    own = play.study.profile.augmentation
+    none, same, most = (
+        play.study_with(replace(USUAL, augmentation=strength)).profile.augmentation for strength in (0.0, 1.0, 3.0)
+    )
+    assert same == own
+    assert (none.flip_probability, none.rotation_degrees, none.scale, none.elastic_shift) == (0, 0, 0, 0)
+    assert most.flip_probability == own.flip_probability and most.rotation_degrees == 3 * own.rotation_degrees
+    assert most.elastic_shift == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_train": 6}, "n_train = 6 does not fit: this cohort leaves 5 slices"),
-        ({"fold": 2}, "fold = 2: there are 2 folds, counted from 0"),
-        ({"bce_weight": 0.0, "dice_weight": 0.0}, "nothing to learn"),
+        ({"n_train": 6}, "n_train = 6: from 1 to 5 can be trained here"),
+        ({"fold": 2}, "fold = 2: from 0 to 1 can"),
+        ({"subset": 1}, "subset = 1: from 0 to 0 can"),
+        ({"steps": 1}, "steps = 1: from 2 to 2000 can"),
+        ({"learning_rate": 0.0}, "learning_rate = 0.0: from 0.0001 to 1.0 can"),
+        ({"augmentation": 9.0}, "augmentation = 9.0: from 0.0 to 3.0 can"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_before_it_is(ground, usual, changes, message):
+def test_what_cannot_be_trained_is_refused(play, changes, message):
     with pytest.raises(PlaygroundError, match=message):
-        ground.train(usual.model_copy(update=changes), on_step=lambda step: pytest.fail("trained"))
-    with pytest.raises(PlaygroundError, match=message):
-        Panel(ground, usual.model_copy(update=changes))
+        Panel(play, train_with(play), replace(USUAL, **changes))
 
 
-def test_only_a_test_slice_can_be_watched(ground):
-    with pytest.raises(PlaygroundError, match="'NOBODY' is no test slice; there are PHANTOM-0011"):
-        ground.watched("NOBODY")
-
-
-def test_augmentation_grows_from_none_through_the_profiles_to_its_bounds():
-    settings = AugmentationSettings(rotation_degrees=70, scale=0.4)
-    assert strengthened(settings, 1) == settings
-    none = strengthened(settings, 0)
-    assert (none.flip_probability, none.rotation_degrees, none.scale, none.elastic_shift) == (0, 0, 0, 0)
-    most = strengthened(settings, 3)
-    assert (most.flip_probability, most.rotation_degrees, most.scale) == (settings.flip_probability, 180, 0.9)
-    assert most.elastic_shift == pytest.approx(0.9)
-
-
-def test_a_damaged_source_task_is_learned_here_and_left_where_it_is(finished, runs, tmp_path):
+def test_damaged_source_weights_are_told_and_left_where_they_are(finished, runs, tmp_path):
     shutil.copytree(runs, tmp_path / "runs")
     for path in (tmp_path / "runs" / "smoke" / "sources").glob("*/weights.safetensors"):
         path.write_bytes(path.read_bytes()[:-1])
-    before, said = state(tmp_path / "runs"), []
-    ground = open_playground("smoke", tmp_path / "runs", say=said.append)
-    assert ground.source("segmentation", say=said.append)[1] == "procedural, learned here in 2 steps"
-    assert "Learning the source task segmentation first: 2 steps, once." in said
+    before = state(tmp_path / "runs")
+    with pytest.raises(StoreError, match="does not match its checksum"):
+        open_playground("smoke", tmp_path / "runs").source_weights("segmentation")
     assert state(tmp_path / "runs") == before
 
 
-def test_without_a_study_a_small_phantom_is_drawn(tiny, tmp_path):
-    path = tmp_path / "own.yml"
-    path.write_text(yaml.safe_dump({**tiny.model_dump(mode="json"), "name": "own"}))
-    said = []
-    ground = open_playground(str(path), tmp_path / "runs", workers=1, say=said.append)
-    assert said == ["Drawing a small phantom cohort: 14 patients, once a session."]
-    assert (len(ground.test_ids), ground.largest, ground.folds) == (4, 5, 2)
-    choice = ground.usual().model_copy(update={"source_task": "reconstruction", "steps": 2, "n_train": 1})
-    run = ground.train(choice, say=said.append)
-    assert run.start.startswith("cohort, learned here in ") and len(run.scores) == 4
-    assert len(said) == 2 and ground.source("reconstruction", say=said.append)[1] == run.start and len(said) == 2
-    assert ground.of_study(choice) is None
-    assert not (tmp_path / "runs").exists()
+def test_without_a_study_a_small_phantom_is_drawn_and_nothing_is_left(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "own.yml").write_text(json.dumps({**tiny.model_dump(mode="json"), "name": "own"}))
+    play = open_playground(str(tmp_path / "own.yml"), tmp_path / "runs")
+    assert "Drawing a small phantom cohort: 14 patients." in capsys.readouterr().out
+    assert curve_of(play, source_task="reconstruction") != curve_of(play, source_task="random")
+    assert play.source_weights("reconstruction") is play.source_weights("reconstruction")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["own.yml", "temporary"]
 
 
-def test_the_panel_shows_what_was_chosen_and_compares_its_runs(panel, usual):
-    short = panel.choice()
-    assert short == usual.model_copy(update={"steps": 2}) and "No training yet" in panel.table.value
-    waiting = panel.picture.value
-    assert 'role="img"' in waiting and "Waiting" in waiting
-    first = panel.run()
-    assert first.choice == short and "Step 2 of 2" in panel.picture.value and panel.progress.value == 2
-    panel.controls["n_train"].value = 4
-    panel.controls["source_task"].value = "random"
-    assert panel.run().choice == short.model_copy(update={"n_train": 4, "source_task": "random"})
-    table = panel.comparison()
-    assert list(table.index) == [1, 2] and list(table["n"]) == [2, 4]
-    assert list(table["test Dice"]) == [run.scores.mean() for run in panel.runs]
-    best = f"<b>{table['test Dice'].max():.3f}</b>"
-    assert panel.table.value.count("<b>") == 1 and best in panel.table.value
-    assert "mean Dice" in panel.status.value and "random weights" in panel.status.value
-    assert (panel.train_button.disabled, panel.stop_button.disabled) == (False, True)
-
-
-def test_every_control_has_a_label_and_a_bounded_value(panel):
-    for control in [*panel.controls.values(), panel.watch, panel.progress]:
-        assert control.description
-    for button in (panel.train_button, panel.stop_button):
-        assert button.description and button.tooltip
-    panel.controls["n_train"].value = 1000
-    assert panel.choice().n_train == panel.playground.largest
-
-
-def test_stop_ends_a_panels_training_and_only_one_runs_at_a_time(panel, monkeypatch):
-    reached, go_on = threading.Event(), threading.Event()
-    count = panel._count
-    panel.controls["steps"].value = 6
-
-    def wait_at_third(step: int) -> None:
-        count(step)
-        if step == 3:
-            reached.set()
-            go_on.wait(30)
-
-    monkeypatch.setattr(panel, "_count", wait_at_third)
-    panel.start()
-    assert reached.wait(30) and panel.train_button.disabled and not panel.stop_button.disabled
+def test_the_panel_trains_what_is_chosen_and_compares_its_runs(panel):
+    assert 'alt="loss; PHANTOM-' in panel.picture.value and panel.playground.about in panel.status.value
     panel.train_button.click()
-    panel.stop_button.click()
-    go_on.set()
-    panel.wait()
-    assert [(run.stopped, len(run.snapshots)) for run in panel.runs] == [("stopped by hand", 3)]
-    assert "stopped by hand" in panel.status.value and panel.progress.bar_style == "warning"
+    panel.thread.join()
+    panel.controls["n_train"].value, panel.controls["source_task"].value = 1000, "random"
+    panel.train_button.click()
+    panel.thread.join()
+    table = panel.comparison()
+    assert list(table.index) == [1, 2] and list(table["n_train"]) == [2, 5], "held to what the cohort allows"
+    assert list(table["source_task"]) == ["segmentation", "random"] and list(table["steps"]) == [6, 6]
+    assert panel.table.value.count(f"{table['test_dice'].max():.3f}") >= 1 and "–" in panel.table.value
+    assert "Run 2: mean Dice" in panel.status.value and "test slice: Dice" in panel.picture.value
+    assert (panel.progress.value, panel.train_button.disabled, panel.stop_button.disabled) == (6, False, True)
+    assert all(control.description for control in [*panel.controls.values(), panel.watch, panel.progress])
 
 
-def test_a_training_that_fails_says_why_and_the_next_one_goes(panel, monkeypatch):
-    panel.controls["bce_weight"].value = panel.controls["dice_weight"].value = 0
-    with pytest.raises(PlaygroundError):
-        panel.run()
-    assert "Not trained: with both loss weights at 0" in panel.status.value and panel.progress.bar_style == "danger"
+def test_a_stopped_training_is_scored_with_its_best_weights_and_shows_the_steps_it_took(panel):
+    train, seen = panel.train, []
 
-    def fail(*arguments, **options):
-        raise ValueError("a fault <of> ours")
+    def train_and_stop(choice, show):
+        def look(point, network):
+            seen.append((point, deepcopy(network.state_dict())))
+            if point.step == 3:
+                assert panel.train_button.disabled and not panel.stop_button.disabled
+                panel.stop_button.click()
+            show(point, network)
 
-    monkeypatch.setattr(panel.playground, "train", fail)
-    with pytest.raises(ValueError, match="a fault"):
-        panel.run()
-    assert "ValueError: a fault &lt;of&gt; ours" in panel.status.value and not panel.train_button.disabled
-    monkeypatch.undo()
-    panel.controls["dice_weight"].value = 1
-    assert panel.run() and panel.failure is None and len(panel.runs) == 1
+        return train(choice, look)
 
-
-def test_a_loss_that_runs_away_is_an_outcome_and_not_a_traceback(ground, usual, monkeypatch):
-    def explode(*arguments, **options):
-        raise TrainingError("the loss is not finite at step 1")
-
-    monkeypatch.setattr(playground, "fit", explode)
-    panel = Panel(ground, usual)
+    panel.train = train_and_stop
     panel.start()
-    panel.wait()
-    assert "Not trained: the loss is not finite at step 1" in panel.status.value and panel.runs == []
-
-
-def test_the_slice_to_watch_is_shown_at_once(panel):
-    before = panel.picture.value
-    panel.watch.value = panel.playground.test_ids[2]
-    assert panel.picture.value != before and panel.playground.test_ids[2] in panel.picture.value
-    assert panel.run().watched.patient_id == panel.playground.test_ids[2]
-
-
-def test_what_the_study_has_not_is_a_dash(ground, usual):
-    panel = Panel(ground, usual.model_copy(update={"n_train": 3, "steps": 2}))
-    panel.run()
-    assert "<td>–</td>" in comparison_html(panel.comparison())
-
-
-def test_a_notebook_that_a_person_has_open_does_not_wait_and_any_other_does(ground, usual, monkeypatch):
-    panel = Panel(ground, usual.model_copy(update={"steps": 2}))
-    monkeypatch.setenv(playground_panel.SERVED, "playground.ipynb")
-    film = panel.first()
-    panel.wait()
-    assert film is panel.film and "as it grew: step 1" in film.value
-    monkeypatch.delenv(playground_panel.SERVED)
-    assert isinstance(panel.first(), Figure) and len(panel.runs) == 2
-
-
-def test_the_notebook_plays_by_itself_and_writes_nothing_into_the_runs(finished, runs, tmp_path, monkeypatch):
-    monkeypatch.delenv(playground_panel.SERVED, raising=False)
-    before = state(runs)
-    chosen = {"profile": "smoke", "runs": str(runs), "n_train": 4, "steps": 4, "augmentation": 0}
-    executed = papermill.execute_notebook(str(TEMPLATE), str(tmp_path / "out.ipynb"), chosen, progress_bar=False)
-    shown = [output.get("data", {}) for cell in executed.cells for output in cell.get("outputs", [])]
-    assert any("application/vnd.jupyter.widget-view+json" in data for data in shown)
-    assert sum("image/svg+xml" in data for data in shown) == 2, "the curve with the outline, and how it grew"
-    assert any("test Dice" in data.get("text/html", "") for data in shown)
-    assert state(runs) == before
+    panel.thread.join()
+    _, best = min(seen, key=lambda pair: pair[0].validation_loss)
+    assert panel.rows == [panel.playground.outcome(USUAL, best, [point for point, _ in seen])]
+    assert (
+        panel.rows[0]["steps"] == panel.progress.value == 3 and "after 3 steps (stopped by hand)" in panel.status.value
+    )
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("error", "told"),
     [
-        ({"augmentation": 9}, "augmentation = 9: should be less than or equal to 3"),
-        ({"source_task": "jigsav"}, "source_task = 'jigsav': should be 'random'"),
-        ({"n_train": 0}, "n_train = 0: should be greater than 0"),
-        ({"steps": 160.0}, "steps = 160.0: should be a valid integer"),
-        ({"learning_rate": 0.0}, "learning_rate = 0.0: should be greater than 0"),
-        ({"rate": 0.1}, "there is no parameter 'rate'"),
+        (TrainingError("the loss is not finite at step 1"), "Not trained: the loss is not finite at step 1"),
+        (ValueError("a fault <of> theirs"), "Not trained: ValueError: a fault &lt;of&gt; theirs"),
     ],
 )
-def test_the_notebook_refuses_what_cannot_be_chosen(given, message):
-    [cell] = [
-        cell for cell in nbformat.read(TEMPLATE, as_version=4).cells if "parameters" in cell.metadata.get("tags", [])
-    ]
-    known = documented(cell.source)
-    assert set(known) == {"profile", "runs", *Choice.model_fields}
-    assert Choice(**{name: known[name].default for name in Choice.model_fields}) == Choice()
-    with pytest.raises(ParameterError) as caught:
-        refuse(known, given, **LIMITS)
-    assert message in str(caught.value)
+def test_a_training_that_fails_says_why_and_the_next_one_goes(panel, error, told):
+    def fail(choice, show):
+        raise error
+
+    panel.train, sound = fail, panel.train
+    panel.start()
+    panel.thread.join()
+    assert told in panel.status.value and not panel.rows and not panel.train_button.disabled
+    panel.train = sound
+    panel.start()
+    panel.thread.join()
+    assert len(panel.rows) == 1
+
+
+def test_the_notebook_trains_by_itself_and_writes_nothing_into_the_runs(finished, runs, tmp_path):
+    before = state(runs)
+    chosen = {"profile": "smoke", "runs": str(runs), "n_train": 4, "steps": 4, "augmentation": 0.0}
+    executed = papermill.execute_notebook(str(NOTEBOOK), str(tmp_path / "out.ipynb"), chosen, progress_bar=False)
+    shown = [output.get("data", {}) for cell in executed.cells for output in cell.get("outputs", [])]
+    assert sum("image/svg+xml" in data for data in shown) == 1, "one picture that was drawn anew"
+    assert sum("application/vnd.jupyter.widget-view+json" in data for data in shown) == 1
+    assert any("study_dice" in data.get("text/html", "") for data in shown)
+    assert state(runs) == before
+
+
+def test_the_notebook_refuses_an_unknown_source_task(tmp_path):
+    with pytest.raises(PapermillExecutionError, match="source_task = 'jigsav': should be 'random'"):
+        papermill.execute_notebook(
+            str(NOTEBOOK), str(tmp_path / "out.ipynb"), {"source_task": "jigsav"}, progress_bar=False
+        )

@@ -24,6 +24,6 @@ POPULATIONS = {
 
 
 def reference_values() -> pd.DataFrame:
-    """The published values: measure (`sma_cm2` or `smd_hu`), sex, kind, value, source (in the references), population."""
+    """The published values: measure (`sma_cm2` or `smd_hu`), sex, kind, value, source, population."""
     table = pd.DataFrame(_VALUES, columns=["measure", "sex", "kind", "value", "source"])
     return table.assign(population=table["source"].map(POPULATIONS))

@@ -24,11 +24,11 @@ from l3muscle.statistics.bootstrap import Bootstrap, Drawn, estimate, observers_
 from l3muscle.statistics.dunnett import control_sample, dunnett_table, plateau_table
 from l3muscle.statistics.mann_whitney import mann_whitney_pairs
 from l3muscle.statistics.printed import ALPHA, REPORTED_NAMES, p_text, printed_configurations, printed_pairs
-from l3muscle.statistics.score_table import DIFFERENCE_OF, NoTest, check_scores, configurations
+from l3muscle.statistics.score_table import MEASURE_OF, NoTest, check_scores, configurations
 from l3muscle.statistics.slices_needed import slices_needed_table
 
 VERDICTS = {True: "holds", False: "does not hold", None: "cannot be decided at this scale"}
-MEASURE_OF = {difference: measure for measure, difference in DIFFERENCE_OF.items()}
+RELATIONS = ("better", "worse", "not worse", "no difference", "differs", "about", "at most")
 
 
 @dataclass(frozen=True)
@@ -66,29 +66,36 @@ def decide(one: Comparison, relation: str, margin: float, alpha: float = ALPHA) 
     -------
     bool or None
     """
-    significant = one.p_value < alpha
-    inside = -margin < one.low and one.high < margin
+    if relation not in RELATIONS:
+        raise ValueError(f"unknown relation {relation!r}")
     if relation == "worse":
         return decide(Comparison(one.name, one.p_value, -one.gain, -one.high, -one.low), "better", margin, alpha)
-    if relation == "better":
-        return one.gain > 0 if significant else False if one.high < margin else None
-    if relation == "not worse":
-        return one.gain > 0 if significant else True if one.low > -margin else None
-    if relation == "no difference":
-        return False if significant else True if inside else None
-    if relation == "differs":
-        return True if significant else False if inside else None
+    inside = -margin < one.low and one.high < margin
     if relation == "about":
-        return True if inside else False if one.low > margin or one.high < -margin else None
+        outside = one.low > margin or one.high < -margin
+        return True if inside else False if outside else None
     if relation == "at most":
         return True if one.low >= 0 else False if one.high < 0 else None
-    raise ValueError(f"unknown relation {relation!r}")
+    if one.p_value < alpha:
+        ahead = bool(one.gain > 0)
+        return {"better": ahead, "not worse": ahead, "no difference": False, "differs": True}[relation]
+    # A test that found nothing tells nothing; that there is nothing, only the interval can tell.
+    answers = {
+        "better": (one.high < margin, False),
+        "not worse": (one.low > -margin, True),
+        "no difference": (inside, True),
+        "differs": (inside, False),
+    }
+    told, answer = answers[relation]
+    return answer if told else None
 
 
 def all_of(decisions: Iterable[bool | None]) -> bool | None:
     """True if all are, False if any is False, else None."""
     found = list(decisions)
-    return False if False in found else None if None in found or not found else True
+    if False in found:
+        return False
+    return None if None in found or not found else True
 
 
 class Run:
@@ -168,10 +175,8 @@ def dunnett(line: Any, run: Run) -> Iterator[Comparison]:
 def mann_whitney(line: Any, run: Run) -> Iterator[Comparison]:
     """Mann-Whitney test between source tasks."""
     for first, second, n in product(_tasks(line.source_tasks), _tasks(line.against), _sizes(line.sizes, run)):
-        name, p_value = (
-            f"{first} against {second}, n = {n}",
-            run.pairs(line.measure).get((frozenset((first, second)), n)),
-        )
+        name = f"{first} against {second}, n = {n}"
+        p_value = run.pairs(line.measure).get((frozenset((first, second)), n))
         yield Comparison(name) if p_value is None else run.compare(name, line.measure, (first, n), (second, n), p_value)
 
 

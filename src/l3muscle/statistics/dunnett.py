@@ -10,7 +10,7 @@ from scipy import special, stats
 
 from l3muscle.metrics import MEASURES
 from l3muscle.statistics.score_table import (
-    DIFFERENCE_OF,
+    MEASURE_OF,
     Configuration,
     Failures,
     NoTest,
@@ -153,7 +153,7 @@ def control_sample(
         raise ScoreTableError(f"the control {kind!r} needs a table of scores")
     if kind == "expert":
         return expert_values(table, metric).to_numpy()
-    if metric not in DIFFERENCE_OF.values():
+    if metric not in MEASURE_OF:
         raise ScoreTableError(f"zeros are a control for differences from the expert, not for {metric}")
     return np.zeros(table["patient_id"].nunique())
 

@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 
 from l3muscle.statistics.dunnett import Family, control_sample, dunnett_table
-from l3muscle.statistics.mann_whitney import Correction, PairFamily, adjust_pairs, mann_whitney_pairs
-from l3muscle.statistics.printed import ALPHA, printed_configurations, printed_pairs
-from l3muscle.statistics.score_table import DIFFERENCE_OF, ScoreTableError, Unit, check_choice
+from l3muscle.statistics.printed import ALPHA, printed_configurations
+from l3muscle.statistics.score_table import DIFFERENCE_OF, MEASURE_OF, Unit
 
 
 def _compare(p_value: np.ndarray, number: np.ndarray, below: np.ndarray) -> dict[str, float]:
@@ -28,7 +27,7 @@ def _compare(p_value: np.ndarray, number: np.ndarray, below: np.ndarray) -> dict
     }
 
 
-def _dunnett_readings(
+def _readings(
     scores: pd.DataFrame, observers: pd.DataFrame | None, metric: str
 ) -> Iterator[tuple[dict[str, Any], pd.DataFrame | None]]:
     """Settings of each reading of Tables 1 and 2, and its p-values; None where there are no observers.
@@ -37,12 +36,11 @@ def _dunnett_readings(
     it is "expert delineations": differences against the expert's zeros, or the raw values against the expert's. That
     the observers' differences were meant is not what the caption says, but is listed for comparison.
     """
-    measured = {difference: measure for measure, difference in DIFFERENCE_OF.items()}.get(metric)
     pairs = [(metric, "outlines"), (metric, "image_means")]
     if metric in DIFFERENCE_OF:
         pairs = [(metric, "expert")]
-    elif measured:
-        pairs = [(measured, "expert"), (metric, "zeros"), *pairs]
+    elif metric in MEASURE_OF:
+        pairs = [(MEASURE_OF[metric], "expert"), (metric, "zeros"), *pairs]
     for (column, control), family, unit in product(pairs, get_args(Family), get_args(Unit)):
         table = None
         if observers is not None or control in ("expert", "zeros"):
@@ -51,26 +49,8 @@ def _dunnett_readings(
         yield {"metric": column, "control": control, "family": family, "unit": unit}, table
 
 
-def _mann_whitney_readings(scores: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    for unit in get_args(Unit):
-        table = mann_whitney_pairs(scores, unit=unit).drop(columns="p_value")
-        for correction, family in product(get_args(Correction), get_args(PairFamily)):
-            if correction != "none" or family == "n_train":
-                settings = {"unit": unit, "correction": correction, "family": family}
-                yield (
-                    {"metric": "rms_dta_cm", **settings},
-                    table.assign(p_value=adjust_pairs(table, correction, family)),
-                )
-
-
-def readings_table(
-    scores: pd.DataFrame,
-    observers: pd.DataFrame | None = None,
-    metric: str = "dice",
-    *,
-    test: str = "dunnett",
-) -> pd.DataFrame:
-    """How close each reading of the paper's tests comes to its printed values, closest first.
+def readings_table(scores: pd.DataFrame, observers: pd.DataFrame | None = None, metric: str = "dice") -> pd.DataFrame:
+    """How close each reading of Dunnett's tests comes to the values in Tables 1 and 2, closest first.
 
     Closeness is a property of this run's data as much as of the reading: on other patients, or a phantom, the right
     reading need not be the closest.
@@ -79,30 +59,23 @@ def readings_table(
     ----------
     scores, observers : DataFrame
     metric : str
-        For `test="mann_whitney"` RMS-DTA, the only one that the paper prints.
-    test : {"dunnett", "mann_whitney"}
 
     Returns
     -------
     DataFrame
-        One row a reading: test, its settings (metric, control, family, unit, correction), compared (how many values),
-        untested, same_side (share of these on the same side of 0.001 as printed), mean_abs_dp (mean |difference| of p
-        where both are numbers), distance (mean |difference| over all, where all values below 0.001 count as 0.001; the
-        order of the table is by same_side, then by this), note.
+        One row a reading: its settings (metric, control, family, unit), compared (how many configurations), untested,
+        same_side (share of these on the same side of 0.001 as printed), mean_abs_dp (mean |difference| of p where both
+        are numbers), distance (mean |difference| over all, where all values below 0.001 count as 0.001; the order of
+        the table is by same_side, then by this), note.
 
     Raises
     ------
     ScoreTableError
-        For an unknown metric or test, or a table that is refused.
+        For an unknown metric, or a table that is refused.
     """
-    check_choice("test", test, ("dunnett", "mann_whitney"))
-    if test == "mann_whitney" and metric != "rms_dta_cm":
-        raise ScoreTableError("the paper prints Mann-Whitney tests of rms_dta_cm only")
-    printed = printed_configurations(metric) if test == "dunnett" else printed_pairs()
-    keys = ["source_task", "n_train"] if test == "dunnett" else ["first", "second", "n_train"]
-    readings = _dunnett_readings(scores, observers, metric) if test == "dunnett" else _mann_whitney_readings(scores)
+    printed, keys = printed_configurations(metric), ["source_task", "n_train"]
     rows = []
-    for settings, table in readings:
+    for settings, table in _readings(scores, observers, metric):
         note, outcome = "n/a: no observers", _compare(np.empty(0), np.empty(0), np.empty(0, bool))
         if table is not None:
             merged = table[[*keys, "p_value"]].merge(printed, on=keys)
@@ -110,6 +83,6 @@ def readings_table(
             if not outcome["compared"]:
                 note = "printed of this run can be tested" if outcome["untested"] else "of this run is printed"
                 note = f"n/a: nothing {note}"
-        rows.append({"test": test, **settings, **outcome, "note": note})
+        rows.append({**settings, **outcome, "note": note})
     table = pd.DataFrame(rows)
     return table.sort_values(["same_side", "distance"], ascending=[False, True], kind="stable", ignore_index=True)

@@ -17,6 +17,7 @@ from l3muscle.metrics import MEASURES
 
 # What is compared with the observers or the expert; the measured values themselves are compared only with the expert's.
 DIFFERENCE_OF = {row.value: column for column, row in MEASURES.items() if isinstance(row.value, str)}
+MEASURE_OF = {difference: measure for measure, difference in DIFFERENCE_OF.items()}
 COMPARED = tuple(column for column in MEASURES if column not in DIFFERENCE_OF)
 MODEL_KEYS = ["fold", "subset", "repeat"]
 CONFIGURATION_KEYS = ["source_task", "n_train"]
