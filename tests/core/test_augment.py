@@ -3,10 +3,15 @@
 import pytest
 import torch
 
-from l3muscle.augment import Shuffled, augment, augment_images, sampling_grid
-from l3muscle.profile import AugmentationSettings
+from l3muscle.augment import augment, augment_images, sampling_grid
+from l3muscle.profile import load_profile
+from l3muscle.settings import AugmentationSettings
+from l3muscle.training import Shuffled
 
-NOTHING = AugmentationSettings(flip_probability=0, rotation_probability=0, scale_probability=0, elastic_probability=0)
+PAPER = load_profile("paper").augmentation
+NOTHING = PAPER.model_copy(
+    update=dict.fromkeys(["flip_probability", "rotation_probability", "scale_probability", "elastic_probability"], 0.0)
+)
 SHAPE = (60, 90)
 
 
@@ -17,12 +22,6 @@ def generator(seed: int = 0) -> torch.Generator:
 def disc(row: float, column: float, radius: float = 4.0) -> torch.Tensor:
     y, x = torch.meshgrid(torch.arange(1.0 * SHAPE[0]), torch.arange(1.0 * SHAPE[1]), indexing="ij")
     return (torch.hypot(y - row, x - column) <= radius).float()[None, None]
-
-
-def centre(image: torch.Tensor) -> tuple[float, float]:
-    weight = image[0, 0] / image.sum()
-    y, x = torch.meshgrid(torch.arange(1.0 * SHAPE[0]), torch.arange(1.0 * SHAPE[1]), indexing="ij")
-    return float((weight * y).sum()), float((weight * x).sum())
 
 
 def test_nothing_asked_changes_nothing():
@@ -39,41 +38,16 @@ def test_flip_mirrors_left_and_right():
     torch.testing.assert_close(out, image.flip(-1), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(5))
 def test_landmarks_of_image_and_mask_stay_in_register(seed):
     landmark = disc(25, 40)
-    image, mask = augment(landmark * 0.7, landmark, AugmentationSettings(), generator=generator(seed))
+    image, mask = augment(landmark * 0.7, landmark, PAPER, generator=generator(seed))
     assert mask.sum() > 10
     torch.testing.assert_close(image, mask * 0.7, atol=1e-5, rtol=0)
 
 
-def test_rotation_is_rigid_in_pixels_and_within_its_limit():
-    settings = NOTHING.model_copy(update={"rotation_probability": 1.0, "rotation_degrees": 20.0})
-    middle_row, middle_column = (SHAPE[0] - 1) / 2, (SHAPE[1] - 1) / 2
-    angles = []
-    for seed in range(40):
-        moved, _ = augment(disc(middle_row, middle_column + 20), disc(0, 0), settings, generator=generator(seed))
-        row, column = centre(moved)
-        distance = ((row - middle_row) ** 2 + (column - middle_column) ** 2) ** 0.5
-        assert distance == pytest.approx(20, abs=0.1)
-        angles.append(torch.rad2deg(torch.atan2(torch.tensor(row - middle_row), torch.tensor(column - middle_column))))
-    angles = torch.stack(angles)
-    assert angles.abs().max() <= 20.1
-    assert angles.min() < -10 and angles.max() > 10
-
-
-def test_scaling_changes_the_area_by_the_square():
-    settings = NOTHING.model_copy(update={"scale_probability": 1.0, "scale": 0.2})
-    areas = torch.tensor(
-        [float(augment(disc(30, 45, 10), disc(30, 45), settings, generator=generator(s))[0].sum()) for s in range(40)]
-    )
-    ratio = (areas / disc(30, 45, 10).sum()).sqrt()
-    assert ratio.min() >= 0.79 and ratio.max() <= 1.21
-    assert ratio.max() - ratio.min() > 0.25
-
-
 def test_elastic_deformation_bends_without_folding():
-    settings = AugmentationSettings(elastic_probability=1.0)
+    settings = PAPER.model_copy(update={"elastic_probability": 1.0})
     grid = sampling_grid(8, SHAPE, settings, generator=generator())
     plain = sampling_grid(8, SHAPE, settings.model_copy(update={"elastic_probability": 0.0}), generator=generator())
     assert (grid - plain).abs().max() > 0.02
@@ -86,7 +60,7 @@ def test_elastic_deformation_bends_without_folding():
 def test_seed_decides_everything():
     image = torch.rand(2, 1, *SHAPE, generator=generator())
     first, again, other = (
-        augment(image, image, AugmentationSettings(), generator=generator(seed))[0] for seed in (1, 1, 2)
+        augment(image, image, PAPER, generator=generator(seed))[0] for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -110,7 +84,7 @@ def about(share: float) -> object:
 
 
 def test_rotation_scaling_and_flip_make_a_similarity_that_leaves_the_middle_where_it_is():
-    settings = AugmentationSettings(elastic_probability=0.0)
+    settings = PAPER.model_copy(update={"elastic_probability": 0.0})
     matrices = linear_parts(settings)
     flipped = torch.linalg.det(matrices) < 0
     # A flip mirrors the columns of the input, before anything else.
@@ -122,8 +96,8 @@ def test_rotation_scaling_and_flip_make_a_similarity_that_leaves_the_middle_wher
 
 
 def test_each_happens_as_often_as_it_should_and_apart_from_the_others():
-    settings = AugmentationSettings(
-        flip_probability=0.2, rotation_probability=0.4, scale_probability=0.7, elastic_probability=0.0
+    settings = NOTHING.model_copy(
+        update={"flip_probability": 0.2, "rotation_probability": 0.4, "scale_probability": 0.7}
     )
     matrices = linear_parts(settings)
     size = torch.linalg.det(matrices)
@@ -188,37 +162,21 @@ def test_what_comes_in_from_outside_fades_to_nothing_in_every_channel():
 # --- the order of the slices -------------------------------------------------------------------------------------
 
 
-def test_each_place_comes_once_before_any_comes_again():
+def test_each_image_comes_once_before_any_comes_again():
     shuffled, source = Shuffled(5), generator()
-    taken = [place for _ in range(10) for place in shuffled.take(3, source)]
+    taken = [index for _ in range(10) for index in shuffled.take(3, source)]
     rounds = [taken[start : start + 5] for start in range(0, 30, 5)]
     assert all(sorted(one) == [0, 1, 2, 3, 4] for one in rounds)
     assert len({tuple(one) for one in rounds}) > 1
 
 
-def test_more_places_than_there_are_take_several_rounds_and_no_place_takes_none():
+def test_more_images_than_there_are_take_several_rounds():
     shuffled, source = Shuffled(3), generator()
-    assert shuffled.taken == [] and shuffled.position() == []
-    assert shuffled.take(0, source) == []
+    assert shuffled.taken == shuffled.take(0, source) == []
     taken = shuffled.take(7, source)
     assert shuffled.taken == taken and len(taken) == 7
-    assert sorted(taken[:3]) == sorted(taken[3:6]) == [0, 1, 2]
-    assert len(shuffled.position()) == 2 and {taken[6], *shuffled.position()} == {0, 1, 2}
+    assert sorted(taken[:3]) == sorted(taken[3:6]) == [0, 1, 2] and {taken[6], *shuffled.queue} == {0, 1, 2}
     # Exactly what is left needs no shuffling: the generator stands still.
-    before, left = source.get_state(), shuffled.position()
+    before, left = source.get_state(), list(shuffled.queue)
     assert shuffled.take(2, source) == left
-    assert torch.equal(source.get_state(), before) and shuffled.position() == []
-
-
-def test_a_resumed_order_goes_on_where_it_stood():
-    shuffled, source = Shuffled(6), generator(3)
-    shuffled.take(4, source)
-    position, state = shuffled.position(), source.get_state()
-    expected = [shuffled.take(4, source) for _ in range(3)]
-    again, source_again = Shuffled(6), generator()
-    source_again.set_state(state)
-    again.resume(position)
-    position.clear()  # the list that was given is copied
-    assert [again.take(4, source_again) for _ in range(3)] == expected
-    again.position().clear()
-    assert again.position() == shuffled.position() != []
+    assert torch.equal(source.get_state(), before) and shuffled.queue == []

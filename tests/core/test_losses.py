@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from l3muscle.losses import BCEDiceLoss, binary_cross_entropy, soft_dice_loss
+from l3muscle.losses import LOSSES, BCEDiceLoss, soft_dice_loss
+from l3muscle.profile import ProfileError, load_profile
 
 
 def loss_by_hand(logits: np.ndarray, target: np.ndarray) -> float:
@@ -32,7 +33,7 @@ def test_dice_is_a_mean_over_images_not_over_pooled_pixels():
     target[1, :, :1, :1] = 1
     logits = torch.where(target > 0, 20.0, -20.0)
     logits[1] = -20.0
-    assert BCEDiceLoss(bce_weight=0)(logits, target).item() == pytest.approx(0.5, abs=1e-3)
+    assert soft_dice_loss(logits, target).mean().item() == pytest.approx(0.5, abs=1e-3)
 
 
 def test_gradient_matches_finite_differences():
@@ -46,7 +47,7 @@ def test_gradient_flows_where_a_rounded_prediction_would_have_none():
     logits = torch.full((1, 1, 4, 4), -3.0, requires_grad=True)
     target = torch.zeros(1, 1, 4, 4)
     target[..., :2] = 1
-    BCEDiceLoss(bce_weight=0)(logits, target).backward()
+    soft_dice_loss(logits, target).sum().backward()
     assert (logits.grad[..., :2] < 0).all() and (logits.grad[..., 2:] > 0).all()
 
 
@@ -71,12 +72,7 @@ def test_refuses_shapes_that_would_broadcast(shapes):
         BCEDiceLoss()(torch.zeros(shapes[0]), torch.zeros(shapes[1]))
 
 
-@pytest.mark.parametrize("term", [binary_cross_entropy, soft_dice_loss])
-def test_each_term_is_one_number_an_image(term):
-    generator = torch.Generator().manual_seed(2)
-    logits = torch.randn(3, 1, 5, 6, generator=generator)
-    target = (torch.rand(3, 1, 5, 6, generator=generator) < 0.5).float()
-    together = term(logits, target)
-    assert together.shape == (3,)
-    apart = torch.cat([term(logits[i : i + 1], target[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(together, apart)
+def test_a_profile_names_its_loss():
+    assert LOSSES[load_profile("paper").training.loss] is BCEDiceLoss
+    with pytest.raises(ProfileError, match="training.loss: there is no 'focal'; choose one of bce_dice"):
+        load_profile("paper", **{"training.loss": "focal"})

@@ -1,28 +1,23 @@
-"""The bar that somebody waits in front of: a widget in a notebook, lines in a log file."""
+"""How far something is: lines in a log file, one line of a notebook."""
 
-import nbformat
-from nbclient import NotebookClient
+import time
 
-from l3muscle.runner import progress_bar
-
-CELL = """
-from l3muscle.runner import progress_bar
-with progress_bar(3, "experiments", unit="model") as bar:
-    bar.update(2)
-"""
-
-
-def test_a_notebook_gets_a_widget():
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
-    NotebookClient(notebook, kernel_name="python3", timeout=60).execute()
-    shown = [output.get("data", {}) for output in notebook.cells[0].outputs]
-    widgets = [data for data in shown if "application/vnd.jupyter.widget-view+json" in data]
-    assert "experiments:" in widgets[0]["text/plain"]
+from l3muscle.progress import one_after_another, progress_bar
 
 
 def test_a_log_file_gets_whole_lines_with_rate_and_count(capsys):
-    with progress_bar(3, "experiments", unit="model") as bar:
+    with progress_bar(3, "models", unit="model") as bar:
         bar.update(3)
     written = capsys.readouterr().err
     assert "\r" not in written
     assert "3/3" in written.splitlines()[-1] and "model" in written.splitlines()[-1]
+
+
+def test_no_model_is_begun_that_would_not_be_done_in_time():
+    begun = []
+    for model in one_after_another(range(10), deadline=time.time() + 0.5):
+        begun.append(model)
+        time.sleep(0.2)
+    assert begun in ([0], [0, 1])
+    assert list(one_after_another(range(3), deadline=time.time() - 1)) == []
+    assert list(one_after_another(range(3))) == [0, 1, 2]

@@ -1,273 +1,306 @@
-"""The grid, the identity of an experiment, and runs that stop, resume and repeat."""
+"""The grid, what decides the identity of a model, and what a run keeps."""
 
 import shutil
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY
-from dask.distributed import LocalCluster
+from conftest import TINY, train_all
 
-from l3muscle import runner
+from l3muscle import experiment, results, study
+from l3muscle.experiment import Experiment, ExperimentError, choose, experiments
 from l3muscle.metrics import dice
 from l3muscle.profile import load_profile
-from l3muscle.runner import RunnerError, run_study
-from l3muscle.study import (
-    Experiment,
-    Study,
-    StudyError,
-    choose,
-    experiments,
-    method_digest,
-    open_results,
-    run_experiment,
-)
-
-
-def quiet(line: str) -> None:
-    pass
+from l3muscle.store import Store, StoreError
+from l3muscle.study import Study, StudyError, open_results
 
 
 @pytest.fixture
-def copy(finished, tiny, tmp_path) -> Study:
-    """A copy of the finished run that a test may spoil, over the same cohort."""
-    shutil.copytree(finished.folder, tmp_path / tiny.name)
-    study = Study(tiny, runs=tmp_path, cohort_folder=finished.cohort_folder)
-    study.is_phantom = True
-    return study
+def copied(finished, tiny, tmp_path) -> Study:
+    """A copy of all runs, in another folder, that a test may spoil."""
+    shutil.copytree(finished.runs, tmp_path / "moved")
+    return Study(tiny, runs=tmp_path / "moved")
 
 
-def scores_of(study: Study) -> pd.DataFrame:
-    """All scores, in the grid's order."""
-    return pd.concat([study.store.table("experiments", job.key, "scores") for job in study.jobs])
+def with_settings(finished: Study, **overrides) -> Study:
+    return Study(load_profile("smoke", **{**TINY, **overrides}), cohort_folder=finished.cohort_folder)
 
 
-def test_the_grid_is_the_papers():
+# --- the grid ------------------------------------------------------------------------------------------------------
+
+
+def test_every_beginning_of_the_papers_grid_is_balanced():
     grid = experiments(load_profile("paper"))
     assert len(grid) == len(set(grid)) == 560
-    cells = Counter((e.source_task, e.n_train) for e in grid)
-    assert len(cells) == 35 and set(cells.values()) == {16}
-
-
-def test_every_beginning_of_the_grid_is_balanced():
-    grid = experiments(load_profile("paper"))
-    for length in range(1, len(grid) + 1):
-        cells = Counter((e.source_task, e.n_train) for e in grid[:length])
-        if len(cells) == 35:
-            assert max(cells.values()) - min(cells.values()) <= 1
-
-
-def test_results_hold_one_row_a_model_and_test_image(finished, tiny, runs):
-    results = open_results("smoke", runs)
-    scores = results.scores()
-    assert len(scores) == 2 * 2 * 2 * 4
-    assert scores.groupby(["source_task", "n_train", "fold"])["patient_id"].nunique().eq(4).all()
-    assert scores["dice"].between(0, 1).all()
-    assert len(results.observer_scores()) == sum(len(o) for o in finished.cohort.observers.values())
-    assert results.source_kind("segmentation") == "procedural" and results.source_kind("random") == "random"
-
-
-def test_stored_predictions_give_the_stored_scores(finished, runs):
-    results = open_results("smoke", runs)
-    experiment = Experiment("segmentation", 4, 1, 0, 0)
-    masks = results.predictions(experiment)
-    scores = results.scores().query("source_task == 'segmentation' and n_train == 4 and fold == 1")
-    for mask, row in zip(masks, scores.itertuples(), strict=True):
-        assert dice(mask, finished.cohort.masks[finished.cohort.index(row.patient_id)]) == row.dice
-
-
-def test_a_second_run_does_nothing(copy):
-    progress = run_study(copy, say=quiet)
-    assert progress.complete and progress.finished == 0 and progress.done_before == 8
-
-
-def test_a_run_says_what_has_changed_since_the_last_one(copy, tiny):
-    assert copy.changes() == []
-    changed = tiny.model_copy(update={"image": tiny.image.model_copy(update={"level_hu": 45.0})})
-    other = Study(changed, runs=copy.folder.parent, cohort_folder=copy.cohort_folder)
-    settings, orphans = other.changes()
-    assert settings.endswith("since the last run: image")
-    assert orphans.startswith("8 finished experiments")
-
-
-def test_a_run_on_another_cohort_says_so(copy, finished):
-    kept = copy.cohort
-    copy.cohort = replace(kept, images=kept.images + 1)
-    assert copy.changes()[0].startswith("the cohort is not the one of the last run")
-
-
-def test_what_observers_drew_trains_no_model_again(copy):
-    kept = copy.cohort
-    moved = {name: {observer: ~mask for observer, mask in own.items()} for name, own in kept.observers.items()}
-    copy.cohort = replace(kept, observers=moved)
-    assert [line for line in copy.changes() if "finished experiments" in line] == []
-    before = open_results(copy.profile.name, copy.folder.parent).observer_scores()
-    progress = run_study(copy, say=quiet)
-    assert progress.finished == 0 and progress.done_before == 8
-    assert not open_results(copy.profile.name, copy.folder.parent).observer_scores().equals(before)
-
-
-@pytest.mark.parametrize(
-    ("plan", "reason"), [("{}", "another version"), ("[1]", "another version"), ("{", "cannot be read")]
-)
-def test_a_plan_of_another_version_is_refused(copy, plan, reason):
-    (copy.folder / "plan.json").write_text(plan, encoding="utf-8")
-    with pytest.raises(StudyError, match=reason):
-        open_results(copy.profile.name, copy.folder.parent)
-
-
-def test_a_lost_and_a_damaged_artefact_are_made_again_bit_for_bit(copy, finished):
-    lost, damaged = copy.jobs[0], copy.jobs[3]
-    shutil.rmtree(copy.store.folder("experiments", lost.key))
-    (copy.store.folder("experiments", damaged.key) / "scores.parquet").write_bytes(b"x")
-    said = []
-    progress = run_study(copy, say=said.append)
-    assert progress.complete and progress.finished == 2
-    assert any(damaged.key in line for line in said)
-    for job in (lost, damaged):
-        again, before = (s.store.table("experiments", job.key, "scores") for s in (copy, finished))
-        pd.testing.assert_frame_equal(again, before, check_exact=True)
-
-
-def test_workers_give_the_same_scores_as_one_process(finished, tiny, tmp_path):
-    study = Study(tiny, runs=tmp_path, cohort_folder=finished.cohort_folder)
-    progress = run_study(study, workers=2, say=quiet)
-    assert progress.complete and progress.finished == 8
-    assert [job.key for job in study.jobs] == [job.key for job in finished.jobs]
-    pd.testing.assert_frame_equal(scores_of(study), scores_of(finished), check_exact=True)
-
-
-def test_a_worker_of_many_threads_gives_the_same_scores_too(finished, tiny, tmp_path):
-    study = Study(tiny, runs=tmp_path, cohort_folder=finished.cohort_folder)
-    said: list[str] = []
-    options = {"n_workers": 1, "threads_per_worker": 4, "host": "127.0.0.1", "dashboard_address": None}
-    with LocalCluster(**options) as cluster:
-        run_study(study, scheduler=cluster.scheduler_address, say=said.append)
-    assert any("--nthreads 1" in line for line in said)
-    pd.testing.assert_frame_equal(scores_of(study), scores_of(finished), check_exact=True)
-
-
-def test_a_spent_budget_stops_cleanly_and_the_rest_follows(copy):
-    for job in copy.jobs:
-        shutil.rmtree(copy.store.folder("experiments", job.key))
-    first = run_study(copy, time_budget=0.0, say=quiet)
-    assert not first.complete and first.finished == 0 and first.left == 8
-    rest = run_study(copy, say=quiet)
-    assert rest.complete and rest.done_before + rest.finished == 8
-
-
-def test_a_setting_changes_the_identity_of_what_it_affects_and_of_nothing_else(finished, tiny, tmp_path):
-    def keys(**overrides):
-        changed = load_profile("smoke", **{**TINY, **overrides})
-        study = Study(changed, runs=tmp_path, cohort_folder=finished.cohort_folder)
-        return {job.experiment: job.key for job in study.jobs}
-
-    base = keys()
-    other_steps = keys(**{"training.max_steps": 7})
-    assert not set(base.values()) & set(other_steps.values())
-    other_source = keys(**{"sources.seed": 9})
-    for experiment, key in base.items():
-        assert (key == other_source[experiment]) == (experiment.source_task == "random")
-    more_sizes = keys(**{"grid.sizes": [2, 3, 4]})
-    assert all(more_sizes[experiment] == key for experiment, key in base.items())
-
-
-def test_only_representative_models_keep_their_weights(finished):
-    kept = {
-        job.experiment
-        for job in finished.jobs
-        if (finished.store.folder("experiments", job.key) / "weights.safetensors").is_file()
-    }
-    assert kept == {e for e in experiments(finished.profile) if e.fold == e.subset == e.repeat == 0}
-
-
-def test_pre_training_reaches_the_target_network(finished):
-    job = next(job for job in finished.jobs if job.experiment.source_task == "segmentation")
-    record = finished.store.record("experiments", job.key)
-    assert "tensors moved" in record["transfer"] and "2 of the network left random" in record["transfer"]
-    assert record["training_ids"] == list(job.training_ids)
-
-
-def test_training_never_sees_test_or_validation_patients(finished):
-    for job in finished.jobs:
-        groups = [set(job.training_ids), set(job.validation_ids), set(finished.splits.test_ids)]
-        assert len(job.training_ids) == job.experiment.n_train
-        assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
-
-
-def test_the_order_of_experiments_does_not_matter(finished):
-    job = finished.jobs[0]
-    assert job.experiment.source_task == "random"
-    run_experiment(finished.jobs[2], finished.prepared, None)
-    again = run_experiment(job, finished.prepared, None).tables["scores"]
-    pd.testing.assert_frame_equal(
-        again, finished.store.table("experiments", job.key, "scores"), check_exact=True, check_dtype=False
-    )
-
-
-def test_records_name_no_machine(finished):
-    import getpass
-    import socket
-
-    record = finished.store.record("experiments", finished.jobs[0].key)
-    text = str(record["provenance"])
-    assert socket.gethostname() not in text.split() and f"/{getpass.getuser()}" not in text
-    assert record["provenance"]["versions"]["torch"] and record["seconds"] > 0
-    assert asdict(finished.jobs[0].experiment) == record["experiment"]
-
-
-def test_a_study_that_was_not_started_says_how_to(tmp_path):
-    with pytest.raises(StudyError, match="l3muscle study run --profile smoke"):
-        open_results("smoke", tmp_path)
-
-
-def test_a_scheduler_that_is_not_there_is_one_sentence(copy):
-    shutil.rmtree(copy.store.folder("experiments", copy.jobs[0].key))
-    with pytest.raises(RunnerError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
-        run_study(copy, scheduler="tcp://127.0.0.1:9", say=quiet)
-
-
-class StandIn:
-    """A Dask client as far as the check of its workers goes."""
-
-    def __init__(self, answer) -> None:
-        self.answer = answer
-
-    def run(self, function):
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-
-def test_a_worker_with_other_code_is_named_and_gets_no_work(finished):
-    runner._check_workers(StandIn({"tcp://a:1": method_digest()}))
-    with pytest.raises(RunnerError, match="the worker at tcp://b:2 has another version"):
-        runner._check_workers(StandIn({"tcp://a:1": method_digest(), "tcp://b:2": "older"}))
-    with pytest.raises(RunnerError, match="cannot load this version .*No module named 'l3muscle'"):
-        runner._check_workers(StandIn(ModuleNotFoundError("No module named 'l3muscle'")))
-    # One that joins later meets the same check in each experiment.
-    with pytest.raises(StudyError, match="another version"):
-        run_experiment(replace(finished.jobs[0], code="older"), finished.prepared, None)
-
-
-def test_prepared_cohort_keeps_the_masks_area(finished):
-    prepared = finished.prepared
-    height, width = finished.profile.image.field_of_view_mm
-    rows, columns = finished.profile.image.shape
-    for place, mask in enumerate(prepared.masks):
-        area = float(mask.sum()) * (height / rows) * (width / columns)
-        expected = finished.cohort.masks[place].sum() * np.prod(finished.cohort.spacing[place])
-        assert area == pytest.approx(expected, rel=0.06)
+    for length in range(35, len(grid) + 1):
+        counts = Counter((one.source_task, one.n_train) for one in grid[:length])
+        assert len(counts) == 35 and max(counts.values()) - min(counts.values()) <= 1
 
 
 def test_experiments_are_chosen_by_any_axis():
     grid = experiments(load_profile("paper"))
     assert choose(grid, {}) == grid
     part = choose(grid, {"source_task": ["jigsaw"], "n_train": [5, 125], "fold": []})
-    assert len(part) == 2 * 16 and {e.source_task for e in part} == {"jigsaw"}
-    with pytest.raises(StudyError, match="no n_train 7; it has 5, 10"):
-        choose(grid, {"n_train": [7]})
-    with pytest.raises(StudyError, match="no 'task'"):
-        choose(grid, {"task": ["jigsaw"]})
+    assert len(part) == 2 * 16 and {one.source_task for one in part} == {"jigsaw"}
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        ({"n_train": [7]}, "the grid has no n_train 7; it has 5, 10, 25"),
+        ({"source_task": ["imagenet"]}, "the grid has no source_task imagenet; it has random, classification"),
+        ({"task": ["jigsaw"]}, "experiments have no 'task'; they have source_task, n_train"),
+    ],
+)
+def test_what_the_grid_does_not_have_is_named(only, message):
+    with pytest.raises(ExperimentError, match=message):
+        choose(experiments(load_profile("paper")), only)
+
+
+def test_training_never_sees_test_or_validation_patients(finished):
+    for model in finished.keys:
+        training, validation = finished.training_ids(model), finished.splits.validation_ids(model.fold)
+        assert len(training) == model.n_train
+        groups = [set(training), set(validation), set(finished.splits.test_ids)]
+        assert len(set.union(*groups)) == sum(map(len, groups))
+
+
+# --- what came out -------------------------------------------------------------------------------------------------
+
+
+def test_results_hold_one_row_a_model_and_test_image(finished, runs):
+    found = open_results("smoke", runs)
+    scores = found.scores()
+    assert len(scores) == 2 * 2 * 2 * 4
+    assert scores.groupby(["source_task", "n_train", "fold"])["patient_id"].nunique().eq(4).all()
+    assert scores["dice"].between(0, 1).all()
+    assert len(found.observer_scores()) == sum(map(len, finished.cohort.observers.values()))
+    assert [found.source_kind(task) for task in ("segmentation", "random")] == ["procedural", "random"]
+    assert found.splits() == finished.splits and found.cohort().fingerprint == finished.cohort.fingerprint
+
+
+def test_stored_predictions_give_the_stored_scores(finished, runs):
+    found = open_results("smoke", runs)
+    masks = found.predictions(Experiment("segmentation", 4, 1, 0, 0))
+    scores = found.scores().query("source_task == 'segmentation' and n_train == 4 and fold == 1")
+    for mask, row in zip(masks, scores.itertuples(), strict=True):
+        assert dice(mask, finished.cohort.masks[finished.cohort.index(row.patient_id)]) == row.dice
+
+
+def test_records_say_how_a_model_came_about_and_name_no_machine(finished):
+    import getpass
+    import socket
+
+    for model, record in finished.results().records.items():
+        assert Experiment(**record["experiment"]) == model
+        assert tuple(record["training_ids"]) == finished.training_ids(model)
+        text = str(record["provenance"])
+        assert socket.gethostname() not in text.split() and f"/{getpass.getuser()}" not in text
+        assert ("weights.safetensors" in record["sha256"]) == (model.fold == 0)
+    moved = finished.results().source_record("segmentation")["transfer"]["moved"]
+    assert "backbone.conv1.weight" in moved and "classifier.4.weight" not in moved
+
+
+def test_prepared_masks_keep_the_area_of_muscle(finished):
+    (height, width), (rows, columns) = finished.profile.image.field_of_view_mm, finished.profile.image.shape
+    for index, mask in enumerate(finished.prepared.masks):
+        area = float(mask.sum()) * (height / rows) * (width / columns)
+        expected = finished.cohort.masks[index].sum() * np.prod(finished.cohort.spacing[index])
+        assert area == pytest.approx(expected, rel=0.06)
+
+
+def test_a_study_that_was_not_started_says_how_to(tmp_path):
+    with pytest.raises(StudyError, match=f"started in {tmp_path}/smoke; `l3muscle study run --profile smoke`"):
+        open_results("smoke", tmp_path)
+
+
+def test_a_model_without_its_source_task_says_how_to_learn_that(tiny, finished, tmp_path):
+    empty = Study(tiny, runs=tmp_path, cohort_folder=finished.cohort_folder)
+    with pytest.raises(StudyError, match="segmentation is not learned yet .*papermill notebooks/pretrain.ipynb"):
+        empty.source_weights("segmentation")
+
+
+# --- identity ------------------------------------------------------------------------------------------------------
+
+
+def test_a_setting_changes_the_identity_of_what_it_affects_and_of_nothing_else(finished):
+    def changed(**overrides) -> set[str]:
+        other = with_settings(finished, **overrides).keys
+        return {model.source_task for model, key in finished.keys.items() if other[model] != key}
+
+    both = {"random", "segmentation"}
+    assert changed() == changed(**{"grid.sizes": [2, 3, 4]}) == changed(keep_weights="all") == set()
+    assert changed(**{"sources.seed": 9}) == changed(**{"sources.segmentation.steps": 5}) == {"segmentation"}
+    assert changed(**{"sources.jigsaw.steps": 5}) == changed(description="mine") == set()
+    for setting, value in (
+        ("training.max_steps", 7),
+        ("training.learning_rate_random", 0.02),
+        ("augmentation.scale", 0.2),
+        ("image.level_hu", 45.0),
+        ("network.width", 12),
+        ("grid.seed", 1),
+        ("threads_per_worker", 2),
+    ):
+        assert changed(**{setting: value}) == both, setting
+
+
+def test_the_method_and_the_slices_are_part_of_every_identity_and_the_observers_of_none(finished, monkeypatch):
+    def keys(**cohort) -> set[str]:
+        other = with_settings(finished)
+        other.cohort = replace(finished.cohort, **cohort)
+        return set(other.keys.values())
+
+    kept, same = set(finished.keys.values()), finished.cohort
+    observers = {name: {one: ~mask for one, mask in own.items()} for name, own in same.observers.items()}
+    assert keys() == keys(observers=observers) == kept
+    assert not keys(images=same.images + 1) & kept and not keys(masks=~same.masks) & kept
+    monkeypatch.setattr(study, "METHOD_VERSION", experiment.METHOD_VERSION + 1)
+    assert not keys() & kept
+
+
+def test_a_run_says_what_has_changed_since_the_last_one(copied, tiny):
+    assert copied.changes() == []
+    changed = tiny.model_copy(update={"image": tiny.image.model_copy(update={"level_hu": 45.0})})
+    settings, models = Study(changed, runs=copied.runs).changes()
+    assert settings == "settings have changed since the last run: image"
+    assert models.startswith("8 finished models belong to what was before")
+    copied.cohort = replace(copied.cohort, images=copied.cohort.images + 1)
+    assert copied.changes()[0].startswith("the cohort is not the one of the last run")
+
+
+# --- going on ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trainings(monkeypatch) -> list:
+    """Networks that were trained by `train_all`."""
+    import conftest
+
+    fit, trained = conftest.fit, []
+    monkeypatch.setattr(conftest, "fit", lambda network, *args, **more: trained.append(1) or fit(network, *args, **more))
+    return trained
+
+
+def test_runs_that_were_moved_are_complete(copied, trainings):
+    train_all(copied)
+    assert trainings == [] and len(open_results("smoke", copied.runs).records) == 8
+    assert open_results("smoke", copied.runs).cohort_folder == copied.cohort_folder
+
+
+def test_a_new_measure_scores_the_predictions_anew_and_trains_nothing(copied, finished, trainings, monkeypatch):
+    before = finished.results().scores()
+    for module in (results, study):
+        monkeypatch.setattr(module, "METRICS_VERSION", results.METRICS_VERSION + 1)
+    assert copied.results().records == {}
+    train_all(copied)
+    assert trainings == []
+    pd.testing.assert_frame_equal(copied.results().scores(), before, check_exact=True)
+    assert len(list((copied.folder / "scores").iterdir())) == 16
+
+
+def test_other_outlines_of_observers_are_scored_and_nothing_trained(copied, trainings):
+    own = copied.cohort.observers
+    copied.cohort = replace(copied.cohort, observers={n: {o: ~m for o, m in one.items()} for n, one in own.items()})
+    before = copied.results().observer_scores()
+    train_all(copied)
+    assert trainings == [] and not copied.results().observer_scores().equals(before)
+
+
+# --- damage --------------------------------------------------------------------------------------------------------
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "flipped": flip,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "deleted": Path.unlink,
+}
+# A file of each kind, and how many networks have to be trained for it.
+FILES = {
+    "models/*/record.json": 1,
+    "models/*/curve.csv": 1,
+    "models/*/predictions.npz": 1,
+    "models/*/weights.safetensors": 1,
+    "sources/*/record.json": 1,
+    "sources/*/curve.csv": 1,
+    "sources/*/weights.safetensors": 1,
+    "scores/*/record.json": 0,
+    "scores/*/scores.csv": 0,
+    "observers/*/scores.csv": 0,
+    "plan.json": 0,
+    "splits.json": 0,
+}
+
+
+def everything(of: Study) -> dict[str, bytes]:
+    """All files that decide what is shown, but for the records: those tell when they were written."""
+    found = {path.relative_to(of.folder).as_posix(): path.read_bytes() for path in of.folder.rglob("*.*")}
+    return {name: data for name, data in found.items() if not name.endswith("record.json")}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("kind", FILES)
+def test_what_is_damaged_is_made_again_to_the_same_bits_and_nothing_else_is(copied, finished, trainings, kind, how):
+    DAMAGES[how](next(copied.folder.glob(kind)))
+    train_all(copied)
+    assert len(trainings) == FILES[kind]
+    assert everything(copied) == everything(finished)
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated"])
+@pytest.mark.parametrize("kind", [kind for kind in FILES if kind.count("/") == 2 or kind == "plan.json"])
+def test_no_reader_believes_a_damaged_file(copied, kind, how):
+    path = next(copied.folder.glob(kind))
+    DAMAGES[how](path)
+
+    def read() -> None:
+        found = copied.results()
+        for model in found.keys:
+            found.predictions(model)
+            if model.fold == 0:
+                found.store.weights("models", found.keys[model])
+        found.scores(), found.curves(), found.observer_scores(), found.source_curve("segmentation")
+        found.store.weights("sources", found.plan["sources"]["segmentation"])
+
+    with pytest.raises((StudyError, StoreError), match=f"{path.name} cannot be read.*makes it again") as caught:
+        read()
+    assert "\n" not in str(caught.value)
+
+
+def test_no_bit_of_a_plan_counts_for_nothing(copied):
+    path = copied.folder / "plan.json"
+    data, before = path.read_bytes(), copied.results().plan
+    for place in range(0, len(data), len(data) // 150):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        try:
+            found = copied.results().plan
+        except StudyError:
+            continue
+        assert {name: found[name] for name in before} == before
+
+
+@pytest.mark.parametrize("plan", ['{"format": 2}', "{}"])
+def test_a_plan_of_another_version_is_told(copied, plan):
+    (copied.folder / "plan.json").write_text(plan, encoding="utf-8")
+    with pytest.raises(StudyError, match="written by another version"):
+        copied.results()
+
+
+def test_a_model_that_fails_is_recorded_until_it_is_trained(copied):
+    from l3muscle.training import TrainingError
+
+    model = next(iter(copied.keys))
+    with copied.recording(model):
+        raise TrainingError("the loss is not finite at step 3")
+    assert Store(copied.folder).document(f"failed/{copied.keys[model]}.json")["reason"].endswith("step 3")
+    with copied.recording(model):
+        pass
+    assert list((copied.folder / "failed").iterdir()) == []
