@@ -24,7 +24,8 @@ from torch import Tensor
 
 from l3muscle import augment, losses, metrics, models, preprocess, runtime, target_task, training
 from l3muscle.checkpoint import CheckpointFile
-from l3muscle.cohort import Cohort, dicom, load_cohort
+from l3muscle.cohort import Cohort, load_cohort
+from l3muscle.cohort import ct as ct_files
 from l3muscle.cohort.splits import Splits, SplitsError, make_splits
 from l3muscle.drafts import remove, remove_abandoned, set_aside
 from l3muscle.errors import L3MuscleError, reason_of
@@ -46,7 +47,7 @@ from l3muscle.target_task import MuscleSegmentation
 from l3muscle.training import Fit, Loop, Task, TrainingPaused, fit
 
 # Editing one of these can change the phantom, or the outcome of an experiment: their code is part of the identity.
-PHANTOM_MODULES = (anatomy, canvas, dicom, observers, patients)
+PHANTOM_MODULES = (anatomy, canvas, ct_files, observers, patients)
 METHOD_MODULES = (augment, losses, metrics, models, preprocess, target_task, training)
 # The same for a source task that is learned here; `models`, `preprocess` and `training` count for all of them.
 SOURCE_MODULES = {

@@ -17,7 +17,8 @@ import numpy as np
 from scipy import fft, ndimage
 from threadpoolctl import threadpool_limits
 
-from l3muscle.cohort.dicom import read_ct_slice, write_ct_slice, write_rtstruct
+from l3muscle.cohort.ct import read_ct_slice, write_ct_slice
+from l3muscle.cohort.rtstruct import write_rtstruct
 from l3muscle.drafts import draft_of, remove, remove_abandoned
 from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.phantom.anatomy import COMPARTMENTS, Patient, Torso

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from l3muscle.cohort import Patient
-from l3muscle.cohort.dicom import read_ct_slice, write_ct_slice, write_rtstruct
+from l3muscle.cohort.ct import read_ct_slice, write_ct_slice
+from l3muscle.cohort.rtstruct import write_rtstruct
 from l3muscle.drafts import remove, remove_abandoned
 from l3muscle.metrics import Reference
 from l3muscle.phantom.patients import PhantomSlice, phantom_slice

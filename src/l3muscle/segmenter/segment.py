@@ -1,6 +1,5 @@
 """Applying a trained model to CT slices: masks, overlays, measures, and which of them a person should look at first."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,10 +10,11 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 
-from l3muscle.cohort import dicom
-from l3muscle.cohort.folder import MASK_NAME
-from l3muscle.cohort.masks import is_nifti, is_png
-from l3muscle.cohort.nifti import Volume
+from l3muscle.cohort.ct import CTSlice
+from l3muscle.cohort.folder import find_slices
+from l3muscle.cohort.nifti import write_nifti
+from l3muscle.cohort.rtstruct import write_rtstruct
+from l3muscle.cohort.seg import write_seg
 from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.metrics import muscle_area, muscle_density, remove_bone
 from l3muscle.preprocess import body_centre
@@ -30,10 +30,10 @@ PNG_LEVEL = 1  # three times as fast as the usual compression, for pictures a fi
 TILE, CAPTION, COLUMNS, SHEET = 300, 34, 5, 40  # pixels, pixels, tiles, tiles a sheet
 TILE_MM = (300.0, 420.0)  # rows and columns that a tile shows
 HEIGHT_M = (1.0, 2.4)  # beyond, a height is taken for a mistake
-MASK_WRITERS: dict[str, tuple[str, Callable[[Path, np.ndarray, dicom.CTSlice], None]]] = {
-    "seg": ("seg.dcm", dicom.write_seg),
-    "rtstruct": ("rtstruct.dcm", lambda path, mask, ct: dicom.write_rtstruct(path, {"skeletal muscle": mask}, ct)),
-    "nifti": ("mask.nii.gz", dicom.write_nifti),
+MASK_WRITERS: dict[str, tuple[str, Callable[[Path, np.ndarray, CTSlice], None]]] = {
+    "seg": ("seg.dcm", write_seg),
+    "rtstruct": ("rtstruct.dcm", lambda path, mask, ct: write_rtstruct(path, {"skeletal muscle": mask}, ct)),
+    "nifti": ("mask.nii.gz", write_nifti),
 }
 
 
@@ -142,7 +142,7 @@ class _Waiting:
     patient_id: str
     location_mm: float
     is_dicom: bool
-    read: Callable[[], dicom.CTSlice]
+    read: Callable[[], CTSlice]
     height_m: float | None = None
 
 
@@ -162,64 +162,21 @@ def _height_of(dataset: Dataset) -> float | None:
     return height if HEIGHT_M[0] <= height <= HEIGHT_M[1] else None
 
 
-def _nifti_planes(path: Path) -> list[_Waiting]:
-    volume = Volume(path, path.name)
-    stem = re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
-
-    def read(plane: int) -> dicom.CTSlice:
-        grid, header = volume.grid(plane), Dataset()
-        if volume.planes > 1:
-            step = volume.grid(1).position - volume.grid(0).position
-            header.SliceThickness = f"{float(np.linalg.norm(step)):.10g}"
-        return dicom.CTSlice(
-            **vars(grid), path=path, name=path.name, patient_id=stem, sop_instance_uid="", frame_of_reference_uid="",
-            header=header, hu=volume.hu(plane),
-        )  # fmt: skip
-
-    return [
-        _Waiting(
-            stem if volume.planes == 1 else f"{stem}-{plane:03d}",
-            stem,
-            float(volume.grid(plane).position[2]),
-            False,
-            lambda plane=plane: read(plane),
-        )
-        for plane in range(volume.planes)
-    ]
-
-
 def _look(paths: Sequence[Path]) -> _Found:
     """What slices there are; outlines in folders are passed over, whatever else is no slice is refused."""
-    found = _Found()
-    named = {path for path in paths if path.is_file()}
-    for path in dicom.dicom_files(paths):
-        try:
-            if is_nifti(path) or is_png(path):
-                match = MASK_NAME.fullmatch(path.name)
-                if path not in named and (is_png(path) or (match and (match["role"] or match["stem"] == "mask"))):
-                    found.masks += 1
-                    continue
-                found.waiting += _nifti_planes(path)
-                continue
-            dataset = dicom.read_dataset(path, pixels=False)
-            if path not in named and dicom.modality(dataset, path.name) in ("RTSTRUCT", "SEG"):
-                found.masks += 1
-                continue
-            ct = dicom.ct_header(dataset, path)
-            found.waiting.append(
-                _Waiting(
-                    ct.path.stem,
-                    ct.patient_id,
-                    ct.location_mm,
-                    True,
-                    lambda path=path: dicom.read_ct_slice(path),
-                    _height_of(dataset),
-                )
-            )
-        except L3MuscleError as error:
-            found.refused.append(str(error))
-    found.waiting.sort(key=lambda one: (one.patient_id, one.location_mm))
-    return found
+    slices = find_slices(paths)
+    waiting = [
+        _Waiting(
+            ct.path.stem if ct.sop_instance_uid else f"{ct.patient_id}-{ct.index:03d}",
+            ct.patient_id,
+            ct.location_mm,
+            bool(ct.sop_instance_uid),
+            ct.read,
+            _height_of(ct.header),
+        )
+        for ct in slices.found
+    ]
+    return _Found(waiting, slices.refused, slices.masks)
 
 
 def read_heights(path: Path) -> dict[str, float]:
