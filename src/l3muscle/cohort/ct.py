@@ -15,6 +15,7 @@ import numpy as np
 import pydicom
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
@@ -36,11 +37,13 @@ USUAL_MATRICES = (256, 320, 340, 512, 768, 1024)
 FIELD_TOLERANCE = 0.01
 SQUARE_TOLERANCE = 1e-5
 UNDEFINED_LENGTH = 0xFFFFFFFF
-LOSSLESS_JPEG = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+# pydicom's name of the decoder for each packing, and what to install for it.
 DECODERS = {
-    **dict.fromkeys(LOSSLESS_JPEG, "python-gdcm"),
-    **dict.fromkeys(("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"), "pyjpegls"),
-    **dict.fromkeys(("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"), "pylibjpeg and pylibjpeg-openjpeg"),
+    **dict.fromkeys(JPEG, ("gdcm", "python-gdcm")),
+    **dict.fromkeys(("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"), ("pyjpegls", "pyjpegls")),
+    **dict.fromkeys(("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"), ("pylibjpeg", "pylibjpeg-openjpeg")),
+    "1.2.840.10008.1.2.5": ("pydicom", "pydicom"),
 }
 # Kept of a slice's header to tie a mask to it. Names and birth dates are not among them.
 HEADER_KEYWORDS = (
@@ -300,11 +303,11 @@ def _check_field_of_view(dataset: Dataset, spacing: np.ndarray, shape: tuple[int
 def _is_sound(dataset: Dataset, keyword: str) -> bool:
     """Whether an element is there with a value that may be written again."""
     try:
-        value = dataset[keyword].value
-        if keyword == "StudyDate":
-            DA(value)
-        elif keyword == "StudyTime":
-            TM(value)
+        value, kind = dataset[keyword].value, dataset[keyword].VR
+        if kind in ("DS", "IS") and value not in (None, ""):
+            np.array(value, dtype=np.float64)
+        elif kind in ("DA", "TM"):
+            (DA if kind == "DA" else TM)(value)
         return keyword != "PatientSex" or value in SEXES
     except Exception:
         return False
@@ -325,10 +328,14 @@ def _decode(dataset: FileDataset, shape: tuple[int, int], name: str) -> np.ndarr
     with naming_damage(name):
         slope, intercept = _rescale(dataset)
         syntax = dataset.file_meta.TransferSyntaxUID
-        if syntax.is_encapsulated and not get_decoder(syntax).is_available:
-            package = DECODERS.get(syntax, "a decoder for pydicom")
-            raise DicomError(f"{name}: pixels are packed as {syntax.name}; to read them install {package}")
-        if not syntax.is_encapsulated:
+        if syntax.is_encapsulated:
+            plugin, package = DECODERS.get(syntax, ("", "a decoder for pydicom"))
+            if plugin not in get_decoder(syntax).available_plugins:
+                raise DicomError(f"{name}: pixels are packed as {syntax.name}; to read them install {package}")
+            if syntax in JPEG:
+                _check_jpeg(get_frame(dataset.PixelData, 0, number_of_frames=1), shape)
+            dataset.pixel_array_options(decoding_plugin=plugin)
+        else:
             row = shape[1] * int(dataset.BitsAllocated) // 8
             # Values have an even length: one byte may be padding.
             if len(dataset.get("PixelData", b"")) != (shape[0] * row + 1) // 2 * 2:
@@ -342,6 +349,25 @@ def _decode(dataset: FileDataset, shape: tuple[int, int], name: str) -> np.ndarr
         hu = np.rint(stored * slope + intercept)
         hu[_padding(dataset, stored, hu)] = AIR_HU
         return as_hounsfield(hu)
+
+
+def _check_jpeg(frame: bytes, shape: tuple[int, int]) -> None:
+    """Refuse a damaged JPEG stream, for which the decoder would end the whole process."""
+    at, markers, sound = 2, [], frame[:2] == b"\xff\xd8"
+    while sound and markers[-1:] != [0xDA]:
+        sound = frame[at : at + 1] == b"\xff" and at + 10 <= len(frame)
+        if sound:
+            markers.append(frame[at + 1])
+            if markers[-1] in (0xC0, 0xC1, 0xC3):  # the start of the frame: precision, rows, columns, components
+                stated = int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
+                sound = stated == shape and frame[at + 4] <= 16 and frame[at + 9] == 1
+            at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    known = all(marker in (0xC0, 0xC1, 0xC3, 0xC4, 0xDA, 0xDB, 0xDD, 0xFE) or marker >> 4 == 0xE for marker in markers)
+    once = sum(marker in (0xC0, 0xC1, 0xC3) for marker in markers) == 1 and 0xC4 in markers
+    scan = np.frombuffer(frame[at:], np.uint8)
+    follows = scan[1:][scan[:-1] == 0xFF]  # in coded data a zero, a restart or the end
+    if not (sound and known and once and np.isin(follows, (0, *range(0xD0, 0xD8), 0xD9, 0xFF)).all()):
+        raise L3MuscleError("pixels cannot be decoded (a damaged JPEG stream, or one of other pixels)")
 
 
 def _padding(dataset: Dataset, stored: np.ndarray, hu: np.ndarray) -> np.ndarray:

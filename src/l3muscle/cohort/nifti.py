@@ -25,7 +25,7 @@ from l3muscle.cohort.outlines import EXPERT, as_mask
 from l3muscle.errors import L3MuscleError, reason_of
 
 MAX_PLANES = 4000
-MAX_VOLUME_BYTES = 1 << 32
+MAX_VOLUME_BYTES = 1 << 31
 MAX_EXTENSION_BYTES = 1 << 20  # between header and voxels
 SPACING_TOLERANCE = 1e-3  # of the spacing, between affine and pixdim, both in single precision
 FORM_TOLERANCE_MM = 0.3  # between qform and sform; both are in single precision, the one by way of a quaternion
@@ -313,7 +313,7 @@ def is_nifti(path: Path) -> bool:
 
 
 def write_nifti(path: Path, mask: np.ndarray, ct: CTSlice) -> None:
-    """Write a mask (H, W) bool, upright, as a NIfTI volume of one plane, in the slice's own pixels and order of axes."""
+    """Write a mask (H, W) bool, upright, as a NIfTI volume of one plane, in its own pixels and order of axes."""
     if not ct.sop_instance_uid:
         nibabel.save(Volume(ct.path, ct.name).image_of(ct.index, mask), path)
         return

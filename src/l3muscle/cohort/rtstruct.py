@@ -329,7 +329,8 @@ def _parse(contour: Dataset) -> _Contour:
         raise L3MuscleError("a contour's points are not triples of numbers") from None
     if not np.isfinite(points).all() or np.abs(points).max() > FARTHEST_MM:
         raise L3MuscleError("a contour's points are not triples of numbers in millimetres")
-    images = frozenset(str(i.get("ReferencedSOPInstanceUID")) for i in contour.get("ContourImageSequence") or [])
+    references = [str(item.get("ReferencedSOPInstanceUID") or "") for item in contour.get("ContourImageSequence") or []]
+    images = frozenset(references) - {""}
     return _Contour(points, images, kind == EXCLUSIVE)
 
 
