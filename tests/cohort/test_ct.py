@@ -193,7 +193,7 @@ def stored_with(path: Path, region: np.ndarray, value: int, *, signed: bool, int
         (-2000, True, 0, {}),
         (-32768, True, -1024, {"PixelPaddingValue": -32768}),
         (-32768, True, -1024, {}),
-        (63536, False, 0, {"PixelPaddingValue": 63536}),
+        (63536, False, -1024, {"PixelPaddingValue": 63536}),
         (63536, False, -1024, {}),
         (70, True, 0, {"PixelPaddingValue": 60, "PixelPaddingRangeLimit": 80}),
     ],

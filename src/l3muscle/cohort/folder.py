@@ -107,7 +107,8 @@ class _Pair:
         except L3MuscleError as error:
             raise CohortError(str(error) if name in str(error) else f"{error} ({name})") from None
         if EXPERT not in drawn:
-            raise CohortError(f"{name}: observers outline it, and nobody as the expert")
+            files = ", ".join(file.name for file in self.files)
+            raise CohortError(f"{name}: no muscle is outlined on it ({files})")
         expert = drawn.pop(EXPERT)
         if not expert.any():
             raise CohortError(f"{name}: the outline holds no pixel")

@@ -73,7 +73,10 @@ def _voxels(path: Path, _modified_ns: int, shape: tuple[int, ...], dtype: np.dty
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     with _open(path) as file:
         file.seek(offset)
-        content = file.read(size)
+        content = bytearray()
+        # In pieces, as a reader would allocate on the header's word.
+        while len(content) < size and (piece := file.read(min(1 << 24, size - len(content)))):
+            content += piece
         if len(content) < size:
             raise L3MuscleError("the file is cut short")
         file.read(1)  # lets the checksum at the end be compared

@@ -181,6 +181,7 @@ def write_seg(path: Path, mask: np.ndarray, ct: CTSlice) -> None:
     ):
         if keyword not in source:
             setattr(source, keyword, "")
+    source.SliceThickness = source.get("SliceThickness")
     # highdicom asks its sources for a transfer syntax, which says nothing about the mask.
     source.file_meta = FileMetaDataset()
     source.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
