@@ -93,7 +93,7 @@ def test_a_saved_cohort_comes_back(folder, tmp_path):
         assert read.slices_fingerprint == cohort.slices_fingerprint
         assert (read.patient_ids, read.shapes) == (cohort.patient_ids, cohort.shapes)
         assert np.array_equal(read.masks, cohort.masks) and read.masks.dtype == bool
-        assert np.array_equal(read.observers["B"]["observer 01"], blob(3))
+        assert np.array_equal(read.own_pixels(1, read.observers["B"]["observer 01"]), blob(3))
         write_ct_slice(folder / "D.ct", body(0, (20, 60)), (1, 1), patient_id="D")
         write_rtstruct(folder / "D.rt", {"expert": blob(1, (20, 60))}, read_ct_slice(folder / "D.ct"))
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["cohort.npz"]

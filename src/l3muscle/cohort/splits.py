@@ -110,7 +110,7 @@ def make_splits(
     if max(sizes) > smallest:
         raise SplitsError(
             f"a training set of {max(sizes)} does not fit: {len(rest)} patients in {folds} folds leave {smallest} to "
-            "train on; lower grid.sizes in the profile"
+            "train on; lower grid.sizes or cohort.test_patients in the profile"
         )
     orders = []
     for fold in range(folds):
