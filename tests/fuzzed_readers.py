@@ -1,7 +1,7 @@
 """The readers of foreign files with files to begin from, and ways to damage them: for `test_fuzz.py` and `make soak`.
 
 A reader takes the folder that its file lies in, and may return whatever it likes or raise an `L3MuscleError`; anything
-else is a finding. So is a file that is accepted with another area than an independent library sees in it: `agrees` says.
+else is a finding. So is a file that is accepted with another area than an independent library sees: `agrees` says.
 """
 
 import random
@@ -223,6 +223,8 @@ def readers(folder: Path) -> dict[str, Reader]:
         "saros-info": Reader("saros/Segmentation-Info.csv", checked("saros"), (info.encode(),)),
         "saros-regions": Reader(regions_file, checked("saros"), of(regions_file)),
         "splits": Reader(
-            "splits.json", lambda at: Splits.from_json((at / "splits.json").read_bytes().decode("latin-1")), (splits.encode(),)
+            "splits.json",
+            lambda at: Splits.from_json((at / "splits.json").read_bytes().decode("latin-1")),
+            (splits.encode(),),
         ),
     }

@@ -164,9 +164,7 @@ def save_nifti(path: Path, data: np.ndarray, affine: np.ndarray = LAS) -> Path:
     return path
 
 
-def add_pair(
-    folder: Path, image: str, mask: str | None, seed: int, planes: int = 3, at: int | None = 1
-) -> np.ndarray:
+def add_pair(folder: Path, image: str, mask: str | None, seed: int, planes: int = 3, at: int | None = 1) -> np.ndarray:
     """A NIfTI volume, of which plane `at` (or all) is outlined; returns its pixels (rows, columns, planes)."""
     hu = np.stack([body(seed + 10 * plane) for plane in range(planes)], axis=-1)
     drawn = np.zeros((*SHAPE, planes), np.uint8)

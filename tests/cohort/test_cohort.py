@@ -81,7 +81,9 @@ def test_slices_of_other_sizes_are_filled_up_with_air(folder):
     assert np.array_equal(cohort.own_pixels(last, cohort.images[last]), body(0, shape))
     assert np.array_equal(cohort.own_pixels(last, cohort.observers["D"]["observer 01"]), blob(2, shape))
     assert (cohort.images[last][:, 30:] == -1024).all() and not cohort.masks[last][:, 30:].any()
-    assert muscle_area(cohort.masks[last], cohort.spacing[last]) == pytest.approx(blob(1, shape).sum() * 0.9 * 0.7 / 100)
+    assert muscle_area(cohort.masks[last], cohort.spacing[last]) == pytest.approx(
+        blob(1, shape).sum() * 0.9 * 0.7 / 100
+    )
 
 
 def test_a_saved_cohort_comes_back(folder, tmp_path):

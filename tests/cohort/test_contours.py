@@ -60,7 +60,8 @@ def keyhole(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
     ],
     ids=[
         "one", "hole", "island", "twice", "twice, turned round", "all repeated", "repeated with rounding",
-        "traced twice", "touch-up", "hole and touch-up", "hole in a touch-up", "two holes that overlap", "apart", "keyhole", "keyhole, one turn",
+        "traced twice", "touch-up", "hole and touch-up", "hole in a touch-up", "two overlapping holes",
+        "apart", "keyhole", "keyhole, one turn",
         "island in a keyhole", "closed by its first point", "one outside the image",
     ],
 )  # fmt: skip
@@ -199,7 +200,9 @@ def test_a_tilted_slice_keeps_its_contours(tmp_path, degrees):
     tilt = [1, 0, 0, 0, float(np.cos(angle)), float(np.sin(angle))]
     ct = add_slice(tmp_path / "ct.dcm", position=100.0, ImageOrientationPatient=[f"{v:.8f}" for v in tilt])
     indices = OUTER
-    points = ct.position + indices[:, 1:] * SPACING[1] * ct.orientation[0] + indices[:, :1] * SPACING[0] * ct.orientation[1]
+    points = (
+        ct.position + indices[:, 1:] * SPACING[1] * ct.orientation[0] + indices[:, :1] * SPACING[0] * ct.orientation[1]
+    )
 
     def tilted(dataset) -> None:
         unnamed(dataset)
@@ -274,6 +277,7 @@ def test_an_open_line_is_no_outline_of_muscle(ct, tmp_path, kind):
         ({"BODY": [OUTER]}, "outlines 'BODY'; which is the muscle"),
         ({"BODY": [OUTER], "liver": [HOLE]}, "outlines 'BODY', 'liver'"),
         ({"outline 1": [OUTER], "outline 2": [HOLE]}, "which is the muscle"),
+        ({"L_kidney": [OUTER]}, "outlines 'L_kidney'"),
         ({"psoas muscle": [ISLAND], "rectus muscle": [TOUCH_UP]}, "which is the muscle"),
         ({"intramuscular fat": [ISLAND], "bone": [TOUCH_UP]}, "which is the muscle"),
     ],

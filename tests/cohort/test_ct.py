@@ -113,7 +113,9 @@ def test_lossless_jpeg_is_read(path):
 def test_without_a_decoder_the_sentence_says_what_to_install(path, monkeypatch):
     lossless_jpeg(path)
     monkeypatch.setattr(ct_files, "get_decoder", lambda syntax: type("None", (), {"available_plugins": ()}))
-    with pytest.raises(DicomError, match=r"^ct\.dcm: pixels are packed as JPEG Lossless, .*; to read them install python-gdcm$"):
+    with pytest.raises(
+        DicomError, match=r"^ct\.dcm: pixels are packed as JPEG Lossless, .*; to read them install python-gdcm$"
+    ):
         read_ct_slice(path)
 
 
@@ -146,7 +148,9 @@ def test_every_orientation_is_read_upright_and_results_go_into_the_file_s_own_pi
     assert ct.spacing == pytest.approx(SPACING) and ct.shape == SHAPE
     np.testing.assert_allclose(ct.position, [-1.1 * 23, -0.8 * 16, 0])
     assert ct.location_mm == pytest.approx(0)
-    stored = pydicom.dcmread(stored_turned(tmp_path / "mask.dcm", np.where(blob(2), 1, 0), orientation)).pixel_array > 1024
+    stored = (
+        pydicom.dcmread(stored_turned(tmp_path / "mask.dcm", np.where(blob(2), 1, 0), orientation)).pixel_array > 1024
+    )
     write_seg(tmp_path / "seg", blob(2), ct)
     assert np.array_equal(pydicom.dcmread(tmp_path / "seg").pixel_array == 1, stored)
     write_rtstruct(tmp_path / "rt", {"m": blob(2)}, ct)
@@ -221,7 +225,11 @@ def test_specks_of_a_padding_value_that_tissue_has_are_tissue(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["ORIGINAL", "DERIVED"])
-@pytest.mark.parametrize("changes", [{"RescaleIntercept": s} for s in (0, 1024, -324, -1524, -2048, -9024)] + [{"RescaleSlope": s} for s in (0.2, 2, 9)])
+@pytest.mark.parametrize(
+    "changes",
+    [{"RescaleIntercept": s} for s in (0, 1024, -324, -1524, -2048, -9024)]
+    + [{"RescaleSlope": s} for s in (0.2, 2, 9)],
+)
 def test_values_that_no_body_has_are_refused(path, kind, changes):
     edit(path, ImageType=[kind, "PRIMARY", "AXIAL"], PixelSpacing=[0.8, 0.8])
     with pytest.raises(DicomError, match=r"^ct\.dcm: values from .* are not Hounsfield units"):

@@ -69,7 +69,7 @@ def test_segment_cohort_csv_and_training_count_planes_alike(tmp_path, codes):
     (tmp_path / "cohort.csv").write_text("patient_id,file,slice\nP,v.nii,0\n")
     chosen = load_cohort(tmp_path).images[0]
     (tmp_path / "cohort.csv").unlink()
-    (first,) = [ct for ct in find_slices([tmp_path / "v.nii"]).found if ct.index == 0]
+    (first,) = [ct for ct in find_slices([tmp_path / "v.nii"])[0] if ct.index == 0]
     (trained,) = [patient for patient in check_slices(tmp_path).usable if patient.name == "v.nii[0]"]
     plane = 2 if "I" in codes else 0
     for hu in (chosen, first.read().hu, trained.hu):
@@ -86,8 +86,8 @@ def test_image_and_mask_may_be_stored_in_different_orders(tmp_path):
 
 def test_a_compressed_volume_is_decompressed_once(tmp_path, monkeypatch):
     volume = Volume(save_nifti(tmp_path / "v.nii.gz", HU.transpose(1, 0, 2)))
-    opened = []
-    monkeypatch.setattr(nifti_files, "_open", lambda path: opened.append(path) or gzip.open(path))
+    opened, really = [], nifti_files._open
+    monkeypatch.setattr(nifti_files, "_open", lambda path: opened.append(path) or really(path))
     for index in range(3):
         volume.hu(index)
     assert len(opened) == 1

@@ -148,7 +148,7 @@ def test_numbers_are_the_papers():
 def test_where_observers_outlined_few_others_are_held_out_besides(observed):
     splits = make_splits(cohort_of(204, observed))
     assert len(splits.test_ids) == 37
-    assert set(f"P{i:03d}" for i in range(204 - observed, 204)) <= set(splits.test_ids)
+    assert {f"P{i:03d}" for i in range(204 - observed, 204)} <= set(splits.test_ids)
 
 
 def test_a_seed_means_the_same_patients_for_ever():
@@ -166,7 +166,11 @@ def test_a_seed_means_the_same_patients_for_ever():
         (12, {"test_patients": 12}, "^12 patients are too few to hold out 12$"),
         (12, {"test_patients": 11}, "^1 patients besides the test set are too few for 4 folds$"),
         (11, {"test_patients": 4}, "^7 patients besides the test set are too few for 4 folds$"),
-        (15, {"test_patients": 5, "sizes": (2, 8, 7)}, "^a training set of 8 does not fit: 10 patients in 4 folds leave 7"),
+        (
+            15,
+            {"test_patients": 5, "sizes": (2, 8, 7)},
+            "^a training set of 8 does not fit: 10 patients in 4 folds leave 7",
+        ),
     ],
 )
 def test_cohorts_that_are_too_small_are_named(patients, arguments, reason):

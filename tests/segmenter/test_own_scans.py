@@ -11,7 +11,9 @@ import pandas as pd
 import pydicom
 import pytest
 
-from l3muscle.cohort import UNNAMED, Patient, check_slices, dicom
+from l3muscle.cohort import UNNAMED, Patient, check_slices
+from l3muscle.cohort.ct import read_ct_slice, write_ct_slice
+from l3muscle.cohort.rtstruct import write_rtstruct
 from l3muscle.errors import L3MuscleError
 from l3muscle.phantom.patients import phantom_slice
 from l3muscle.segmenter import estimate, finetune, flags
@@ -39,9 +41,9 @@ def patients() -> list[Patient]:
 def write(folder: Path, patient: Patient, *, position_mm: float = 0.0, outlined: bool = True) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{patient.patient_id}-{position_mm:g}.dcm"
-    dicom.write_ct_slice(path, patient.hu, patient.spacing, patient_id=patient.patient_id, position_mm=position_mm)
+    write_ct_slice(path, patient.hu, patient.spacing, patient_id=patient.patient_id, position_mm=position_mm)
     if outlined:
-        dicom.write_rtstruct(path.with_suffix(".rt.dcm"), {"expert": patient.expert}, dicom.read_ct_slice(path))
+        write_rtstruct(path.with_suffix(".rt.dcm"), {"expert": patient.expert}, read_ct_slice(path))
     return path
 
 
@@ -350,7 +352,7 @@ def test_third_party_readers_find_the_same_mask(own, patients, tmp_path):
     path = write(tmp_path, patients[0], outlined=False)
     model, out = load_model(own[0].path), tmp_path / "out"
     segment_slices([path], model, out, formats=["seg", "rtstruct", "nifti"])
-    ct = dicom.read_ct_slice(path)
+    ct = read_ct_slice(path)
     mask = model.predict(ct.hu, ct.spacing)
     assert mask.any()
     [name] = [p.name.removesuffix(".seg.dcm") for p in out.glob("*.seg.dcm")]

@@ -514,66 +514,58 @@ class _DrawnBy:
         return {self.by: drawn[name]}
 
 
-@dataclass
-class Slices:
-    """CT slices among files, whether outlined or not.
-
-    Attributes
-    ----------
-    found : list of CTHeader
-        By patient and from the feet up.
-    refused : list of str
-        Files that are no slice that can be read, and why.
-    masks : int
-        How many files of outlines were passed over.
-    """
-
-    found: list[CTHeader] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    masks: int = 0
-
-
-def find_slices(paths: Iterable[Path]) -> Slices:
+def find_slices(paths: Iterable[Path]) -> tuple[list[CTHeader], list[str], int]:
     """Every CT slice among files and folders, without its pixels; every plane of a NIfTI volume is one.
 
-    Outlines that lie in folders are passed over. A slice is named by its file's path within the folder it was found in.
+    A slice is named by its file's path within the folder it was found in.
 
     Parameters
     ----------
     paths : iterable of Path
+
+    Returns
+    -------
+    slices : list of CTHeader
+        By patient, from the feet up.
+    refused : list of str
+        Files that are no slice that can be read, and why.
+    outlines : int
+        How many files of outlines lay in the folders and were passed over.
 
     Raises
     ------
     TableError
         If a path does not exist, or there is no file.
     """
-    slices = Slices()
+    slices: list[CTHeader] = []
+    refused: list[str] = []
     seen: dict[str, str] = {}
+    outlines = 0
     for top in paths:
         for path in find_files([top]):
             name = path.relative_to(top).as_posix() if top.is_dir() else path.name
             try:
                 if is_nifti(path) or is_png(path):
                     if top.is_dir() and (is_png(path) or split_name(path)[1]):
-                        slices.masks += 1
+                        outlines += 1
                         continue
                     volume = Volume(path, name)
                     cts = [volume.slice(index) for index in range(volume.planes)]
                 else:
                     dataset = read_dataset(path, name, pixels=False)
                     if top.is_dir() and modality(dataset, name) in ("RTSTRUCT", "SEG"):
-                        slices.masks += 1
+                        outlines += 1
                         continue
                     cts = [ct_header(dataset, path, name)]
                 for ct in cts:
                     first = seen.setdefault(ct.key, ct.name)
                     if first is not ct.name:
                         raise DicomError(f"{ct.name}: the same slice as {first}")
-                slices.found += cts
+                slices += cts
             except L3MuscleError as error:
-                slices.refused.append(str(error))
-    slices.found.sort(key=lambda ct: (ct.patient_id, ct.location_mm))
-    return slices
+                refused.append(str(error))
+    slices.sort(key=lambda ct: (ct.patient_id, ct.location_mm))
+    return slices, refused, outlines
 
 
 def load_cohort(folder: str | Path, *, usable_only: bool = False, rois: Sequence[str] = ()) -> Cohort:

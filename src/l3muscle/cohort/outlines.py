@@ -18,10 +18,11 @@ from l3muscle.errors import L3MuscleError, reason_of
 
 EXPERT = "expert"
 OBSERVER_PREFIX = "observer"
-MUSCLE = re.compile(r"\bexpert\b|mus[ck]|músc", re.IGNORECASE)
+MUSCLE = re.compile(r"(?<![a-z])expert(?![a-z])|mus[ck]|músc|spier|мышц|肌|筋", re.IGNORECASE)
+FAT = re.compile(r"fat(?![a-z])|adipos|(?<![a-z])imat(?![a-z])", re.IGNORECASE)
 OTHER_TISSUE = re.compile(
-    r"body|external|skin|couch|table|bone|vertebra|spine|\bcord\b|canal|rib|pelvis|femur|kidney|liver|spleen|bowel|colon"
-    r"|bladder|stomach|pancreas|gallbladder|aorta|cava|vessel|lung|heart|fat\b|adipos|imat\b|\bvat\b|\bsat\b|[pgci]tv\b",
+    r"(?<![a-z])(body|external|skin|couch|table|bone|vertebra|spine|spinal|cord|canal|rib|pelvis|femur|kidney|liver|spleen"
+    r"|bowel|colon|bladder|stomach|pancreas|gallbladder|aorta|vena|cava|vessel|lung|heart|vat|sat|[pgci]tv)",
     re.IGNORECASE,
 )
 GREY_MODES = ("1", "L", "I", "I;16")
@@ -85,10 +86,10 @@ def roles(
     if wanted:
         chosen = [number for number, name in others.items() if name.casefold() in {w.casefold() for w in wanted}]
     else:
-        chosen = [number for number in others if MUSCLE.search(text[number]) and not OTHER_TISSUE.search(text[number])]
+        chosen = [number for number in others if MUSCLE.search(text[number]) and not FAT.search(text[number])]
         named = [number for number in chosen if others[number].casefold() == EXPERT]
         chosen = named or chosen
-        if not chosen and len(others) == 1 and not OTHER_TISSUE.search(*text.values()):
+        if not chosen and len(others) == 1 and not any(r.search(*text.values()) for r in (FAT, OTHER_TISSUE)):
             chosen = list(others)
     if not chosen or (len(chosen) > 1 and not wanted):
         listed = ", ".join(sorted(map(repr, others.values()))[:6]) + (", ..." if len(others) > 6 else "")

@@ -50,19 +50,25 @@ class _Loop:
     mask: np.ndarray
     depth: int = 0
 
-    def window(self, other: "_Loop") -> tuple[np.ndarray, np.ndarray]:
-        """Both masks where their boxes overlap."""
+    def __post_init__(self) -> None:
+        self.bottom, self.right = self.top + self.mask.shape[0], self.left + self.mask.shape[1]
+        self.size = int(np.count_nonzero(self.mask))
+
+    def shared(self, other: "_Loop") -> int:
+        """How many pixels lie in both."""
         top, left = max(self.top, other.top), max(self.left, other.left)
-        bottom = min(loop.top + loop.mask.shape[0] for loop in (self, other))
-        right = min(loop.left + loop.mask.shape[1] for loop in (self, other))
-        return tuple(
-            loop.mask[top - loop.top : max(bottom, top) - loop.top, left - loop.left : max(right, left) - loop.left]
+        bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
+        if top >= bottom or left >= right:
+            return 0
+        mine, its = (
+            loop.mask[top - loop.top : bottom - loop.top, left - loop.left : right - loop.left]
             for loop in (self, other)
         )
+        return int(np.count_nonzero(mine & its))
 
     def repeats(self, other: "_Loop") -> bool:
         """Whether every corner lies on the line of `other`, which is about as large."""
-        if not 0.5 < self.mask.sum() / other.mask.sum() < 2:
+        if not 0.5 < self.size / other.size < 2:
             return False
         start, end = other.corners, np.roll(other.corners, -1, axis=0)
         along = end - start
@@ -150,26 +156,23 @@ def fill_contours(contours: Iterable[np.ndarray], shape: tuple[int, int]) -> np.
         if turns.any():
             loops.append(_Loop(corners, top, left, turns != 0))
     placed: list[_Loop] = []
-    for loop in sorted(loops, key=lambda loop: -np.count_nonzero(loop.mask)):
+    for loop in sorted(loops, key=lambda loop: -loop.size):
         if _find_depth(loop, placed):
             placed.append(loop)
     filled = np.zeros(shape, dtype=bool)
     for loop in sorted(placed, key=lambda loop: loop.depth):
-        height, width = loop.mask.shape
-        filled[loop.top : loop.top + height, loop.left : loop.left + width][loop.mask] = loop.depth % 2 == 0
+        filled[loop.top : loop.bottom, loop.left : loop.right][loop.mask] = loop.depth % 2 == 0
     return filled
 
 
 def _find_depth(loop: _Loop, larger: Sequence[_Loop]) -> bool:
     """Note how many contours a loop lies inside of, one another's overlaps counting as one; False for a repeat."""
     around, beside = [-1], set()
-    size = np.count_nonzero(loop.mask)
     for other in larger:
-        mine, its = loop.window(other)
-        shared = np.count_nonzero(mine & its)
+        shared, size = loop.shared(other), loop.size
         if not shared:
             continue
-        union = size + np.count_nonzero(other.mask) - shared
+        union = size + other.size - shared
         if loop.repeats(other):
             return False
         if shared == size:

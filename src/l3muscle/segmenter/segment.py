@@ -164,7 +164,7 @@ def _height_of(dataset: Dataset) -> float | None:
 
 def _look(paths: Sequence[Path]) -> _Found:
     """What slices there are; outlines in folders are passed over, whatever else is no slice is refused."""
-    slices = find_slices(paths)
+    slices, refused, outlines = find_slices(paths)
     waiting = [
         _Waiting(
             ct.path.stem if ct.sop_instance_uid else f"{ct.patient_id}-{ct.index:03d}",
@@ -174,9 +174,9 @@ def _look(paths: Sequence[Path]) -> _Found:
             ct.read,
             _height_of(ct.header),
         )
-        for ct in slices.found
+        for ct in slices
     ]
-    return _Found(waiting, slices.refused, slices.masks)
+    return _Found(waiting, refused, outlines)
 
 
 def read_heights(path: Path) -> dict[str, float]:
