@@ -20,11 +20,11 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, 
 
 from l3muscle.cohort import Cohort, check_folder
 from l3muscle.cohort.ct import read_ct_slice, write_ct_slice
-from l3muscle.cohort.folder import open_outlines
 from l3muscle.cohort.manifest import read_choices
 from l3muscle.cohort.nifti import Volume
 from l3muscle.cohort.outlines import Picture
 from l3muscle.cohort.rtstruct import write_rtstruct
+from l3muscle.cohort.scan import open_outlines
 from l3muscle.cohort.seg import write_seg
 from l3muscle.cohort.splits import Splits
 

@@ -16,7 +16,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from l3muscle.cohort import ct as ct_files
+from l3muscle.cohort import pixels as pixel_files
 from l3muscle.cohort.ct import DicomError, read_ct_slice, write_ct_slice
 from l3muscle.cohort.nifti import write_nifti
 from l3muscle.cohort.rtstruct import write_rtstruct
@@ -112,7 +112,7 @@ def test_lossless_jpeg_is_read(path):
 
 def test_without_a_decoder_the_sentence_says_what_to_install(path, monkeypatch):
     lossless_jpeg(path)
-    monkeypatch.setattr(ct_files, "get_decoder", lambda syntax: type("None", (), {"available_plugins": ()}))
+    monkeypatch.setattr(pixel_files, "get_decoder", lambda syntax: type("None", (), {"available_plugins": ()}))
     with pytest.raises(
         DicomError, match=r"^ct\.dcm: pixels are packed as JPEG Lossless, .*; to read them install python-gdcm$"
     ):
@@ -234,6 +234,14 @@ def test_values_that_no_body_has_are_refused(path, kind, changes):
     edit(path, ImageType=[kind, "PRIMARY", "AXIAL"], PixelSpacing=[0.8, 0.8])
     with pytest.raises(DicomError, match=r"^ct\.dcm: values from .* are not Hounsfield units"):
         read_ct_slice(edit(path, **changes))
+
+
+@pytest.mark.parametrize("shift", [1024, -1024, 500])
+def test_padding_does_not_hide_a_wrong_intercept(path, shift):
+    region = np.add(*np.mgrid[: SHAPE[0], : SHAPE[1]]) < 12
+    stored_with(path, region, -9000, signed=True, intercept=0)
+    with pytest.raises(DicomError, match="are not Hounsfield units"):
+        read_ct_slice(edit(path, RescaleIntercept=shift))
 
 
 def test_a_body_wider_than_the_image_has_no_air(tmp_path):

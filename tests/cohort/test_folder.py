@@ -14,9 +14,9 @@ from PIL import Image
 from l3muscle.cohort import CohortError, check_folder, check_slices, load_cohort
 from l3muscle.cohort.cohort import one_line
 from l3muscle.cohort.ct import read_ct_slice
-from l3muscle.cohort.folder import find_slices
 from l3muscle.cohort.nifti import write_nifti
 from l3muscle.cohort.rtstruct import write_rtstruct
+from l3muscle.cohort.scan import find_slices
 from l3muscle.cohort.seg import write_seg
 
 REAL_CT = Path(__file__).resolve().parents[3] / "shared" / "real-ct"

@@ -14,9 +14,9 @@ from PIL import Image
 
 from l3muscle.cohort import check_folder, check_slices, load_cohort
 from l3muscle.cohort import nifti as nifti_files
-from l3muscle.cohort.folder import find_slices
 from l3muscle.cohort.nifti import NiftiError, Volume, write_nifti
 from l3muscle.cohort.outlines import MaskError, Picture
+from l3muscle.cohort.scan import find_slices
 
 HU = np.stack([body(seed) for seed in range(3)], axis=-1)  # rows, columns, planes from the feet up
 MASKS = np.stack([blob(seed) for seed in range(3)], axis=-1)

@@ -1,6 +1,5 @@
 """SAROS in its published layout: the right slice, upright, and a reason for every case that is refused."""
 
-import gzip
 import itertools
 import re
 import subprocess
@@ -293,34 +292,6 @@ def test_a_cohort_csv_asks_for_other_rules(tmp_path):
     (patient,) = check_folder(tmp_path).usable
     assert patient.patient_id == "P"
     assert np.array_equal(patient.expert, vertebra()[:, :, 12].T == 1)
-
-
-@pytest.mark.parametrize("name", [IMAGE, REGIONS, VERTEBRA])
-def test_no_damage_raises_or_slips_through(tmp_path, name):
-    case = add_case(tmp_path)
-    sound = check_folder(tmp_path).usable[0]
-    whole = (case / name).read_bytes()
-    plain = gzip.decompress(whole)
-    rng = np.random.default_rng(0)
-    outcomes = {True: 0, False: 0}
-    for trial in range(120):
-        data = bytearray(whole if trial % 4 < 3 else plain)
-        if trial % 4 == 0:
-            del data[int(rng.integers(len(data))) :]
-        elif trial % 4 == 1:
-            data += rng.bytes(int(rng.integers(1, 64)))
-        else:
-            for place in rng.integers(0, len(data) if trial % 4 == 2 else 352, 3):
-                data[place] = int(rng.integers(256))
-        (case / name).write_bytes(bytes(data) if trial % 4 < 3 else gzip.compress(bytes(data), 1))
-        report = check_folder(tmp_path)
-        assert len(report.usable) + len(report.refused) == 1
-        assert all("\n" not in line for line in report.lines())
-        outcomes[bool(report.usable)] += 1
-        if trial % 4 == 0 and report.usable:  # cut off behind what is read
-            assert np.array_equal(report.usable[0].hu, sound.hu)
-            assert np.array_equal(report.usable[0].expert, sound.expert)
-    assert outcomes[False] > 30
 
 
 RECIPE = Path(__file__).resolve().parents[2] / "book" / "data.md"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from l3muscle.cohort.ct import AIR_HU
+from l3muscle.cohort.pixels import AIR_HU
 from l3muscle.errors import L3MuscleError, reason_of
 
 UNNAMED = "(no PatientID)"

@@ -19,9 +19,10 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from pydicom.dataset import Dataset
 
-from l3muscle.cohort.ct import CTHeader, CTSlice, as_hounsfield
+from l3muscle.cohort.ct import CTHeader, CTSlice
 from l3muscle.cohort.geometry import MAX_PIXEL_MM, MAX_SIDE, Grid
 from l3muscle.cohort.outlines import EXPERT, as_mask
+from l3muscle.cohort.pixels import as_hounsfield
 from l3muscle.errors import L3MuscleError, reason_of
 
 MAX_PLANES = 4000

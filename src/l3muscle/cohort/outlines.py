@@ -26,7 +26,7 @@ OTHER_TISSUE = re.compile(
     re.IGNORECASE,
 )
 GREY_MODES = ("1", "L", "I", "I;16")
-SAME_OUTLINE = 0.02  # share of the pixels by which one outline differs between two file formats
+SAME_OUTLINE = 0.05  # share of the pixels by which one outline differs between two file formats
 
 
 class MaskError(L3MuscleError):

@@ -15,9 +15,10 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from l3muscle.cohort.ct import CTHeader, CTSlice, DicomError, naming_damage, numbers, uid
+from l3muscle.cohort.ct import CTHeader, CTSlice, DicomError, naming_damage, uid
 from l3muscle.cohort.geometry import MAX_SIDE, GeometryError, Grid, Turn
 from l3muscle.cohort.outlines import roles
+from l3muscle.cohort.pixels import numbers
 from l3muscle.errors import L3MuscleError
 
 SKELETAL_MUSCLE = highdicom.sr.CodedConcept("127954009", "SCT", "Skeletal muscle")

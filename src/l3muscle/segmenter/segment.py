@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 
 from l3muscle.cohort.ct import CTSlice
-from l3muscle.cohort.folder import find_slices
 from l3muscle.cohort.nifti import write_nifti
 from l3muscle.cohort.rtstruct import write_rtstruct
+from l3muscle.cohort.scan import find_slices
 from l3muscle.cohort.seg import write_seg
 from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.metrics import muscle_area, muscle_density, remove_bone
