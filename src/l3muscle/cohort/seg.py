@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from l3muscle.cohort.ct import CTHeader, CTSlice, DicomError, naming_damage, uid
-from l3muscle.cohort.geometry import MAX_SIDE, GeometryError, Grid, Turn
+from l3muscle.cohort.geometry import GRID_TOLERANCE_MM, MAX_SIDE, GeometryError, Grid, Turn
 from l3muscle.cohort.outlines import roles
 from l3muscle.cohort.pixels import numbers
 from l3muscle.errors import L3MuscleError
@@ -58,6 +58,7 @@ class SegmentationFile:
 
     def __init__(self, path: Path, name: str, wanted: Sequence[str] = ()) -> None:
         self.path, self.name = path, name
+        self._found: dict[str, dict[str, list[tuple[_Frame, int]]]] = {}
         with naming_damage(name):
             dataset = self._dataset()
             if not (0 < dataset.Rows <= MAX_SIDE and 0 < dataset.Columns <= MAX_SIDE):
@@ -112,7 +113,10 @@ class SegmentationFile:
             If a frame names a slice that it does not lie on, or lies on two slices and names neither.
         """
         with naming_damage(self.name):
-            self._found: dict[str, dict[str, list[tuple[_Frame, int]]]] = defaultdict(lambda: defaultdict(list))
+            self._found = defaultdict(lambda: defaultdict(list))
+            known = {ct.sop_instance_uid: ct for ct in candidates if ct.sop_instance_uid}
+            in_frame = [ct for ct in candidates if ct.frame_of_reference_uid == self._frame_of_reference != ""]
+            locations = np.array([ct.location_mm for ct in in_frame])
             for frame in self._frames:
                 inside = {
                     (by, number): self._inside(frame, number).any()
@@ -120,7 +124,14 @@ class SegmentationFile:
                     for number in segments
                     if frame.segment in (None, number)
                 }
-                on = self._slice_of(frame, candidates) if any(inside.values()) else None
+                if not any(inside.values()):
+                    continue
+                named = [known[image] for image in frame.images if image in known]
+                if not frame.images:
+                    near = np.flatnonzero(np.abs(locations - frame.grid.location_mm) < GRID_TOLERANCE_MM)
+                    on = self._slice_of(frame, [in_frame[index] for index in near])
+                else:
+                    on = self._slice_of(frame, named)
                 if on is not None:
                     for (by, number), marked in inside.items():
                         if marked:
@@ -128,15 +139,14 @@ class SegmentationFile:
             return set(self._found)
 
     def _slice_of(self, frame: _Frame, candidates: Sequence[CTHeader]) -> CTHeader | None:
-        named = [ct for ct in candidates if ct.sop_instance_uid in frame.images]
-        if named and any(ct.frame_of_reference_uid not in ("", self._frame_of_reference) for ct in named):
-            raise DicomError(f"{self.name}: drawn in another frame of reference than {named[0].name}")
+        """The candidate, named by a frame or near it, that the frame lies on."""
+        if any(ct.frame_of_reference_uid not in ("", self._frame_of_reference) for ct in candidates):
+            raise DicomError(f"{self.name}: drawn in another frame of reference than {candidates[0].name}")
         if len(frame.images) == 1:
-            if named:
-                named[0].place(np.zeros(frame.grid.shape, bool), frame.grid)
-            return named[0] if named else None
-        in_frame = [ct for ct in candidates if ct.frame_of_reference_uid == self._frame_of_reference != ""]
-        on = [ct for ct in (named if frame.images else in_frame) if _is_on(frame, ct)]
+            for ct in candidates:
+                ct.place(np.zeros(frame.grid.shape, bool), frame.grid)
+            return candidates[0] if candidates else None
+        on = [ct for ct in candidates if _is_on(frame, ct)]
         if len(on) > 1:
             raise L3MuscleError(f"a frame that names no single image lies on {on[0].name} and on {on[1].name}")
         return on[0] if on else None
