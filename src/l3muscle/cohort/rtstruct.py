@@ -220,7 +220,9 @@ class StructureSet:
             for item in dataset.get("ROIContourSequence") or []:
                 contours = item.get("ContourSequence") or []
                 drawn[int(item.ReferencedROINumber)] += [c for c in contours if _has_area(c)]
-            names = {number: str(rois[number].get("ROIName", "")) for number in drawn if drawn[number]}
+            names = {
+                number: str(rois[number].get("ROIName", "")) for number in drawn if drawn[number] and number in rois
+            }
             frames = dataset.get("ReferencedFrameOfReferenceSequence") or []
             frame = str(frames[0].get("FrameOfReferenceUID") or "") if len(frames) == 1 else ""
             self._contours = [
