@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Where the environment was made: its scripts hold absolute paths, so a folder that has moved needs a new one.
-PLACE := $(VENV)/.place
+MADE_IN := $(VENV)/.made-in
 
 # The larger packages take longer than uv's 30 seconds on a slow line.
 export UV_HTTP_TIMEOUT ?= 300
@@ -26,8 +26,8 @@ help:
 	@echo 'make pages      visit every page of the built book in a browser (needs Chromium)'
 	@echo 'make lab        play: JupyterLab on a notebook that trains small networks before your eyes'
 	@echo 'make bench      compare with other libraries, 45 quiet minutes (2 cores); outcome in results/bench'
-	@echo 'make soak       damaged files for every reader, kills and damage for a study (an hour on 2 cores); see results/soak'
-	@echo 'make mutants    change the measures, losses, statistics, splits and store, and see which changes tests miss'
+	@echo 'make soak       damaged files for every reader (an hour on 2 cores); outcome in results/soak'
+	@echo 'make mutants    change the measures, losses, models, augmentation and statistics, and see which changes tests miss'
 	@echo 'make coverage   branch coverage of the package by the tests'
 	@echo 'make audit      look the locked packages up among known vulnerabilities (needs the network)'
 	@echo 'make env        only set up $(VENV) (PYTHON=$(PYTHON))'
@@ -57,8 +57,8 @@ SIZE ?= full
 BENCH := .venv-bench
 BENCH_INSTALL = $(BIN)/uv pip install --quiet --python $(BENCH)/bin/python
 bench: $(READY)
-	@[ "$$(cat $(BENCH)/.place 2>/dev/null)" = "$(CURDIR)" ] \
-	  || { $(BIN)/uv venv --quiet --clear --python $(BIN)/python $(BENCH) && echo "$(CURDIR)" > $(BENCH)/.place; }
+	@[ "$$(cat $(BENCH)/.made-in 2>/dev/null)" = "$(CURDIR)" ] \
+	  || { $(BIN)/uv venv --quiet --clear --python $(BIN)/python $(BENCH) && echo "$(CURDIR)" > $(BENCH)/.made-in; }
 	@$(BENCH_INSTALL) --compile-bytecode --requirement benchmarks/requirements.lock \
 	  || { $(BENCH_INSTALL) --requirement requirements.lock; \
 	    for peer in $$(sed -n '/^bench = /,/^]/s/^ *"\([a-z0-9-]*\).*/\1/p' pyproject.toml); do \
@@ -71,8 +71,6 @@ soak: $(READY)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --only-binary atheris 'atheris>=3,<4' \
 	  || echo 'no Atheris for this machine: the damage is blind'
 	@$(BIN)/python tests/soak.py
-	@$(BIN)/python tests/soak_kills.py
-	@$(BIN)/python tests/soak_damage.py
 
 mutants: $(READY)
 	@$(BIN)/mutmut run
@@ -124,7 +122,7 @@ $(if $(strip $(python_fault)),$(error L3 Muscle needs Python 3.11 or newer with 
   name another with PYTHON=/path/to/python3))
 endef
 
-ifneq ($(shell cat $(PLACE) 2>/dev/null),$(CURDIR))
+ifneq ($(shell cat $(MADE_IN) 2>/dev/null),$(CURDIR))
 .PHONY: $(READY)
 endif
 
@@ -134,8 +132,8 @@ endif
 $(READY): pyproject.toml requirements.lock
 	$(require_python)@echo "setting up $(VENV): downloads a few GB the first time, most of it torch"
 	@rm -f $(READY)
-	@[ "$$(cat $(PLACE) 2>/dev/null)" = "$(CURDIR)" ] && $(BIN)/python -m pip --version >/dev/null 2>&1 \
-	  || { "$(PYTHON)" -m venv --clear $(VENV) && echo "$(CURDIR)" > $(PLACE); }
+	@[ "$$(cat $(MADE_IN) 2>/dev/null)" = "$(CURDIR)" ] && $(BIN)/python -m pip --version >/dev/null 2>&1 \
+	  || { "$(PYTHON)" -m venv --clear $(VENV) && echo "$(CURDIR)" > $(MADE_IN); }
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check 'uv>=0.5,<1'
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --requirement requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .

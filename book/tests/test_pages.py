@@ -168,13 +168,13 @@ def test_internal_links_lead_somewhere() -> None:
     assert dead == []
 
 
-STRIP = re.compile(r"results ([0-9a-f]{10})")
+RESULTS = re.compile(r"results ([0-9a-f]{10})")
 
 
 def test_every_chapter_shows_the_same_results() -> None:
     """A page that was executed on another run, or left over from one, shows other digits."""
     about = json.loads((EXECUTED / "run.json").read_text(encoding="utf-8"))
-    shown = {page: STRIP.findall((HTML / page).read_text(encoding="utf-8")) for page in PAGES}
+    shown = {page: RESULTS.findall((HTML / page).read_text(encoding="utf-8")) for page in PAGES}
     chapters = {page: digits for page, digits in shown.items() if digits}
     assert FRONT in chapters and VIEWER in chapters
     assert {digits for found in chapters.values() for digits in found} == {about["results"]}
@@ -193,9 +193,9 @@ def test_points_of_the_front_page_are_means_of_the_scores() -> None:
     for row in downloaded("scores.csv"):
         dice[row["source_task"], row["n_train"]].append(float(row["dice"]))
     page = (HTML / FRONT).read_text(encoding="utf-8")
-    shown = re.findall(r'data-series="(\w+)" data-step="(\d+)" aria-label="[^"]*?: (\d\.\d{3}) \(', page)
-    assert {(task, n) for task, n, _ in shown} == set(dice)
-    for task, n, value in shown:
+    titles = re.findall(r"<title>(\w+)[^<,]*, n = (\d+): (\d\.\d{3}) \(95", page)
+    assert {(task, n) for task, n, _ in titles} == set(dice)
+    for task, n, value in titles:
         assert value == f"{statistics.fmean(dice[task, n]):.3f}"
 
 
@@ -239,71 +239,52 @@ def _with_interval(values: pd.Series) -> str:
     return f"{values.mean():.3f} ({values.mean() - half:.3f}–{values.mean() + half:.3f})"
 
 
-def cells_from_scores(run: Path) -> dict[tuple[str, str, str], str]:
-    """What cells of tables must say, worked out from the stored files alone: (table, row, column) and text."""
-    scores = pd.concat(map(pd.read_parquet, sorted(run.glob("experiments/*/scores.parquet"))))
-    curves = pd.concat(
-        pd.read_parquet(path).assign(**json.loads((path.parent / "record.json").read_text("utf-8"))["experiment"])
-        for path in sorted(run.glob("experiments/*/curve.parquet"))
+def entries_from_scores() -> dict[tuple[str, str, str], str]:
+    """What entries of tables must say, worked out from the scores alone: (table, row, column) and text."""
+    scores, curves, observers = (
+        pd.DataFrame(downloaded(f"{name}.csv")).apply(pd.to_numeric, errors="ignore")
+        for name in ("scores", "training-curves", "observer-scores")
     )
-    observers = pd.concat(map(pd.read_parquet, run.glob("observers/*/scores.parquet")))
-    cells = {}
-    for (task, n), cell in scores.groupby(["source_task", "n_train"]):
-        cells["tab-dice", task, f"n = {n}"] = _with_interval(cell["dice"])
-        cells["tab-dta", task, f"n = {n}"] = _with_interval(cell["rms_dta_cm"].dropna())
-        differences = cell.groupby("patient_id")[["sma_difference_cm2", "smd_difference_hu"]].mean().mean()
-        cells["tab-agreement-sma", task, f"n = {n}"] = f"{differences['sma_difference_cm2']:+z.1f} "
-        cells["tab-agreement-smd", task, f"n = {n}"] = f"{differences['smd_difference_hu']:+z.1f} "
+    entries = {}
+    for (task, n), own in scores.groupby(["source_task", "n_train"]):
+        entries["tab-dice", task, f"n = {n}"] = _with_interval(own["dice"])
+        entries["tab-dta", task, f"n = {n}"] = _with_interval(own["rms_dta_cm"].dropna())
         if n in (scores["n_train"].min(), scores["n_train"].max()):
-            cells["tab-front", task, f"Dice, n = {n}"] = f"{cell['dice'].mean():.3f}"
+            entries["tab-front", task, f"Dice, n = {n}"] = f"{own['dice'].mean():.3f}"
     lowest = curves.groupby(["source_task", "n_train", "fold", "subset", "repeat"])["validation_loss"].min()
     for (task, n), value in lowest.groupby(["source_task", "n_train"]).mean().items():
-        cells["tab-validation-loss", task, f"n = {n}"] = f"{value:.3f}"
+        entries["tab-validation-loss", task, f"n = {n}"] = f"{value:.3f}"
     for observer, own in observers.groupby("observer"):
-        cells["tab-observer-each", observer, "Dice"] = f"{own['dice'].mean():.3f}"
-        cells["tab-observer-each", observer, "RMS-DTA, cm"] = f"{own['rms_dta_cm'].mean():.3f}"
+        entries["tab-observer-each", observer, "Dice"] = f"{own['dice'].mean():.3f}"
     for row, column in (("Dice", "dice"), ("RMS-DTA, cm", "rms_dta_cm")):
         of_images = observers.groupby("patient_id")[column].mean()
-        cells["tab-observers", row, "this run"] = f"{of_images.mean():.3f}"
-    return cells
+        entries["tab-observers", row, "this run"] = f"{of_images.mean():.3f}"
+    return entries
 
 
-def test_ten_cells_at_random_are_what_the_scores_say() -> None:
-    """From the page back to the stored scores, with nothing of the package in between."""
+def test_ten_entries_at_random_are_what_the_scores_say() -> None:
+    """From the page back to the scores, with nothing of the package in between."""
     about = json.loads((EXECUTED / "run.json").read_text(encoding="utf-8"))
-    run = HTML.parents[2] / "runs" / about["profile"]
-    if not run.is_dir():
-        pytest.skip(f"the run behind these pages is not in {run}")
     tables = {}
     for page in PAGES:
         tables |= Tables((HTML / page).read_text(encoding="utf-8")).tables
-    cells = cells_from_scores(run)
-    by_table = defaultdict(list)
-    for place in cells:
-        by_table[place[0]].append(place)
-    # Another run is asked other cells; the same run the same.
-    chance = random.Random(about["results"])
-    chosen = [chance.choice(by_table[chance.choice(sorted(by_table))]) for _ in range(10)]
-    for name, row, column in chosen:
+    entries = entries_from_scores()
+    # Another run is asked other entries; the same run the same.
+    for name, row, column in random.Random(about["results"]).sample(sorted(entries), 10):
         [line] = [line for line in tables[name] if next(iter(line.values())).split(" (")[0] == row]
-        expected, shown = cells[name, row, column], line[column].replace("−", "-")
-        assert shown.startswith(expected), f"{name}, {row}, {column}: {shown} on the page, {expected} in the files"
+        expected, shown = entries[name, row, column], line[column].replace("−", "-")
+        assert shown.startswith(expected), f"{name}, {row}, {column}: {shown} on the page, {expected} in the scores"
 
 
-def test_tables_of_the_chapters_are_in_the_download() -> None:
+def test_values_of_every_figure_and_table_are_in_the_download() -> None:
     front = Links((HTML / FRONT).read_text(encoding="utf-8"))
     [link] = {link for link in front.links if link.endswith("tables.zip")}
     with zipfile.ZipFile((HTML / FRONT).parent / unquote(link)) as archive:
-        names = {Path(name).stem for name in archive.namelist() if name.startswith("shown/")}
-    on_pages = {
-        anchor
-        for page in PAGES
-        if page == FRONT or page.startswith("book/executed/")
-        for anchor in Links((HTML / page).read_text(encoding="utf-8")).anchors
-        if anchor.startswith("tab-")
-        and re.search(f'<table class="[^"]*" id="{anchor}"', (HTML / page).read_text(encoding="utf-8"))
-    }
-    assert on_pages <= names
+        kept = {Path(name).name for name in archive.namelist()}
+    chapters = [page for page in PAGES if re.fullmatch(r"book/executed/[a-z_]+\.html", page)]
+    links = {link for page in chapters for link in Links((HTML / page).read_text(encoding="utf-8")).links}
+    linked = {Path(link).name for link in links if link.endswith(".csv")}
+    assert linked and linked <= kept
 
 
 READY = "document.getElementById('l3-viewer').dataset.ready"
@@ -321,7 +302,7 @@ def test_viewer_shows_what_is_chosen(visit) -> None:
     tab = visit(VIEWER)
     wait_ready(tab)
     first, view = picture(tab), tab.evaluate(READY)
-    assert tab.inner_text("#l3-dice") and tab.inner_text("#l3-sma-expert")
+    assert tab.inner_text("#l3-dice") and tab.inner_text("#l3-expert-sma_cm2")
     tab.click("#l3-next")
     wait_ready(tab, f"{READY} !== '{view}'")
     second = picture(tab)
@@ -390,11 +371,8 @@ def test_viewer_shows_any_model(visit) -> None:
     tab = visit(VIEWER)
     wait_ready(tab)
     models = tab.evaluate("[...document.getElementById('l3-model').options].map((option) => option.value)")
-    for name in models[-1:]:
-        tab.select_option("#l3-model", name)
-        wait_ready(tab, f"document.getElementById('l3-model').value === '{name}'")
-        files = tab.inner_text("#l3-source").rpartition("/")[2]
-        assert files in {Path(row["files"]).name for row in downloaded("experiments.csv") if row["state"] == "done"}
+    tab.select_option("#l3-model", models[-1])
+    wait_ready(tab, f"document.getElementById('l3-model').value === '{models[-1]}'")
     scores = {
         (row["source_task"], row["n_train"], row["fold"], row["subset"], row["repeat"], row["patient_id"]): row["dice"]
         for row in downloaded("scores.csv")
@@ -422,39 +400,26 @@ def test_viewer_has_a_view_for_a_link_that_leads_nowhere(visit) -> None:
     assert tab.faults == []
 
 
-def test_points_of_the_learning_curve_tell_their_values(visit) -> None:
-    tab = visit("book/index.html")
-    # Of a source task that has a next size to go to, which in an unfinished run not every one has.
-    tasks = [point.get_attribute("data-series") for point in tab.locator(".l3-wide .l3-points circle").all()]
-    task = next(task for task in tasks if tasks.count(task) > 1)
-    first = tab.locator(f".l3-wide .l3-points circle[data-series={task}]").first
-    first.focus()
-    text = tab.inner_text("#l3-tip")
-    assert "n = " in text and "95 % interval" in text
-    tab.keyboard.press("ArrowRight")
-    other = tab.inner_text("#l3-tip")
-    assert other != text and other.split(",")[0] == text.split(",")[0]
-    tab.keyboard.press("Escape")
-    assert tab.locator("#l3-tip").is_hidden()
-
-
-def test_a_point_of_the_learning_curve_leads_to_its_outlines(visit) -> None:
+def test_a_point_of_the_learning_curve_says_its_value_and_leads_somewhere(visit) -> None:
     tab = visit(FRONT)
-    first = tab.locator(".l3-points circle").first
-    task, n = first.get_attribute("data-series"), first.get_attribute("data-step")
-    first.focus()
+    link = tab.locator(".l3-drawing a").first
+    assert "95 % interval" in link.locator("title").text_content()
+    assert (HTML / FRONT).parent.joinpath(urlsplit(link.get_attribute("href")).path).is_file()
+    link.focus()
     tab.keyboard.press("Enter")
-    tab.wait_for_url("**/viewer.html*")
-    wait_ready(tab)
-    assert (tab.input_value("#l3-task"), tab.input_value("#l3-n")) == (task, n)
+    tab.wait_for_url("**/executed/**")
     assert tab.faults == []
 
 
+def test_a_drawing_follows_the_theme(visit) -> None:
+    tab = visit(FRONT)
+    ground = "getComputedStyle(document.querySelector('.l3-drawing path')).fill"
+    light = tab.evaluate(ground)
+    tab.emulate_media(color_scheme="dark")
+    tab.wait_for_function("document.documentElement.dataset.theme === 'dark'", timeout=5_000)
+    assert tab.evaluate(ground) != light
+
+
 def test_a_term_shows_its_definition(visit) -> None:
-    tab = visit("book/method.html")
-    term = tab.locator("a.l3-term").first
-    term.focus()
-    definition = tab.inner_text("#l3-tip")
-    assert len(definition) > 20 and tab.locator("#l3-tip").is_visible()
-    tab.keyboard.press("Escape")
-    assert tab.locator("#l3-tip").is_hidden()
+    term = visit("book/method.html").locator("a.l3-term").first
+    assert len(term.get_attribute("title")) > 20

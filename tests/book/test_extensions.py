@@ -22,7 +22,7 @@ from page_notes import add_launch_menu, hold_numbers_together, leave_out_what_wa
 def test_a_drawing_goes_into_the_page_and_its_pictures_become_files(tmp_path):
     mask = np.zeros((40, 40), bool)
     mask[10:20, 10:20] = True
-    sheet = contact_sheet(100.0 * mask[None].repeat(2, 0), mask[None].repeat(2, 0), window=(400, 50))
+    sheet = contact_sheet([100.0 * mask] * 2, [{"expert": mask}] * 2, window=(400, 50))
     (tmp_path / "a.svg").write_text(svg_text(sheet, "fig-a", "Two slices"), encoding="utf-8")
     (tmp_path / "b.svg").write_text("<svg/>")
     env = SimpleNamespace(relfn2path=lambda uri, docname: (uri, str(tmp_path / uri)), docname="book/executed/page")

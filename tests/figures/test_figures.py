@@ -166,8 +166,8 @@ def test_expert_and_prediction_have_the_same_colours_in_every_figure(block):
     colours = {handle.get_label(): handle.get_color() for handle in few.legends[0].legend_handles}
     assert colours == {name: OUTLINE_STYLE[name][0] for name in ("prediction", "expert")}
     assert looks[0][0] == colours["expert"] and few.axes[0].get_aspect() == 2.0 and titles(few) == ["b"]
-    _, right = figures.training_so_far(pd.DataFrame(), 9, ("a", hu, (1, 1), {"prediction": block}), window=WINDOW).axes
-    assert matplotlib.colors.to_hex(right.collections[0].get_edgecolor()[0]) == colours["prediction"]
+    [panel] = figures.contact_sheet([hu], [{"prediction": block}], columns=1, window=WINDOW).axes
+    assert matplotlib.colors.to_hex(panel.collections[0].get_edgecolor()[0]) == colours["prediction"]
 
 
 def test_an_outline_keeps_to_its_mask_with_fewer_points():
@@ -184,25 +184,15 @@ def test_an_outline_keeps_to_its_mask_with_fewer_points():
     assert len(polygons) == 2 and np.minimum(abs(distances - 80), abs(distances - 20)).max() <= 1.0
 
 
-def test_a_training_so_far_has_the_axis_of_the_whole_and_every_outline(block):
-    curve = pd.DataFrame({"step": [5, 10], "train_loss": [2.0, 1.0], "validation_loss": [2.0, 1.5]})
-    masks = {"expert": block, "prediction": np.zeros_like(block)}
-    watched = ("a slice", np.zeros(block.shape), (1.0, 1.0), masks)
-    left, right = figures.training_so_far(curve, 100, watched, window=WINDOW).axes
-    assert [line.get_ydata().tolist() for line in left.lines] == [[2.0, 1.0], [2.0, 1.5]]
-    assert left.get_xlim()[1] >= 100 and left.get_ylim()[0] == 0
-    assert [text.get_text() for text in right.get_legend().get_texts()] == ["expert", "prediction"]
-    assert len(right.collections) == 1, "an empty mask has no outline to draw"
-
-
-def test_a_contact_sheet_centres_the_muscle():
-    images, masks = np.full((2, 50, 50), -1000, dtype=np.int16), np.zeros((2, 50, 50), bool)
-    masks[:, 20:30, 20:30] = True
-    first, second = figures.contact_sheet(images, masks, columns=2, window=WINDOW).axes
+def test_a_contact_sheet_crops_each_slice_to_its_muscle():
+    mask = np.zeros((50, 50), bool)
+    mask[20:30, 10:20] = True
+    sheet = figures.contact_sheet([np.zeros((50, 50))] * 2, [{"expert": mask}, {}], columns=2, window=WINDOW)
+    first, second = sheet.axes
     height, width = first.images[0].get_array().shape
     middle = np.concatenate([path.vertices for path in first.collections[0].get_paths()])[:-1].mean(0)
-    assert np.abs(middle - [(width - 1) / 2, (height - 1) / 2]).max() <= 2
-    assert second.get_position().x0 > first.get_position().x0
+    assert np.abs(middle - [(width - 1) / 2, (height - 1) / 2]).max() <= 1 and height == width == 16
+    assert second.images[0].get_array().shape == (50, 50), "nothing to crop to"
 
 
 def test_puzzles_order_each_tile_as_the_permutation_says():

@@ -129,6 +129,14 @@ def test_without_observers_no_statement_about_them_is_decided(paper_like):
     assert (alone.loc[others] == paper_like.loc[others]).all(axis=None)
 
 
+def test_the_numbers_count_the_comparisons_that_agree(paper_like, opposite):
+    assert paper_like.loc["scatter-falls", "numbers"] == "5 of 5 comparisons agree"
+    assert paper_like.loc["area-not-different", "numbers"] == "35 of 35 comparisons agree"
+    assert opposite.loc["scatter-falls", "numbers"].startswith(
+        "0 of 5 comparisons agree; 5 disagree, such as random: -"
+    )
+
+
 def test_the_printed_tables_bear_out_what_they_decide(paper_like):
     printed = paper_like["printed"]
     assert printed["better-from-50"] == printed["distance-from-25"] == printed["ten-slices"] == "bears it out"

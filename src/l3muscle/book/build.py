@@ -19,6 +19,7 @@ from l3muscle.book.archive import ARCHIVE
 from l3muscle.book.experiment_pages import write_experiment_pages
 from l3muscle.book.front_page import write_front_page
 from l3muscle.book.show import write_values
+from l3muscle.book.viewer import write_viewer
 from l3muscle.errors import L3MuscleError
 from l3muscle.execution import execute_notebook
 from l3muscle.study import StudyResults
@@ -136,6 +137,7 @@ def execute_chapters(
             raise
     write_values(executed)
     write_front_page(results, EXECUTED)
+    write_viewer(results, EXECUTED / "viewer")
     write_experiment_pages(results, EXECUTED / "experiments")
     return executed
 

@@ -135,7 +135,9 @@ def write_overview(report: CohortReport, out: Path) -> pd.DataFrame:
         save(figures.hu_histogram(figures.hu_shares(cohort.images, cohort.masks)), "hounsfield_units.png")
         for number, start in enumerate(range(0, len(cohort), SHEET), start=1):
             here = np.s_[start : start + SHEET]
-            sheet = figures.contact_sheet(cohort.images[here], cohort.masks[here], window=window)
+            sheet = figures.contact_sheet(
+                cohort.images[here], [{"expert": mask} for mask in cohort.masks[here]], window=window
+            )
             save(sheet, f"slices-{number:02d}.png")
     except OSError as error:
         raise OverviewError(f"cannot write to {out}: {reason_of(error)}") from None

@@ -163,7 +163,7 @@ def build_crate(results: StudyResults, notebooks: Path) -> "ROCrate":
         _add(crate, "scores.csv", _renamed(results.scores(), names), "scores, one row a model and test image"),
         _add(crate, "curves.csv", results.curves(), "training curves of the experiments"),
         _add(crate, "observers.csv", _renamed(results.observer_scores(), names), "scores of the observers"),
-        _add(crate, "provenance.json", provenance, "commit, versions, hardware and seed of every training"),
+        _add(crate, "provenance.json", provenance, "commit, versions, hardware and duration of every training"),
     ]
     parameters = [*workflow["input"], workflow["output"]]
     for entity, parameter in zip([*inputs[:2], outcomes[0]], parameters, strict=True):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nbformat
 
+from l3muscle.book.viewer import view_address
 from l3muscle.pretext import SOURCE_TASKS
 from l3muscle.study import StudyResults
 
@@ -21,6 +22,13 @@ how to make it again. The numbers are mean Dice coefficients over models and tes
 def page_name(source_task: str, n_train: int) -> str:
     """Name of the page of a configuration, without its suffix."""
     return f"experiment-{source_task}-n{n_train:03d}"
+
+
+def page_address(results: StudyResults, source_task: str, n_train: int) -> str:
+    """Address of the page of a configuration, from a chapter; of the viewer where its notebook is not finished."""
+    path = results.folder / "notebooks" / f"{page_name(source_task, n_train)}.ipynb"
+    finished = path.is_file() and "l3muscle" in nbformat.read(path, as_version=4).metadata
+    return f"experiments/{path.stem}.html" if finished else view_address(source_task, n_train)
 
 
 def write_experiment_pages(results: StudyResults, folder: Path) -> list[Path]:

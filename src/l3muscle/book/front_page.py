@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from l3muscle.book.error_maps import one_model_each
+from l3muscle.book.experiment_pages import page_address
 from l3muscle.book.run_header import (
     as_header,
     cohort_notice,
@@ -24,9 +25,7 @@ from l3muscle.book.run_header import (
     window_of,
 )
 from l3muscle.book.show import FOLDER, THIS_RUN, table_text
-from l3muscle.book.viewer import view_address
-from l3muscle.cohort import Cohort
-from l3muscle.figures import Panel, learning_curve, picture, svg_text
+from l3muscle.figures import contact_sheet, learning_curve, svg_text
 from l3muscle.metrics import MEASURES
 from l3muscle.pretext.fractals import draw_fractals, draw_systems
 from l3muscle.pretext.scenes import draw_scenes
@@ -43,7 +42,7 @@ NOT_RUN, NEVER = "not run", "at no size"
 RUN_FILE = "run.json"  # what the pages' footers have to know of the run
 ORIGIN = f"[{THIS_RUN}]{{.l3-origin}}"
 STEPS = ("slices", "source-tasks", "few-outlines", "test")
-STEP_SHAPE = (96, 128)  # of generated images, pixels
+STEP_SHAPE, STEP_WIDTH_IN = (96, 128), 3.2  # of generated images, pixels; of a picture
 
 
 def _level_from(worse: Mapping[int, bool]) -> str:
@@ -126,24 +125,16 @@ def _listing(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _slice_panel(cohort: Cohort, patient: str, masks: Mapping[str, np.ndarray] | None = None) -> Panel:
-    """A patient's slice with the expert's outline and others."""
-    k = cohort.index(patient)
-    return Panel(
-        cohort.images[k], cohort.spacing[k, 0] / cohort.spacing[k, 1], {"expert": cohort.masks[k], **(masks or {})}
-    )
-
-
-def _source_panels(results: StudyResults) -> list[Panel]:
+def _source_images(results: StudyResults) -> list[np.ndarray]:
     """An example of each source task that this run can show; of published weights there is none."""
     settings, generator = results.profile.sources, torch.Generator().manual_seed(3)
     images = []
     if results.source_kind("classification") == "procedural":
         maps, chances = draw_systems(1, generator=generator)
-        points = settings.procedural_classification.points
+        points = settings.classification.points
         images.append(draw_fractals(maps, chances, STEP_SHAPE, points=points, generator=generator)[0, 0].numpy())
     if results.source_kind("segmentation") == "procedural":
-        own = settings.procedural_segmentation
+        own = settings.segmentation
         look = {"classes": own.classes, "shapes_per_scene": own.shapes_per_scene}
         images.append(draw_scenes(1, STEP_SHAPE, **look, generator=generator)[0][0, 0].numpy())
     if (given := results.source_examples("reconstruction")) is not None:
@@ -152,7 +143,7 @@ def _source_panels(results: StudyResults) -> list[Panel]:
         tiles = given["tiles"][0]
         images.append(np.block([[tiles[3 * row + column] for column in range(3)] for row in range(3)]))
     width, level = window_of(results)
-    return [Panel((image - 0.5) * width + level) for image in images]
+    return [(image - 0.5) * width + level for image in images]
 
 
 def step_pictures(results: StudyResults) -> dict[str, Figure]:
@@ -170,14 +161,22 @@ def step_pictures(results: StudyResults) -> dict[str, Figure]:
     own = scores[(scores[list(vars(experiment))] == list(vars(experiment).values())).all(axis=1)]
     patient = own.sort_values("dice")["patient_id"].iloc[len(own) // 2]
     mask = results.predictions(experiment)[splits.test_ids.index(patient)]
-    others = {**cohort.observers.get(patient, {}), **({"prediction": mask} if mask.any() else {})}
-    panels = (
-        [_slice_panel(cohort, splits.folds[0][0])],
-        _source_panels(results) or [Panel(cohort.images[0])],
-        [_slice_panel(cohort, one) for one in trained],
-        [_slice_panel(cohort, patient, others)],
+    masks = {**cohort.observers.get(patient, {}), "expert": cohort.masks[cohort.index(patient)], "prediction": mask}
+    learned = _source_images(results)
+
+    def sheet(patients: Sequence[str]) -> Figure:
+        images = [cohort.images[cohort.index(one)] for one in patients]
+        outlines = [{"expert": cohort.masks[cohort.index(one)]} for one in patients]
+        return contact_sheet(images, outlines, **look, columns=int(len(patients) ** 0.5))
+
+    look = {"window": window_of(results), "width": STEP_WIDTH_IN}
+    pictures = (
+        sheet(splits.folds[0][:1]),
+        contact_sheet(learned, [{}] * len(learned), **look, columns=2) if learned else sheet(splits.folds[0][1:2]),
+        sheet(trained),
+        contact_sheet([cohort.images[cohort.index(patient)]], [masks], **look, columns=1),
     )
-    return {name: picture(part, window=window_of(results)) for name, part in zip(STEPS, panels, strict=True)}
+    return dict(zip(STEPS, pictures, strict=True))
 
 
 def write_tables(results: StudyResults, folder: Path) -> Path:
@@ -219,7 +218,9 @@ def write_front_page(results: StudyResults, folder: Path) -> Path:
     scores, observers, labels = results.scores(), results.observer_scores(), source_labels(results)
     band, curve = observer_band(observers, "dice"), learning_curve_table(scores, "dice")
     (folder / "steps").mkdir(parents=True, exist_ok=True)
-    figure = learning_curve(curve, band, "dice", labels=labels, link=lambda *view: f"executed/{view_address(*view)}")
+    figure = learning_curve(
+        curve, band, "dice", labels=labels, link=lambda *which: f"executed/{page_address(results, *which)}"
+    )
     alt = "Mean Dice against training-set size for each source task, with the observers' mean as a band."
     (folder / "summary.svg").write_text(svg_text(figure, "fig-front", alt), encoding="utf-8")
     figure.savefig(folder / "summary.png", dpi=150)
@@ -247,8 +248,8 @@ def write_front_page(results: StudyResults, folder: Path) -> Path:
 :alt: {alt}
 
 Mean Dice of the predicted outlines on the held-out test slices, with 95 % intervals, against the number of annotated
-slices that each model was fine-tuned on.{compared} Values appear under the pointer; a click shows the outlines behind a
-point. {ORIGIN}
+slices that each model was fine-tuned on.{compared} Values appear under the pointer; a click leads to the notebook
+behind a point. {ORIGIN}
 ```
 
 {table_text(answer.to_dict("records"), "tab-front", caption)}

@@ -10,22 +10,18 @@ from l3muscle.figures.agreement import (
 from l3muscle.figures.cohorts import against_reference, hu_histogram, hu_shares, split_map
 from l3muscle.figures.curves import accuracy_curve, learning_curve, source_curve, training_curves
 from l3muscle.figures.images import (
-    Panel,
     bone_removal,
     contact_sheet,
     error_maps,
     image_grid,
     outlines,
-    picture,
     puzzles,
-    training_so_far,
 )
 from l3muscle.figures.style import TASK_STYLE, BookFigure, new_figure, style, svg_text
 
 __all__ = [
     "TASK_STYLE",
     "BookFigure",
-    "Panel",
     "accuracy_curve",
     "against_reference",
     "bland_altman",
@@ -42,12 +38,10 @@ __all__ = [
     "observer_agreement",
     "outlines",
     "p_value_matrices",
-    "picture",
     "puzzles",
     "source_curve",
     "split_map",
     "style",
     "svg_text",
     "training_curves",
-    "training_so_far",
 ]

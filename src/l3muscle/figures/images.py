@@ -1,21 +1,17 @@
 """Slices, outlines and small images."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.path import Path as MplPath
 from scipy import ndimage
 
 from l3muscle.figures.style import (
-    BLUE,
     OTHER_OUTLINES,
     OUTLINE_STYLE,
     VERMILION,
@@ -126,78 +122,39 @@ def outlines(
     return figure
 
 
-def training_so_far(
-    curve: pd.DataFrame,
-    last_step: int,
-    watched: tuple[str, np.ndarray, Sequence[float], Mapping[str, np.ndarray]],
+def contact_sheet(
+    images: Sequence[np.ndarray],
+    masks: Sequence[Mapping[str, np.ndarray]],
     *,
     window: tuple[float, float],
+    columns: int = 4,
+    width: float = WIDTH_IN,
 ) -> BookFigure:
-    """A training while it goes on: its losses beside the outline of one slice.
+    """Slices edge to edge, each cropped to its muscle and what lies around it.
 
     Parameters
     ----------
-    curve : DataFrame
-        One row a validation: step, train_loss, validation_loss. May be empty.
-    last_step : int
-        Where the training will end: the axis does not change from picture to picture.
-    watched : (title, hu (H, W), spacing in mm, masks by name)
-        Shown whole.
+    images : sequence of ndarray, (H, W), HU
+    masks : sequence of mapping of str to ndarray, (H, W) bool
+        By whose they are; `expert` and `prediction` have their own colours. An image without masks is shown whole.
     window : (float, float)
         Width and level, HU.
-    """
-    title, hu, spacing, masks = watched
-    looks = _looks(list(masks))
-    with style():
-        figure, [[left, right]] = new_figure(3.0, columns=2, width_ratios=(1, 1.25))
-        for column, label, look in (
-            ("train_loss", "training", {"color": BLUE, "marker": "o"}),
-            ("validation_loss", "validation", {"color": VERMILION, "marker": "s", "ls": "--"}),
-        ):
-            left.plot(curve.get("step", []), curve.get(column, []), ms=4, label=label, **look)
-        left.set(xlim=(0, 1.03 * last_step), ylim=(0, None), xlabel="step", ylabel="loss")
-        left.legend(loc="upper right")
-        _show_slice(right, hu, spacing, window)
-        for name, mask in masks.items():
-            _outline(right, mask, **looks[name])
-            right.plot([], [], color=looks[name]["colors"][0], lw=2, label=name)
-        right.set_title(title, fontsize=9)
-        right.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=len(masks))
-    return figure
-
-
-def contact_sheet(
-    images: np.ndarray, masks: np.ndarray, *, columns: int = 4, window: tuple[float, float]
-) -> BookFigure:
-    """Many slices with the expert's outline, each cropped to its muscle and what lies around it.
-
-    Parameters
-    ----------
-    images : ndarray, (N, H, W), HU
-    masks : ndarray, (N, H, W) bool
     columns : int
-    window : (float, float)
-        Width and level, HU.
+    width : float
+        Of the figure, inches.
     """
-    height, width = round(0.52 * images.shape[1]), round(0.64 * images.shape[2])
     rows = -(-len(images) // columns)
-    look = _looks(["expert"])["expert"] | {"linewidths": 0.8}
     with style():
-        figure = BookFigure(figsize=(WIDTH_IN, WIDTH_IN / columns * height / width * rows), facecolor="#000000")
+        figure = BookFigure(figsize=(width, 0.75 * width / columns * rows), facecolor="#000000")
         panels = figure.subplots(rows, columns, squeeze=False)
         figure.subplots_adjust(left=0, right=1, bottom=0, top=1, wspace=0.01, hspace=0.01)
         for axes in panels.ravel():
             axes.set_axis_off()
-        for axes, hu, mask in zip(panels.ravel(), images, masks, strict=False):
-            # The middle of the muscle is the middle of the tile; most of a slice is air.
-            box = _box_around([mask], 0)
-            starts = [
-                int(np.clip(((side.start or 0) + (side.stop or whole) - size) // 2, 0, whole - size))
-                for side, size, whole in zip(box, (height, width), hu.shape, strict=True)
-            ]
-            tile = slice(starts[0], starts[0] + height), slice(starts[1], starts[1] + width)
-            _show_slice(axes, hu[tile], (1, 1), window)
-            _outline(axes, mask[tile], **look)
+        for axes, hu, own in zip(panels.ravel(), images, masks, strict=False):
+            box = _box_around(list(own.values()), round(0.06 * max(hu.shape))) if own else (slice(None), slice(None))
+            axes.imshow(hu[box], **_grey(window))
+            for name, look in _looks(list(own)).items():
+                _outline(axes, own[name][box], **look | {"linewidths": 0.5 * look["linewidths"] * width / columns})
     return figure
 
 
@@ -331,64 +288,4 @@ def error_maps(maps: Mapping[str, Any], *, window: tuple[float, float]) -> BookF
         bar = figure.colorbar(scale, ax=panels, location="bottom", shrink=0.5, aspect=40)
         bar.set_label("share of outlines that err there (%)", fontsize=9)
         bar.outline.set_visible(False)
-    return figure
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A slice of a small picture.
-
-    Attributes
-    ----------
-    hu : ndarray, (H, W)
-    stretch : float
-        Height of a pixel over its width.
-    masks : mapping of str to ndarray, (H, W) bool
-        `expert` and `prediction` are drawn boldly, others, the observers', finely in white.
-    """
-
-    hu: np.ndarray
-    stretch: float = 1.0
-    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-
-def _crop(panel: Panel, aspect: float) -> tuple[float, float, float, float]:
-    """Left, right, bottom and top in pixels, so that a panel fills its part: around its masks, or all that fits."""
-    height, width = panel.hu.shape
-    middle, across = ((height - 1) / 2, (width - 1) / 2), min(width, height * panel.stretch * aspect)
-    if panel.masks:
-        rows, columns = _box_around(list(panel.masks.values()), 0)
-        middle = (rows.start + rows.stop - 1) / 2, (columns.start + columns.stop - 1) / 2
-        across = 1.12 * max(columns.stop - columns.start, (rows.stop - rows.start) * panel.stretch * aspect)
-    down = across / aspect / panel.stretch
-    return middle[1] - across / 2, middle[1] + across / 2, middle[0] + down / 2, middle[0] - down / 2
-
-
-def picture(panels: Sequence[Panel], *, window: tuple[float, float], size: tuple[float, float] = (3.2, 2.4)) -> Figure:
-    """One slice or a few, edge to edge on black: a picture that needs no axes and no legend.
-
-    Parameters
-    ----------
-    panels : sequence of Panel
-        Masks are not empty.
-    window : (float, float)
-        Width and level, HU.
-    size : (float, float)
-        Width and height in inches; panels are cropped to fill it.
-    """
-    columns = int(np.ceil(np.sqrt(len(panels))))
-    rows = -(-len(panels) // columns)
-    gap = 0.02 if len(panels) > 1 else 0.0
-    with style():
-        figure = Figure(figsize=size, facecolor="#000000")
-        grid = figure.subplots(rows, columns, squeeze=False)
-        figure.subplots_adjust(left=0, right=1, bottom=0, top=1, wspace=gap, hspace=gap)
-        for axes in grid.ravel():
-            axes.set_axis_off()
-        for axes, panel in zip(grid.ravel(), panels, strict=False):
-            axes.imshow(panel.hu, aspect="auto", **_grey(window))
-            for name, mask in panel.masks.items():
-                colour, width = OUTLINE_STYLE.get(name, ("#ffffff", 0.6))
-                _outline(axes, mask, colors=[colour], linewidths=width, zorder=3 if name in OUTLINE_STYLE else 2)
-            axes.axis(_crop(panel, size[0] * rows / (size[1] * columns)))
     return figure

@@ -14,20 +14,15 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from l3muscle.pretext import SOURCE_TASKS
+
 WIDTH_IN = 6.6  # a little less than the page's text column, so that 10 pt stays legible on a phone
 PICTURE_DPI = 144  # of the slices inside an SVG
 PAPER = "#fdfcf9"
 INK = "#23272e"
 FAINT = "#6b717b"
 GRID = "#e6e3dc"
-# Okabe and Ito's colours, which keep apart for every kind of colour vision, each with a marker of its own.
-TASK_STYLE = {
-    "random": ("#5b6068", "o"),
-    "classification": ("#e69f00", "s"),
-    "segmentation": ("#0072b2", "D"),
-    "jigsaw": ("#009e73", "^"),
-    "reconstruction": ("#cc79a7", "v"),
-}
+TASK_STYLE = {name: (task.colour, task.marker) for name, task in SOURCE_TASKS.items()}
 BLUE, GREEN, VERMILION = TASK_STYLE["segmentation"][0], TASK_STYLE["jigsaw"][0], "#d55e00"
 # Whose outline it is; the observers' take the other colours in turn.
 OUTLINE_STYLE = {"expert": ("#ffb000", 1.6), "prediction": ("#56b4e9", 1.4)}

@@ -148,7 +148,7 @@ class Panel(widgets.VBox):
         reached = f"mean Dice {last['test_dice']:.3f} of the test slices, lowest {last['lowest_dice']:.3f}"
         self._tell(f"Run {len(table)}: {reached}, after {last['steps']} steps ({ended}).")
         plain = dict.fromkeys(("learning_rate", "augmentation"), "{:g}")
-        styled = table.style.format(plain, precision=3, na_rep="–").format_index(str.capitalize, axis=1)
+        styled = table.rename_axis(index=None, columns="run").style.format(plain, precision=3, na_rep="–")
         styled = styled.highlight_max("test_dice", props="font-weight: bold").set_caption("Runs of this session")
         self.table.value = f'<div class="jp-RenderedHTMLCommon" style="overflow-x: auto">{styled.to_html()}</div>'
 
