@@ -59,9 +59,7 @@ def test_elastic_deformation_bends_without_folding():
 
 def test_seed_decides_everything():
     image = torch.rand(2, 1, *SHAPE, generator=generator())
-    first, again, other = (
-        augment(image, image, PAPER, generator=generator(seed))[0] for seed in (1, 1, 2)
-    )
+    first, again, other = (augment(image, image, PAPER, generator=generator(seed))[0] for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 

@@ -148,9 +148,8 @@ def test_classification_checkpoint_moves_key_by_key(resnet18_checkpoint):
     assert report.not_moved == dict.fromkeys(["fc.weight", "fc.bias"], "the target network has no such layer")
     assert set(report.left_random) == {name for name in before if name.startswith("classifier.")}
     assert all(torch.equal(after[name], before[name]) for name in report.left_random)
-    assert str(report) == (
-        f"{len(moved)} tensors moved, 2 of the checkpoint not used, {len(report.left_random)} of the network left random"
-    )
+    said = f"{len(moved)} tensors moved, 2 of the checkpoint not used, {len(report.left_random)} of the network left"
+    assert str(report) == f"{said} random"
 
 
 def test_segmentation_checkpoint_moves_all_but_its_classes():
@@ -171,7 +170,10 @@ def test_segmentation_checkpoint_moves_all_but_its_classes():
         (lambda c: {"encoder." + k: v for k, v in c.items()}, "the checkpoint is foreign: none of its tensors fits"),
         (lambda c: {"classifier.1.bias": torch.zeros(128)}, "the checkpoint is foreign"),
         (lambda c: {}, "the checkpoint is foreign"),
-        (lambda c: {**c, "bn1.bias": torch.zeros(7)}, r"another architecture: 'bn1.bias' has shape \(7,\) in the check"),
+        (
+            lambda c: {**c, "bn1.bias": torch.zeros(7)},
+            r"another architecture: 'bn1.bias' has shape \(7,\) in the check",
+        ),
         (lambda c: {**c, "bn1.bias": torch.full((64,), torch.inf)}, "'bn1.bias' holds values that are not finite"),
         (lambda c: {**c, "epoch": 3}, "^the checkpoint holds 'epoch', which is a int and not a tensor$"),
     ],
@@ -183,4 +185,7 @@ def test_refused_checkpoints_leave_the_network_untouched(resnet18_checkpoint, da
         transfer_weights(damage(dict(resnet18_checkpoint)), network)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     # A tensor that finds no place may hold anything.
-    assert "fc.bias" in transfer_weights({**resnet18_checkpoint, "fc.bias": torch.full((3,), torch.nan)}, network).not_moved
+    assert (
+        "fc.bias"
+        in transfer_weights({**resnet18_checkpoint, "fc.bias": torch.full((3,), torch.nan)}, network).not_moved
+    )

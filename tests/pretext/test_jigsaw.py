@@ -118,7 +118,9 @@ def test_puzzles_are_learned_and_the_encoder_moves_to_the_target():
     images = (image + 0.05 * torch.randn(12, 1, 48, 48, generator=generator())).clamp(0, 1)
     task = Jigsaw(images, SETTINGS, STILL, seed=0)
     torch.manual_seed(0)
-    network = JigsawNetwork(build_encoder("resnet10", width=8, output_stride=4), permutations=8, embedding=16, hidden=32)
+    network = JigsawNetwork(
+        build_encoder("resnet10", width=8, output_stride=4), permutations=8, embedding=16, hidden=32
+    )
     loop = Loop(learning_rate=3e-3, max_steps=60, validate_every=30, patience=99, min_improvement=0.0)
     outcome = fit(network, task, loop, generator=generator())
     network.load_state_dict(outcome.weights)

@@ -17,7 +17,7 @@ from l3muscle import cli
 from l3muscle.cohort import load_cohort
 from l3muscle.cohort.ct import read_ct_slice
 from l3muscle.models import build_fcn
-from l3muscle.profile import ImageSettings, NetworkSettings
+from l3muscle.profile import load_profile
 from l3muscle.segmenter.model_file import load_model, save_model
 
 REAL_CT = Path(__file__).resolve().parents[3] / "shared" / "real-ct" / "dicom"
@@ -73,7 +73,7 @@ def test_check_lists_what_is_wrong_and_never_a_traceback(run, tmp_path, finished
 
 def test_status_counts_the_models(run, finished, runs):
     code, text, _ = run("study", "status", "--profile", "smoke", "--runs", runs)
-    assert code == 0 and "8 of 8 experiments done, 0 missing" in text
+    assert code == 0 and "8 of 8 models done, 0 missing" in text
     assert re.search(r"│ random +│ +2 │ +2 │", text) and re.search(r"│ segmentation +│ +2 │ +2 │", text)
 
 
@@ -109,8 +109,8 @@ def test_segment_takes_real_jpeg_2000_slices(run, model, tmp_path):
 def test_a_model_file_comes_back_as_it_went(tmp_path):
     torch.manual_seed(0)
     network = build_fcn("resnet10", width=8, output_stride=4).eval()
-    settings = NetworkSettings(backbone="resnet10", width=8, output_stride=4)
-    image = ImageSettings(shape=(32, 32), field_of_view_mm=(200, 200))
+    profile = load_profile("smoke", network={"backbone": "resnet10"}, image={"shape": [32, 32]})
+    settings, image = profile.network, profile.image
     save_model(tmp_path / "m.safetensors", network.state_dict(), settings, image, {"cohort": "phantom"})
     back = load_model(tmp_path / "m.safetensors")
     assert back.image == image and back.about == {"cohort": "phantom"}
@@ -151,8 +151,8 @@ def mistakes(tmp_path: Path, model: Path) -> dict[str, tuple[list[object], str]]
     spoilt = tmp_path / "spoilt.yml"
     spoilt.write_text("extends: smoke\ntraining:\n  max_stepps: 3\n")
     return {
-        "unknown profile": (["study", "run", "--profile", "labtop"], "did you mean 'laptop'"),
-        "misspelt setting": (["study", "run", "--profile", spoilt], "did you mean 'training.max_steps'"),
+        "unknown profile": (["study", "run", "--profile", "labtop"], "choose one of"),
+        "misspelt setting": (["study", "run", "--profile", spoilt], "training.max_stepps: no such setting"),
         "runs is a file": (["study", "run", "--profile", "smoke", "--runs", tmp_path / "file"], "cannot write"),
         "phantom over a folder": (["cohort", "phantom", tmp_path / "empty"], "exists already"),
         "phantom below a file": (["cohort", "phantom", tmp_path / "file" / "x"], "cannot write"),

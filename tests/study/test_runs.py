@@ -300,7 +300,10 @@ def test_what_cannot_be_run_is_one_sentence(study, arguments, error, message):
 
 def test_a_second_run_says_that_one_is_going_on(study):
     study.folder.mkdir(parents=True)
-    with FileLock(study.folder / ".lock"), pytest.raises(StudyError, match="another run of this study is going on in /"):
+    with (
+        FileLock(study.folder / ".lock"),
+        pytest.raises(StudyError, match="another run of this study is going on in /"),
+    ):
         run_study(study, say=quiet)
 
 

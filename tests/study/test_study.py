@@ -180,7 +180,9 @@ def trainings(monkeypatch) -> list:
     import conftest
 
     fit, trained = conftest.fit, []
-    monkeypatch.setattr(conftest, "fit", lambda network, *args, **more: trained.append(1) or fit(network, *args, **more))
+    monkeypatch.setattr(
+        conftest, "fit", lambda network, *args, **more: trained.append(1) or fit(network, *args, **more)
+    )
     return trained
 
 
