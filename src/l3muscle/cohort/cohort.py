@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -144,10 +143,12 @@ class Cohort:
                 )
                 # Known already, and a second's work to count again.
                 cohort.__dict__["fingerprint"] = str(content["fingerprint"])
-        except OSError as error:
-            raise CohortError(f"{path}: cannot be read ({reason_of(error)})") from None
-        except (ValueError, KeyError, EOFError, IndexError, zipfile.BadZipFile):
-            raise CohortError(f"{path}: not a saved cohort, or damaged") from None
+        except CohortError:
+            raise
+        except FileNotFoundError:
+            raise CohortError(f"{path}: there is no such file") from None
+        except Exception as error:  # of a damaged archive NumPy raises all kinds
+            raise CohortError(f"{path}: not a saved cohort, or damaged ({reason_of(error)})") from None
         if not masks.shape == images.shape or len(cohort) != len(images):
             raise CohortError(f"{path}: not a saved cohort, or damaged")
         return cohort

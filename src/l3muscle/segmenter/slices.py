@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from l3muscle.cohort import folder
+from l3muscle.cohort import scan
 from l3muscle.cohort.ct import CTHeader, CTSlice
 from l3muscle.cohort.nifti import write_nifti
 from l3muscle.cohort.rtstruct import write_rtstruct
@@ -64,14 +64,14 @@ def find_slices(paths: Sequence[Path]) -> Found:
     L3MuscleError
         If a path does not exist, or there is no file.
     """
-    there = folder.find_slices(list(dict.fromkeys(Path(os.path.abspath(path)) for path in paths)))
-    found = Found(refused=list(there.refused))
+    there, refused, outlines = scan.find_slices(list(dict.fromkeys(Path(os.path.abspath(path)) for path in paths)))
+    found = Found(refused=refused)
     root = os.path.commonpath([os.path.abspath(path.parent if path.is_file() else path) for path in paths])
-    sources = {ct.path: Path(os.path.relpath(ct.path, root)).as_posix() for ct in there.found}
-    copies = _copies_of_volumes(there.found)
+    sources = {ct.path: Path(os.path.relpath(ct.path, root)).as_posix() for ct in there}
+    copies = _copies_of_volumes(there)
     found.notes += [f"{sources[one]} is a copy of {sources[other]}, and is left out" for one, other in copies.items()]
     first: dict[str, str] = {}
-    for ct in (ct for ct in there.found if ct.path not in copies):
+    for ct in (ct for ct in there if ct.path not in copies):
         source = sources[ct.path]
         name = _name(ct, source)
         # Also where letters' case does not count.
@@ -79,13 +79,13 @@ def find_slices(paths: Sequence[Path]) -> Found:
             other = first[name.casefold()]
             found.refused.append(f"{source}: its results would be called as those of {other}; rename one of them")
             continue
-        is_in_case_folder = not ct.sop_instance_uid and ct.patient_id.lower() == folder.IMAGE
+        is_in_case_folder = not ct.sop_instance_uid and ct.patient_id.lower() == scan.IMAGE
         patient_id = ct.path.parent.name if is_in_case_folder else ct.patient_id
         if not ct.header.get("SliceThickness"):
             ct.header.SliceThickness = "1"  # which a segmentation has to state; no measure depends on it
         found.slices.append(Slice(name, source, patient_id, _height(ct), ct))
-    if there.masks:
-        found.notes.append(f"{there.masks} outline files in the folders were passed over")
+    if outlines:
+        found.notes.append(f"{outlines} outline files in the folders were passed over")
     return found
 
 
