@@ -6,10 +6,10 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
-
-from l3muscle.book import notebooks
 from l3muscle.book.notebooks import NotebookError, chapters, check_notebooks, check_parameters, execute_notebooks
 from l3muscle.book.tables import VALUES
+
+from l3muscle.book import notebooks
 from l3muscle.study import open_results
 
 TOP = Path(__file__).resolve().parents[2]

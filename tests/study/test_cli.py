@@ -10,15 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from PIL import Image
 
 from l3muscle import cli
 from l3muscle.cohort import load_cohort
 from l3muscle.cohort.ct import read_ct_slice
-from l3muscle.models import build_fcn
-from l3muscle.profile import load_profile
-from l3muscle.segmenter.model_file import load_model, save_model
+from l3muscle.segmenter.model_file import load_model
 
 REAL_CT = Path(__file__).resolve().parents[3] / "shared" / "real-ct" / "dicom"
 
@@ -77,72 +73,18 @@ def test_status_counts_the_models(run, finished, runs):
     assert re.search(r"│ random +│ +2 │ +2 │", text) and re.search(r"│ segmentation +│ +2 │ +2 │", text)
 
 
-@pytest.mark.parametrize("formats", [("seg",), ("rtstruct", "nifti")])
-def test_segment_writes_mask_overlay_and_measures(run, finished, model, tmp_path, formats):
+def test_segment_writes_outlines_pictures_and_measures(run, finished, model, tmp_path):
     slices = sorted(finished.cohort_folder.rglob("ct.dcm"))[:2]
-    options = [word for name in formats for word in ("--format", name)]
-    code, text, _ = run("segment", *slices, "--model", model, "--out", tmp_path / "out", *options)
+    out = tmp_path / "out"
+    code, text, _ = run("segment", *slices, "--model", model, "--out", out, "--format", "rtstruct", "--format", "nifti")
     assert code == 0 and "only phantoms" in text
-    measures = pd.read_csv(tmp_path / "out" / "measures.csv")
-    assert {"slice", "position_mm", "sma_cm2", "smd_hu", "look_first", "reasons"} <= set(measures.columns)
-    assert len(measures) == 2
-    measures = measures.sort_values("slice")
+    measures = pd.read_csv(out / "measures.csv").sort_values("slice")
     segmenter = load_model(model)
     for row, path in zip(measures.itertuples(), slices, strict=True):
         ct = read_ct_slice(path)
         mask = segmenter.predict(ct.hu, ct.spacing)
         assert row.sma_cm2 == pytest.approx(mask.sum() * np.prod(ct.spacing) / 100, abs=1e-3)
-        assert Image.open(tmp_path / "out" / f"{row.slice}.png").size == (256, 256)
-    endings = {"seg": "seg.dcm", "rtstruct": "rtstruct.dcm", "nifti": "mask.nii.gz"}
-    for name in formats:
-        assert len(list((tmp_path / "out").glob(f"*.{endings[name]}"))) == 2
-
-
-@pytest.mark.skipif(not REAL_CT.is_dir(), reason="no real CT beside the checkout")
-def test_segment_takes_real_jpeg_2000_slices(run, model, tmp_path):
-    code, text, _ = run("segment", REAL_CT, "--model", model, "--out", tmp_path / "out")
-    assert code == 0
-    assert len(pd.read_csv(tmp_path / "out" / "measures.csv")) == 20
-    assert len(list((tmp_path / "out").glob("*.seg.dcm"))) == len(list((tmp_path / "out").glob("0*.png"))) == 20
-
-
-def test_a_model_file_comes_back_as_it_went(tmp_path):
-    torch.manual_seed(0)
-    network = build_fcn("resnet10", width=8, output_stride=4).eval()
-    profile = load_profile("smoke", network={"backbone": "resnet10"}, image={"shape": [32, 32]})
-    settings, image = profile.network, profile.image
-    save_model(tmp_path / "m.safetensors", network.state_dict(), settings, image, {"cohort": "phantom"})
-    back = load_model(tmp_path / "m.safetensors")
-    assert back.image == image and back.about == {"cohort": "phantom"}
-    x = torch.randn(1, 3, 32, 32)
-    with torch.inference_mode():
-        torch.testing.assert_close(back.network(x), network(x))
-
-
-def damaged(path: Path, to: Path, change) -> Path:
-    content = bytearray(path.read_bytes())
-    to.write_bytes(bytes(change(content)))
-    return to
-
-
-def flipped(content: bytearray) -> bytearray:
-    content[-100] ^= 4
-    return content
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (flipped, "is damaged"),
-        (lambda content: content[: len(content) // 2], "cannot be read as a model"),
-        (lambda content: b"PK\x03\x04" + content[4:200], "cannot be read as a model"),
-    ],
-)
-def test_damaged_models_are_refused(run, model, tmp_path, change, message):
-    bad = damaged(model, tmp_path / "bad.safetensors", change)
-    code, _, err = run("segment", tmp_path, "--model", bad, "--out", tmp_path / "out")
-    assert code == 2 and message in err
-    assert not (tmp_path / "out").exists()
+        assert {f"{row.slice}.{end}" for end in ("png", "rtstruct.dcm", "mask.nii.gz")} <= set(os.listdir(out))
 
 
 def mistakes(tmp_path: Path, model: Path) -> dict[str, tuple[list[object], str]]:
@@ -152,6 +94,8 @@ def mistakes(tmp_path: Path, model: Path) -> dict[str, tuple[list[object], str]]
     spoilt.write_text("extends: smoke\ntraining:\n  max_stepps: 3\n")
     return {
         "unknown profile": (["study", "run", "--profile", "labtop"], "choose one of"),
+        "misspelt option": (["study", "run", "--profil", "smoke"], "No such option"),
+        "no number": (["study", "run", "--workers", "0"], "0"),
         "misspelt setting": (["study", "run", "--profile", spoilt], "training.max_stepps: no such setting"),
         "runs is a file": (["study", "run", "--profile", "smoke", "--runs", tmp_path / "file"], "cannot write"),
         "phantom over a folder": (["cohort", "phantom", tmp_path / "empty"], "exists already"),
@@ -172,7 +116,7 @@ def mistakes(tmp_path: Path, model: Path) -> dict[str, tuple[list[object], str]]
     }
 
 
-@pytest.mark.parametrize("number", range(12))
+@pytest.mark.parametrize("number", range(14))
 def test_a_mistake_is_one_sentence_and_status_2(run, tmp_path, model, number):
     arguments, message = list(mistakes(tmp_path, model).values())[number]
     if not REAL_CT.is_dir() and REAL_CT in arguments:
@@ -181,8 +125,8 @@ def test_a_mistake_is_one_sentence_and_status_2(run, tmp_path, model, number):
     code, _, err = run(*arguments)
     assert code == 2
     assert message in err and "Traceback" not in err
-    sentence = err.strip().split("l3muscle: ")[-1]
-    assert "\n" not in sentence
+    if "Usage:" not in err:  # where Typer draws a box
+        assert "\n" not in err.strip().split("l3muscle: ")[-1]
     assert sorted(tmp_path.rglob("*")) == before, "something half-written was left behind"
 
 

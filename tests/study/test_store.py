@@ -5,6 +5,7 @@ import json
 import math
 import os
 import time
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -102,12 +103,12 @@ def test_the_first_writer_wins_and_nothing_temporary_stays(store):
 
 
 def test_a_write_that_fails_half_way_is_one_sentence_and_leaves_nothing(store):
-    class Full(dict):
-        def keys(self):
+    class Full(pd.DataFrame):
+        def to_csv(self, *_, **__):
             raise OSError(28, "No space left on device")
 
     with pytest.raises(StoreError, match=r"^cannot write .*models/xyz: No space left on device$"):
-        store.write("models", "xyz", {}, tables={"scores": TABLE}, arrays={"predictions": Full(a=1)})
+        store.write("models", "xyz", {}, tables={"scores": TABLE, "curve": Full({"x": [1]})})
     assert [path.name for path in (store.root / "models").iterdir()] == ["abc"]
     (store.root / "file").write_text("a file where a folder should be")
     with pytest.raises(StoreError, match=r"^cannot write .*file/abc: "):
@@ -144,7 +145,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "deep" / "file"
     for text in ("one", "two"):
         with replaced(path) as temporary:
-            assert temporary.parent == path.parent and temporary.name.startswith(".file.")
+            assert temporary.parent == path.parent and temporary.name.startswith(".")
             temporary.write_text(text)
         assert path.read_text() == text
     with pytest.raises(ZeroDivisionError), replaced(path) as temporary:
@@ -154,12 +155,17 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 
 
 def test_only_what_nobody_writes_to_any_more_is_removed(tmp_path):
-    old, young, other = (tmp_path / "models" / name for name in (".abc.1-0.tmp", ".xyz.2-0.tmp", "abc"))
-    for folder in (old, young, other):
-        folder.mkdir(parents=True)
-        (folder / "scores.csv").write_text("")
+    left = []
+    for name in ("old", "young"):
+        with suppress(FileNotFoundError), replaced(tmp_path / "models" / name) as temporary:
+            temporary.mkdir(parents=True)
+            left.append(temporary.rename(tmp_path / "kept"))
+        left[-1] = left[-1].rename(temporary)  # as if its writer had been killed
+    old, young = left
+    other = tmp_path / "models" / "abc"
+    other.mkdir()
     long_ago = time.time() - ABANDONED_AFTER_S - 1
     for folder in (old, other):
         os.utime(folder, (long_ago, long_ago))
     remove_abandoned(tmp_path)
-    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [".xyz.2-0.tmp", "abc"]
+    assert sorted((tmp_path / "models").iterdir()) == sorted([young, other])
