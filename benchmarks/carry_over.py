@@ -65,10 +65,9 @@ def main() -> None:
         phantom_rows.append(results.scores().assign(setting=setting))
         for name, segmenter in segmenters(results).items():
             for number in arguments.planes:
-                plane = image.in_order_of_file(number)
-                grid = image.grid(plane)
-                expert = mask.values(mask.plane_at(grid)) > 0
-                hu = image.hu(plane)
+                grid = image.grid(number)
+                expert = mask.mask_on(grid)
+                hu = image.hu(number)
                 score = Reference(expert, hu, grid.spacing).score(segmenter.predict(hu, grid.spacing))
                 rows.append({"setting": setting, "network": name, "plane": number, **score._asdict()})
     arguments.out.mkdir(parents=True, exist_ok=True)

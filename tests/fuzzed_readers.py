@@ -1,48 +1,67 @@
-"""Every reader of foreign files with files to begin from: what `test_fuzz.py` and `make soak` damage.
+"""The readers of foreign files with files to begin from, and ways to damage them: for `test_fuzz.py` and `make soak`.
 
-A reader takes the folder that its file lies in. It may return whatever it likes, or raise an `L3MuscleError`; anything
-else is a finding. `same` says of a file that was accepted whether what decides a measurement is as it was.
+A reader takes the folder that its file lies in, and may return whatever it likes or raise an `L3MuscleError`; anything
+else is a finding. So is a file that is accepted with another area than an independent library sees: `agrees` says.
 """
 
-import hashlib
-import json
+import random
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+import highdicom
 import nibabel
 import numpy as np
-import pandas as pd
 import pydicom
-import torch
+from matplotlib.path import Path as Polygon
 from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from l3muscle.book.archive import open_archive
-from l3muscle.checkpoint import CheckpointFile
-from l3muscle.cohort import check_folder, dicom
-from l3muscle.cohort.grid import Grid
+from l3muscle.cohort import Cohort, check_folder
+from l3muscle.cohort.ct import read_ct_slice, write_ct_slice
 from l3muscle.cohort.manifest import read_choices
-from l3muscle.cohort.masks import nifti_mask, png_mask, read_masks
 from l3muscle.cohort.nifti import Volume
+from l3muscle.cohort.outlines import Picture
+from l3muscle.cohort.rtstruct import write_rtstruct
+from l3muscle.cohort.scan import open_outlines
+from l3muscle.cohort.seg import write_seg
 from l3muscle.cohort.splits import Splits
-from l3muscle.models import build_fcn
-from l3muscle.phantom.patients import people_of
-from l3muscle.profile import ImageSettings, NetworkSettings, load_profile
-from l3muscle.runtime import provenance
-from l3muscle.segmenter.model_file import load_model, save_model, tensor_digest
-from l3muscle.store import Artefact, Store, file_sha256, sealed
-from l3muscle.study import PLAN_FORMAT, StudyResults
 
 SHAPE = (32, 40)
+SPACING = (0.9, 0.9)
 LPS = np.array([[-0.9, 0, 0, 20], [0, -0.8, 0, 30], [0, 0, 3, -5], [0, 0, 0, 1.0]])
 SIDE = np.hypot(*np.mgrid[-1 : 1 : SHAPE[0] * 1j, -1 : 1 : SHAPE[1] * 1j])
 BODY = np.where(SIDE < 0.9, 60, -1000) + np.random.default_rng(0).integers(-20, 20, SHAPE)
 MASK = SIDE < 0.5
+#: What tends to break parsers: extremes of every width, text in place of numbers, and structure out of place.
+TOKENS = (
+    b"\0", b"\xff", b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"-1", b"1e999", b"nan",
+    b"inf", b"9" * 400, b"\\", b'"', b"{", b"[", b"null", b"\xe2\x80\xa8", b"\r", b"\n", b",", b";", b"../", b"'",
+    b"true", b"0.5", b"\xfe\xff\0\xe0", b"\xfe\xff\x0d\xe0",
+)  # fmt: skip
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    """Bytes with one to three kinds of damage at places drawn at random."""
+    data = bytearray(content)
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(len(data)) if data else 0
+        kind = rng.choice(("flip", "byte", "token", "insert", "delete", "repeat", "cut"))
+        if kind == "flip" and data:
+            data[at] ^= 1 << rng.randrange(8)
+        elif kind == "byte" and data:
+            data[at] = rng.randrange(256)
+        elif kind in ("token", "insert"):
+            token = rng.choice(TOKENS)
+            data[at : at + (len(token) if kind == "token" else 0)] = token
+        elif kind == "delete":
+            del data[at : at + rng.randint(1, 64)]
+        elif kind == "repeat":
+            data[at:at] = data[at : at + rng.randint(1, 300)]
+        elif rng.random() < 0.3:
+            del data[at:]
+    return bytes(data)
 
 
 @dataclass(frozen=True)
@@ -57,28 +76,25 @@ class Reader:
         Takes the folder.
     seeds : tuple of bytes
         Sound contents of the file.
-    same : callable
-        Takes what the reader returned of the sound file and of the damaged one.
+    agrees : callable
+        Takes the damaged file and what the reader returned of it: whether another library sees the same area.
     """
 
     file: str
     read: Callable[[Path], object]
     seeds: tuple[bytes, ...]
-    same: Callable[[object, object], bool] = field(default=lambda sound, found: True)
+    agrees: Callable[[Path, object], bool] = lambda path, found: True
 
 
 def _slices(folder: Path) -> tuple[bytes, ...]:
-    """A scanner's own slice, as far as the whitelist can tell, in every encoding that the decoders know."""
-    dicom.write_ct_slice(folder / "ct.dcm", BODY, (0.9, 0.9), patient_id="P1", position_mm=12.5)
+    """A slice in several encodings."""
+    write_ct_slice(folder / "ct.dcm", BODY, SPACING, patient_id="P1", position_mm=12.5)
     found = []
     for syntax in (None, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, RLELossless, JPEG2000Lossless):
         dataset = pydicom.dcmread(folder / "ct.dcm")
-        dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-        dataset.ReconstructionDiameter = 0.9 * 512
-        left, top, height = dataset.ImagePositionPatient
-        dataset.ReconstructionTargetCenterPatient = [left + 0.9 * 19.5, top + 0.9 * 15.5, height]
         if syntax in (RLELossless, JPEG2000Lossless):
-            dataset.compress(syntax, generate_instance_uid=False)
+            plugin = "pydicom" if syntax == RLELossless else ""
+            dataset.compress(syntax, generate_instance_uid=False, encoding_plugin=plugin)
         elif syntax:
             dataset.file_meta.TransferSyntaxUID = syntax
         dataset.save_as(folder / "packed.dcm", enforce_file_format=True)
@@ -86,242 +102,129 @@ def _slices(folder: Path) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-def _same_slice(sound: dicom.CTSlice, found: dicom.CTSlice) -> bool:
-    """Whether lengths and densities are what they were, but for what no image tells apart (see `dicom`)."""
-    spacing = np.allclose(sound.spacing, found.spacing, rtol=dicom.FIELD_TOLERANCE, atol=0)
-    place = np.abs(sound.position - found.position).max() <= 2 * dicom.CENTRE_TOLERANCE_MM
-    return bool(spacing and place and np.array_equal(sound.orientation, found.orientation))
+def _same_pixels(path: Path, ct: object) -> bool:
+    """Area of what is denser than fat, by pydicom and NumPy."""
+    dataset = pydicom.dcmread(path)
+    hu = dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+    pixel = float(dataset.PixelSpacing[0]) * float(dataset.PixelSpacing[1])
+    return _close(np.sum((ct.hu > -30) & (ct.hu < 150)) * np.prod(ct.spacing), np.sum((hu > -30) & (hu < 150)) * pixel)
 
 
-def _write_run(folder: Path) -> None:
-    """A finished run of one experiment, as far as its readers look."""
-    store = Store(folder / "run")
-    table = pd.DataFrame({"patient_id": ["a", "b"], "dice": [0.5, np.nan]})
-    store.write(
-        "experiments",
-        "abc",
-        Artefact(
-            record={"best_validation_loss": 0.5},
-            tables={"scores": table},
-            arrays={"predictions": {"packed": np.arange(6, dtype=np.uint8), "width": np.array(8)}},
-            weights={"weights": {"w": torch.arange(4.0)}},
-        ),
-    )
-    experiment = {"source_task": "random", "n_train": 2, "fold": 0, "subset": 0, "repeat": 0}
-    plan = {
-        "format": PLAN_FORMAT,
-        "profile": load_profile("smoke").model_dump(mode="json"),
-        "cohort_folder": "../cohort",
-        "usable_only": False,
-        "code": "c",
-        "cohort": "f",
-        "patients": 3,
-        "phantom": True,
-        "observers": "0",
-        "sources": {},
-        "experiments": [{**experiment, "key": "abc"}],
-    }
-    store.write_document("plan.json", plan)
-    splits = Splits(("a",), (("b",), ("c",)), ((("c",),), (("b",),)))
-    store.write_document("splits.json", json.loads(splits.to_json()))
-    store.write_document("failed.json", {"failed": [{"experiment": experiment, "reason": "out of memory"}]})
+def _close(one: float, other: float) -> bool:
+    return abs(one - other) <= 0.005 * max(one, other) + 2
 
 
-def _results(folder: Path) -> object:
-    """Read a run whose documents were forged to go with their seals, where they are documents at all."""
-    for name in ("plan.json", "splits.json", "failed.json"):
-        with suppress(ValueError, RecursionError):
-            document = json.loads((folder / "run" / name).read_text(encoding="utf-8"))
-            if isinstance(document, dict):
-                Store(folder / "run").write_document(name, document)
-    results = StudyResults(folder / "run")
-    return results.planned(), results.keys, results.failures(), results.splits(), results.source_kind("jigsaw")
+def _same_contours(path: Path, masks: dict) -> bool:
+    """Pixels of the expert's mask, by pydicom and matplotlib; the seed's only contour, or what has become of it."""
+    if "expert" not in masks:
+        return True
+    dataset = pydicom.dcmread(path)
+    names = {roi.ROINumber: str(roi.ROIName) for roi in dataset.StructureSetROISequence}
+    corner, inside = np.array([-0.9 * 19.5, -0.9 * 15.5]), np.zeros(SHAPE, bool)
+    centres = np.stack(np.mgrid[: SHAPE[0], : SHAPE[1]][::-1], axis=-1).reshape(-1, 2)
+    for item in dataset.ROIContourSequence:
+        if len(names) > 1 and names.get(item.ReferencedROINumber, "").casefold() != "expert":
+            continue
+        for contour in item.ContourSequence:
+            points = np.array(contour.ContourData, float).reshape(-1, 3)[:, :2]
+            inside |= Polygon((points - corner) / 0.9, closed=False).contains_points(centres).reshape(SHAPE)
+    return _close(inside.sum(), masks["expert"].sum())
 
 
-def _resealed(name: str, read: Callable[[Store], object]) -> Callable[[Path], object]:
-    """Read a file of an artefact whose record was forged to go with it."""
-
-    def reader(folder: Path) -> object:
-        store = Store(folder / "run")
-        place = store.folder("experiments", "abc")
-        sound = (place / "record.json").read_text(encoding="utf-8")
-        record = json.loads(sound)
-        record["sha256"][name] = file_sha256(place / name)
-        (place / "record.json").write_text(json.dumps(sealed("experiments/abc", record)), encoding="utf-8")
-        try:
-            return read(store)
-        finally:
-            (place / "record.json").write_text(sound, encoding="utf-8")
-
-    return reader
+def _same_frames(path: Path, masks: dict) -> bool:
+    """Pixels of the only frame, by highdicom."""
+    stored = highdicom.seg.segread(path).get_stored_frame(1) > 0
+    return "expert" not in masks or _close(stored.sum(), masks["expert"].sum())
 
 
-def _record(folder: Path) -> object:
-    store = Store(folder / "run")
-    path = store.folder("experiments", "abc") / "record.json"
-    with suppress(ValueError, RecursionError):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record, dict):
-            path.write_text(json.dumps(sealed("experiments/abc", record)), encoding="utf-8")
-    found = store.record("experiments", "abc")
-    if found is None:
-        # Set aside; put back for the next one.
-        damaged = folder / "run" / "experiments" / "abc.damaged"
-        if damaged.is_dir():
-            damaged.rename(folder / "run" / "experiments" / "abc")
-    return found
-
-
-def _reseal_tensors(path: Path) -> Path:
-    """Forge a file of tensors whose checksum goes with what was made of it, where it is one at all."""
-    with suppress(SafetensorError, OSError), safe_open(path, framework="pt") as archive:
-        header = archive.metadata() or {}
-        tensors = {name: archive.get_tensor(name).clone() for name in archive.keys()}  # noqa: SIM118 (not a dict)
-        save_file(tensors, path, metadata={**header, "sha256": tensor_digest(tensors, header)})
-    return path
-
-
-def _volume(folder: Path, name: str) -> object:
-    volume = Volume(folder / name, name)
-    return volume.grid(0), volume.hu(0), volume.annotated, volume.counts(0, 255)
-
-
-def _published(folder: Path) -> object:
-    """Weights whose name carries their own checksum, as torchvision's do, so that the content itself is read."""
-    from torchvision.models import ResNet50_Weights
-
-    from l3muscle.pretext.pretrained import load_natural
-
-    content = (folder / "weights.pth").read_bytes()
-    name = f"resnet50-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-    shelf = folder / "shelf"
-    shelf.mkdir(exist_ok=True)
-    (shelf / name).write_bytes(content)
-    entry = ResNet50_Weights.IMAGENET1K_V1.value
-    url = entry.url
-    object.__setattr__(entry, "url", f"https://weights.invalid/{name}")
-    try:
-        profile = load_profile("paper", network={"backbone": "resnet50"}, sources={"weights_folder": str(shelf)})
-        return load_natural(profile, "classification")
-    finally:
-        object.__setattr__(entry, "url", url)
-        (shelf / name).unlink()
+def _same_voxels(path: Path, found: tuple) -> bool:
+    """Area of what is denser than fat on the first plane, by nibabel."""
+    image = nibabel.load(path)
+    spacing, hu = found
+    values = np.moveaxis(image.get_fdata().reshape(image.shape[:3]), np.argmax(np.abs(image.affine[2, :3])), 0)[0]
+    in_plane = np.delete(nibabel.affines.voxel_sizes(image.affine), np.argmax(np.abs(image.affine[2, :3])))
+    area = np.sum((values > -30) & (values < 150)) * np.prod(in_plane)
+    return _close(np.sum((hu > -30) & (hu < 150)) * np.prod(spacing), area)
 
 
 def readers(folder: Path) -> dict[str, Reader]:
     """Fill a folder with sound files and return the readers of it, by name."""
     slices = _slices(folder)
     (folder / "ct.dcm").write_bytes(slices[0])
-    ct = dicom.read_ct_slice(folder / "ct.dcm")
-    dicom.write_rtstruct(folder / "rt.dcm", {"expert": MASK}, ct)
-    dicom.write_seg(folder / "seg.dcm", MASK, ct)
+    ct = read_ct_slice(folder / "ct.dcm")
+    write_rtstruct(folder / "rt.dcm", {"expert": MASK}, ct)
+    write_seg(folder / "seg.dcm", MASK, ct)
     volume = np.stack([BODY, BODY + 1], axis=-1).transpose(1, 0, 2).astype(np.int16)
-    nibabel.save(nibabel.Nifti1Image(volume, LPS), folder / "image.nii")
-    nibabel.save(nibabel.Nifti1Image(volume, LPS), folder / "image.nii.gz")
-    grid = Volume(folder / "image.nii", "image.nii").grid(1)
     drawn = np.stack([MASK * 0, MASK], axis=-1).transpose(1, 0, 2).astype(np.uint8)
-    nibabel.save(nibabel.Nifti1Image(drawn, LPS), folder / "mask.nii.gz")
-    nibabel.save(nibabel.Nifti2Image(volume, LPS), folder / "image2.nii.gz")
+    for name, image in (
+        ("image.nii", nibabel.Nifti1Image(volume, LPS)),
+        ("image.nii.gz", nibabel.Nifti1Image(volume, LPS)),
+        ("image2.nii.gz", nibabel.Nifti2Image(volume, LPS)),
+        ("mask.nii", nibabel.Nifti1Image(drawn, LPS)),
+        ("mask.nii.gz", nibabel.Nifti1Image(drawn, LPS)),
+    ):
+        nibabel.save(image, folder / name)
+    plane = Volume(folder / "image.nii").slice(1)
     Image.fromarray(np.uint8(MASK) * 255).save(folder / "mask.png")
-    pixels = Grid(shape=SHAPE, spacing=(1, 1), position=np.zeros(3), orientation=np.eye(3)[:2])
 
-    chosen = folder / "chosen"
+    chosen, saros = folder / "chosen", folder / "saros"
     shutil.copytree(folder, chosen, ignore=shutil.ignore_patterns("chosen"))
     table = "patient_id,file,mask,slice,observer\nP1,ct.dcm,rt.dcm,,\nP2,image.nii,mask.nii.gz,1,\nP1,,seg.dcm,,01\n"
     (chosen / "cohort.csv").write_text(table)
-
-    saros = folder / "saros"
+    check_folder(chosen).cohort().save(folder / "cohort.npz")
     (saros / "case_000").mkdir(parents=True)
     shutil.copy(folder / "image.nii.gz", saros / "case_000" / "image.nii.gz")
-    regions = np.where(drawn, 2, 1).astype(np.uint8)
-    nibabel.save(nibabel.Nifti1Image(regions, LPS), saros / "case_000" / "body-regions.nii.gz")
+    regions = nibabel.Nifti1Image(np.where(drawn, 2, 1).astype(np.uint8), LPS)
+    nibabel.save(regions, saros / "case_000" / "body-regions.nii.gz")
     levels, info = "case,slice,z_mm\ncase_000,1,\n", "id,tcia_collection,tcia_case_id\ncase_000,A,1\n"
     (saros / "levels.csv").write_text(levels)
     (saros / "Segmentation-Info.csv").write_text(info)
+    splits = Splits(("a",), (("b",), ("c",)), ((("c",),), (("b",),))).to_json()
 
-    (folder / "profile.yml").write_text("extends: smoke\ntraining:\n  max_steps: 7\ngrid: {sizes: [2, 4], folds: 3}\n")
-    torch.manual_seed(0)
-    network, images = NetworkSettings(backbone="resnet10", width=8, output_stride=4), ImageSettings(shape=(32, 32))
-    weights = build_fcn("resnet10", width=8, output_stride=4).state_dict()
-    save_model(folder / "model.safetensors", weights, network, images, {"cohort": "phantom"})
-    state = CheckpointFile(folder / "state.safetensors")
-    state.save({"w": torch.arange(6.0)}, {"step": 3, "curve": [1.5]})
-    _write_run(folder)
-    (folder / "archive").mkdir()
-    (folder / "archive" / "scores.csv").write_text("setting,dice\na,0.5\n")
-    about = {"measured": "2026-01-02", "provenance": {**provenance(), "commit": "a" * 40}}
-    (folder / "archive" / "provenance.json").write_text(json.dumps(about))
-    (folder / "phantom.json").write_text('{"people": [{"patient_id": "P1", "sex": "F"}]}')
-    torch.save({"conv1.weight": torch.ones(2, 3)}, folder / "weights.pth")
+    def outlines(name: str, of: object) -> Callable[[Path], dict]:
+        def read(at: Path) -> dict:
+            file = open_outlines(at / name, name)
+            file.slices([of])
+            return file.masks(of)
+
+        return read
+
+    def first_plane(name: str) -> Callable[[Path], tuple]:
+        def read(at: Path) -> tuple:
+            volume = Volume(at / name, name)
+            return volume.stored_grid(0).spacing, volume.hu(0)
+
+        return read
 
     def of(*names: str) -> tuple[bytes, ...]:
         return tuple((folder / name).read_bytes() for name in names)
 
-    def same_masks(sound: dict, found: dict) -> bool:
-        return all(mask.shape == SHAPE and mask.dtype == bool for mask in found.values())
+    def checked(name: str) -> Callable[[Path], list]:
+        return lambda at: list(check_folder(at / name).lines())
 
-    in_run = "run/experiments/abc/"
+    def picture(at: Path) -> dict:
+        return Picture(at / "mask.png", "mask.png").masks(plane)
+
+    regions_file = "saros/case_000/body-regions.nii.gz"
     return {
-        "ct": Reader("ct.dcm", lambda at: dicom.read_ct_slice(at / "ct.dcm"), slices, _same_slice),
-        "rtstruct": Reader("rt.dcm", lambda at: read_masks(at / "rt.dcm", ct, "rt.dcm"), of("rt.dcm"), same_masks),
-        "seg": Reader("seg.dcm", lambda at: read_masks(at / "seg.dcm", ct, "seg.dcm"), of("seg.dcm"), same_masks),
-        "nifti": Reader("image.nii", lambda at: _volume(at, "image.nii"), of("image.nii")),
-        "nifti-gz": Reader("image.nii.gz", lambda at: _volume(at, "image.nii.gz"), of("image.nii.gz", "image2.nii.gz")),
-        "nifti-mask": Reader(
-            "mask.nii", lambda at: nifti_mask(at / "mask.nii", grid, "mask.nii"), (_unpacked(folder / "mask.nii.gz"),)
+        "ct": Reader("ct.dcm", lambda at: read_ct_slice(at / "ct.dcm"), slices, _same_pixels),
+        "rtstruct": Reader("rt.dcm", outlines("rt.dcm", ct), of("rt.dcm"), _same_contours),
+        "seg": Reader("seg.dcm", outlines("seg.dcm", ct), of("seg.dcm"), _same_frames),
+        "nifti": Reader("image.nii", first_plane("image.nii"), of("image.nii"), _same_voxels),
+        "nifti-gz": Reader(
+            "image.nii.gz", first_plane("image.nii.gz"), of("image.nii.gz", "image2.nii.gz"), _same_voxels
         ),
-        "png": Reader("mask.png", lambda at: png_mask(at / "mask.png", pixels, "mask.png"), of("mask.png")),
+        "nifti-mask": Reader("mask.nii", outlines("mask.nii", plane), of("mask.nii")),
+        "png": Reader("mask.png", picture, of("mask.png")),
         "cohort-csv": Reader("chosen/cohort.csv", lambda at: read_choices(at / "chosen"), (table.encode(),)),
-        "cohort-folder": Reader("chosen/cohort.csv", lambda at: check_folder(at / "chosen").refused, (table.encode(),)),
-        "saros-levels": Reader("saros/levels.csv", lambda at: check_folder(at / "saros"), (levels.encode(),)),
-        "saros-info": Reader("saros/Segmentation-Info.csv", lambda at: check_folder(at / "saros"), (info.encode(),)),
-        "saros-regions": Reader(
-            "saros/case_000/body-regions.nii.gz",
-            lambda at: check_folder(at / "saros"),
-            of("saros/case_000/body-regions.nii.gz"),
+        "cohort-folder": Reader("chosen/cohort.csv", checked("chosen"), (table.encode(),)),
+        "saved-cohort": Reader("cohort.npz", lambda at: Cohort.load(at / "cohort.npz"), of("cohort.npz")),
+        "saros-levels": Reader("saros/levels.csv", checked("saros"), (levels.encode(),)),
+        "saros-info": Reader("saros/Segmentation-Info.csv", checked("saros"), (info.encode(),)),
+        "saros-regions": Reader(regions_file, checked("saros"), of(regions_file)),
+        "splits": Reader(
+            "splits.json",
+            lambda at: Splits.from_json((at / "splits.json").read_bytes().decode("latin-1")),
+            (splits.encode(),),
         ),
-        "profile": Reader("profile.yml", lambda at: load_profile(str(at / "profile.yml")), of("profile.yml")),
-        "model": Reader(
-            "model.safetensors",
-            lambda at: load_model(_reseal_tensors(at / "model.safetensors")),
-            of("model.safetensors"),
-        ),
-        "checkpoint": Reader(
-            "state.safetensors",
-            lambda at: CheckpointFile(_reseal_tensors(at / "state.safetensors")).load(),
-            of("state.safetensors"),
-        ),
-        "store-record": Reader(in_run + "record.json", _record, of(in_run + "record.json")),
-        "store-table": Reader(
-            in_run + "scores.parquet",
-            _resealed("scores.parquet", lambda store: store.table("experiments", "abc", "scores")),
-            of(in_run + "scores.parquet"),
-        ),
-        "store-arrays": Reader(
-            in_run + "predictions.npz",
-            _resealed("predictions.npz", lambda store: store.arrays("experiments", "abc", "predictions")),
-            of(in_run + "predictions.npz"),
-        ),
-        "store-weights": Reader(
-            in_run + "weights.safetensors",
-            _resealed("weights.safetensors", lambda store: store.weights("experiments", "abc")),
-            of(in_run + "weights.safetensors"),
-        ),
-        "plan": Reader("run/plan.json", _results, of("run/plan.json")),
-        "splits": Reader("run/splits.json", _results, of("run/splits.json")),
-        "failures": Reader("run/failed.json", _results, of("run/failed.json")),
-        "archive-provenance": Reader(
-            "archive/provenance.json", lambda at: open_archive("archive", at), of("archive/provenance.json")
-        ),
-        "archive-scores": Reader(
-            "archive/scores.csv", lambda at: open_archive("archive", at), of("archive/scores.csv")
-        ),
-        "phantom-people": Reader("phantom.json", people_of, of("phantom.json")),
-        "published-weights": Reader("weights.pth", _published, of("weights.pth")),
     }
-
-
-def _unpacked(path: Path) -> bytes:
-    import gzip
-
-    return gzip.decompress(path.read_bytes())

@@ -308,10 +308,11 @@ def train(
     """Train a segmenter on a few outlined slices of your own, and estimate how good it is."""
     from l3muscle.phantom.patients import people_of
     from l3muscle.profile import load_profile
-    from l3muscle.segmenter.train import check_own, require_enough, train_own
+    from l3muscle.segmenter.checks import check_training_folder, require_enough
+    from l3muscle.segmenter.train import train_segmenter
 
     settings = load_profile(profile)
-    report, findings = check_own(folder)
+    report, findings = check_training_folder(folder)
     for line in findings:
         say(line)
     patients = len({patient.patient_id for patient in report.usable})
@@ -323,7 +324,7 @@ def train(
     if check_only:
         return
     with _counter("train", unit="model") as show:
-        model = train_own(
+        model = train_segmenter(
             slices,
             out,
             settings,
@@ -371,7 +372,7 @@ def segment(
     ] = None,
     overlays: Annotated[bool, typer.Option(help="Write a picture of each slice beside the contact sheets.")] = True,
 ) -> None:
-    """Outline muscle in CT slices, measure its area and density, and say which outlines to look at first."""
+    """Outline muscle in CT slices, measure its area and density, and say which outlines to review first."""
     from l3muscle.segmenter.model_file import load_model
     from l3muscle.segmenter.segment import read_heights, segment_slices
 
@@ -388,14 +389,14 @@ def segment(
             on_slice=show,
         )
     measures = outcome.measures
-    numbers = measures.drop(columns="reasons").dropna(axis=1, how="all")
+    numbers = measures.drop(columns=["reasons", "source", "sop_instance_uid"]).dropna(axis=1, how="all")
     say(numbers.to_string(index=False, float_format=lambda value: f"{value:.2f}"))
-    for row in measures[measures["look_first"]].itertuples():
-        say(f"look first: {row.slice}: {row.reasons}")
-    if outcome.masks:
-        say(f"{outcome.masks} outline files in the folders were passed over")
+    for row in measures[measures["review_first"]].itertuples():
+        say(f"review first: {row.slice}: {row.reasons}")
+    for note in outcome.notes:
+        say(note)
     say(
-        f"{len(measures)} slices, {int(measures['look_first'].sum())} to look at first: "
+        f"{len(measures)} slices, {int(measures['review_first'].sum())} to review first: "
         f"masks, overlays, contact sheets and measures.csv in {out}"
     )
     if segmenter.about.get("cohort") == "phantom":

@@ -5,15 +5,16 @@ only warns of a name that is not there. The kernel remembers the text of both ce
 """
 
 import ast
-from typing import Any
+from typing import Annotated, Any
 
 from IPython import get_ipython
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from l3muscle.errors import L3MuscleError
 
 DOCUMENTED = "# Parameters of this notebook"  # first line of the cell that lists them, with their types
 INJECTED = "# Parameters\n"  # first line of papermill's own cell
+Level = Annotated[float, Field(gt=0, lt=1)]  # of a test
 TYPES = {
     "str": str,
     "int": int,

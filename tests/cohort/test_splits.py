@@ -1,9 +1,12 @@
-"""Splits: who trains, validates and is held out."""
+"""Splits: who trains, validates and is held out, whatever the cohort's size, the folds, the subsets and the seed."""
 
-import json
+from collections import Counter
+from itertools import combinations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from l3muscle.cohort import Cohort
 from l3muscle.cohort.splits import Splits, SplitsError, make_splits
@@ -15,90 +18,137 @@ FROZEN = (
     (("P003", "P010", "P006"), ("P006", "P011", "P010")),
 )
 SIZES = (5, 10, 25, 50, 75, 100, 125)
+quick = settings(max_examples=60, deadline=None, derandomize=True)
 
 
-def cohort_of(patients: int, observed: int) -> Cohort:
+def named_cohort(ids: list[str], observed: list[str]) -> Cohort:
     """A cohort whose pictures are one pixel, as splits look at names only."""
-    ids = tuple(f"P{i:03d}" for i in range(patients))
-    pixel = np.zeros((patients, 1, 1))
-    outlines = {patient: {"observer 01": np.ones((1, 1), bool)} for patient in ids[patients - observed :]}
-    return Cohort(pixel.astype(np.int16), pixel.astype(bool), np.ones((patients, 2)), ids, outlines)
+    pixel = np.zeros((len(ids), 1, 1))
+    outlines = {patient: {"observer 01": np.ones((1, 1), bool)} for patient in observed}
+    return Cohort(pixel.astype(np.int16), pixel.astype(bool), np.ones((len(ids), 2)), tuple(ids), outlines)
 
 
-@pytest.fixture(scope="module")
-def splits() -> Splits:
-    return make_splits(cohort_of(204, 37))
+@st.composite
+def asked(draw):
+    """A cohort and arguments of `make_splits` that fit it."""
+    folds, subsets = draw(st.integers(2, 6)), draw(st.integers(1, 3))
+    learners = draw(st.integers(2 * folds, 60))
+    held_out = draw(st.integers(1, 12))
+    letters = st.text("abcXYZ0189-._ é", min_size=1, max_size=6)
+    ids = draw(st.lists(letters, min_size=learners + held_out, max_size=learners + held_out, unique=True))
+    observed = ids[: draw(st.sampled_from((0, 1, held_out // 2, held_out)))]
+    smallest = learners - -(-learners // folds)  # what is left when the largest fold is left out
+    sizes = sorted(draw(st.sets(st.integers(1, smallest), min_size=1, max_size=4)) | {smallest})
+    arguments = {"sizes": sizes, "folds": folds, "subsets": subsets, "test_patients": held_out}
+    return named_cohort(ids, observed), {**arguments, "seed": draw(st.integers(0, 2**32))}
 
 
-def test_numbers_are_the_papers(splits):
-    assert len(splits.test_ids) == 37
-    assert sorted(len(fold) for fold in splits.folds) == [41, 42, 42, 42]
-    assert min(len(order) for orders in splits.orders for order in orders) == 125
+@quick
+@given(asked())
+def test_every_patient_has_one_role_in_every_fold(case):
+    cohort, arguments = case
+    splits = make_splits(cohort, **arguments)
+    everyone = set(cohort.patient_ids)
+    assert len(splits.test_ids) == arguments["test_patients"] == len(set(splits.test_ids))
+    for one, other in combinations(splits.folds, 2):
+        assert not set(one) & set(other)
+    for fold in range(arguments["folds"]):
+        for subset in range(arguments["subsets"]):
+            training = splits.training_ids(fold, subset, max(arguments["sizes"]))
+            roles = [*training, *splits.validation_ids(fold), *splits.test_ids]
+            assert len(roles) == len(set(roles))
+            whole = splits.orders[fold][subset]
+            assert sorted([*whole, *splits.validation_ids(fold), *splits.test_ids]) == sorted(everyone)
 
 
-def test_everyone_is_in_one_place(splits):
-    everyone = [*splits.test_ids, *(patient for fold in splits.folds for patient in fold)]
-    assert len(everyone) == len(set(everyone)) == 204
+@quick
+@given(asked())
+def test_folds_are_as_even_as_they_can_be_and_validate_everyone_once(case):
+    cohort, arguments = case
+    splits = make_splits(cohort, **arguments)
+    lengths = [len(fold) for fold in splits.folds]
+    assert len(lengths) == arguments["folds"]
+    assert max(lengths) - min(lengths) <= 1
+    validated = Counter(patient for fold in range(arguments["folds"]) for patient in splits.validation_ids(fold))
+    assert validated == Counter(set(cohort.patient_ids) - set(splits.test_ids))
 
 
-@pytest.mark.parametrize("fold", range(4))
-def test_training_never_meets_validation_or_test(splits, fold):
-    for subset in range(2):
-        largest = set(splits.training_ids(fold, subset, 125))
-        assert len(largest) == 125
-        assert not largest & set(splits.validation_ids(fold))
-        assert not largest & set(splits.test_ids)
+@quick
+@given(asked())
+def test_each_training_set_begins_every_larger_one(case):
+    cohort, arguments = case
+    splits = make_splits(cohort, **arguments)
+    for fold in range(arguments["folds"]):
+        for subset in range(arguments["subsets"]):
+            drawn = [splits.training_ids(fold, subset, size) for size in arguments["sizes"]]
+            assert [len(ids) for ids in drawn] == arguments["sizes"]
+            assert all(larger[: len(smaller)] == smaller for smaller, larger in combinations(drawn, 2))
 
 
-def test_smaller_sets_lie_inside_larger_ones(splits):
-    for fold in range(4):
-        for subset in range(2):
-            nested = [set(splits.training_ids(fold, subset, size)) for size in SIZES]
-            assert [len(chosen) for chosen in nested] == list(SIZES)
-            assert all(small < large for small, large in zip(nested, nested[1:], strict=False))
-
-
-def test_subsets_are_independent_draws(splits):
-    assert set(splits.training_ids(0, 0, 25)) != set(splits.training_ids(0, 1, 25))
-
-
-def test_those_whom_observers_outlined_are_held_out(splits):
-    assert splits.test_ids == tuple(f"P{i:03d}" for i in range(167, 204))
-
-
-def test_without_observers_the_test_set_is_drawn():
-    drawn = make_splits(cohort_of(204, 0))
-    assert len(drawn.test_ids) == 37
-    assert drawn.test_ids != tuple(f"P{i:03d}" for i in range(167, 204))
-
-
-def test_seed_decides_and_the_order_of_patients_does_not():
-    cohort = cohort_of(60, 10)
-    shuffled = Cohort(cohort.images, cohort.masks, cohort.spacing, cohort.patient_ids[::-1], cohort.observers)
-    small = {"sizes": (5, 10)}
-    assert make_splits(cohort, **small) == make_splits(shuffled, **small)
-    assert make_splits(cohort, **small, seed=1) != make_splits(cohort, **small)
-
-
-def test_json_brings_back_the_same(splits):
+@quick
+@given(asked(), st.randoms(use_true_random=False))
+def test_the_seed_and_the_names_decide_and_nothing_else(case, random):
+    cohort, arguments = case
+    splits = make_splits(cohort, **arguments)
+    names, observed = list(cohort.patient_ids), list(cohort.observers)
+    random.shuffle(names)
+    random.shuffle(observed)
+    assert make_splits(named_cohort(names, observed), **arguments) == splits
+    assert make_splits(cohort, **{**arguments, "sizes": [1]}) == splits
     assert Splits.from_json(splits.to_json()) == splits
 
 
-def test_sizes_that_do_not_fit_are_named():
-    with pytest.raises(SplitsError, match=r"training set of 125 does not fit: 50 patients in 4 folds leave 37"):
-        make_splits(cohort_of(60, 10))
+@quick
+@given(asked())
+def test_observed_patients_are_held_out_and_one_size_more_is_refused(case):
+    cohort, arguments = case
+    splits = make_splits(cohort, **arguments)
+    assert set(cohort.observers) <= set(splits.test_ids)
+    try:
+        make_splits(cohort, **{**arguments, "sizes": [max(arguments["sizes"]) + 1]})
+    except SplitsError as error:
+        assert f"leave {max(arguments['sizes'])} to train on" in str(error)
+    else:
+        raise AssertionError("a training set larger than every patient left was accepted")
 
 
-def test_too_few_patients():
-    with pytest.raises(SplitsError, match="too few for 4 folds"):
-        make_splits(cohort_of(12, 6), sizes=(2,))
-    with pytest.raises(SplitsError, match="too few to hold out 37"):
-        make_splits(cohort_of(20, 0), sizes=(2,))
+def test_seeds_and_subsets_draw_apart_and_favour_nobody():
+    """Over many seeds every patient is held out, validates in each fold and comes first about equally often."""
+    ids = [f"P{index:02d}" for index in range(20)]
+    held, first, fold_of = Counter(), Counter(), Counter()
+    repeats = 600
+    for seed in range(repeats):
+        splits = make_splits(named_cohort(ids, []), sizes=(5,), folds=4, subsets=2, seed=seed, test_patients=4)
+        held.update(splits.test_ids)
+        first.update(order[0] for orders in splits.orders for order in orders)
+        fold_of.update((patient, fold) for fold, part in enumerate(splits.folds) for patient in part)
+        assert all(one != other for orders in splits.orders for one, other in combinations(orders, 2))
+    for counts, places, expected in ((held, 20, 0.2), (first, 20, 8 / 20), (fold_of, 80, 0.2)):
+        assert len(counts) == places
+        spread = 5 * np.sqrt(repeats * expected)  # five standard deviations of a Poisson count
+        assert all(abs(count - repeats * expected) < spread for count in counts.values())
 
 
-def test_a_size_outside_the_order_is_a_mistake(splits):
-    with pytest.raises(ValueError, match="n_train must be from 1"):
-        splits.training_ids(0, 0, 0)
+def cohort_of(patients: int, observed: int) -> Cohort:
+    ids = [f"P{i:03d}" for i in range(patients)]
+    return named_cohort(ids, ids[patients - observed :])
+
+
+def test_numbers_are_the_papers():
+    splits = make_splits(cohort_of(204, 37))
+    assert splits.test_ids == tuple(f"P{i:03d}" for i in range(167, 204))
+    assert sorted(len(fold) for fold in splits.folds) == [41, 42, 42, 42]
+    assert min(len(order) for orders in splits.orders for order in orders) == 125
+    assert {len(orders) for orders in splits.orders} == {2}
+    asked = {"sizes": SIZES, "folds": 4, "subsets": 2, "seed": 0, "test_patients": 37}
+    assert splits == make_splits(cohort_of(204, 37), **asked)
+
+
+@pytest.mark.parametrize("observed", [0, 1, 36])
+def test_where_observers_outlined_few_others_are_held_out_besides(observed):
+    splits = make_splits(cohort_of(204, observed))
+    assert len(splits.test_ids) == 37
+    assert {f"P{i:03d}" for i in range(204 - observed, 204)} <= set(splits.test_ids)
 
 
 def test_a_seed_means_the_same_patients_for_ever():
@@ -109,10 +159,23 @@ def test_a_seed_means_the_same_patients_for_ever():
     assert tuple(order[:3] for order in drawn.orders[0]) == FROZEN[2]
 
 
-def test_by_default_there_are_two_subsets_and_no_one_is_left_without_training():
-    assert {len(orders) for orders in make_splits(cohort_of(204, 37)).orders} == {2}
-    with pytest.raises(SplitsError, match="^12 patients are too few to hold out 12$"):
-        make_splits(cohort_of(12, 0), sizes=(2,), test_patients=12)
+@pytest.mark.parametrize(
+    ("patients", "arguments", "reason"),
+    [
+        (20, {}, "^20 patients are too few to hold out 37$"),
+        (12, {"test_patients": 12}, "^12 patients are too few to hold out 12$"),
+        (12, {"test_patients": 11}, "^1 patients besides the test set are too few for 4 folds$"),
+        (11, {"test_patients": 4}, "^7 patients besides the test set are too few for 4 folds$"),
+        (
+            15,
+            {"test_patients": 5, "sizes": (2, 8, 7)},
+            "^a training set of 8 does not fit: 10 patients in 4 folds leave 7",
+        ),
+    ],
+)
+def test_cohorts_that_are_too_small_are_named(patients, arguments, reason):
+    with pytest.raises(SplitsError, match=reason):
+        make_splits(cohort_of(patients, 0), **{"sizes": (2,), **arguments})
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"test_ids": 3}', "[" * 100_000])
@@ -121,42 +184,10 @@ def test_text_that_holds_no_splits_is_refused(text):
         Splits.from_json(text)
 
 
-def test_a_training_set_is_from_one_patient_to_all_of_its_order(splits):
+def test_a_training_set_is_from_one_patient_to_all_of_its_order():
+    splits = make_splits(cohort_of(204, 37))
     order = splits.orders[2][1]
-    assert splits.training_ids(2, 1, 1) == order[:1]
-    assert splits.training_ids(2, 1, len(order)) == order
+    assert splits.training_ids(2, 1, 1) == order[:1] and splits.training_ids(2, 1, len(order)) == order
     for n_train in (-1, 0, len(order) + 1):
         with pytest.raises(ValueError, match=rf"^n_train must be from 1 to {len(order)}, not {n_train}$"):
             splits.training_ids(2, 1, n_train)
-
-
-def test_two_patients_a_fold_are_the_least_and_one_must_be_left_besides_the_test_set():
-    least = make_splits(cohort_of(12, 4), sizes=(1,))
-    assert [len(fold) for fold in least.folds] == [2, 2, 2, 2]
-    with pytest.raises(SplitsError, match="^7 patients besides the test set are too few for 4 folds$"):
-        make_splits(cohort_of(11, 4), sizes=(1,))
-    # Eleven of twelve can be held out, but then one is too few to train on.
-    with pytest.raises(SplitsError, match="^1 patients besides the test set are too few for 4 folds$"):
-        make_splits(cohort_of(12, 0), sizes=(1,), test_patients=11)
-
-
-def test_the_largest_size_may_be_as_large_as_the_smallest_training_set():
-    fits = make_splits(cohort_of(15, 5), sizes=(7, 2))  # folds of 3, 3, 2 and 2 patients leave 7, 7, 8 and 8
-    assert [len(fits.orders[fold][0]) for fold in range(4)] == [7, 7, 8, 8]
-    with pytest.raises(SplitsError, match="^a training set of 8 does not fit: 10 patients in 4 folds leave 7 to"):
-        make_splits(cohort_of(15, 5), sizes=(2, 8, 7))
-
-
-def test_by_default_a_study_is_the_papers():
-    asked = {"sizes": SIZES, "folds": 4, "subsets": 2, "seed": 0, "test_patients": 37}
-    for cohort in (cohort_of(204, 37), cohort_of(204, 0)):
-        assert make_splits(cohort) == make_splits(cohort, **asked)
-
-
-def test_the_text_of_splits_is_json_with_their_three_parts():
-    drawn = make_splits(cohort_of(12, 0), sizes=(4,), test_patients=3, seed=7)
-    content = json.loads(drawn.to_json())
-    assert list(content) == ["test_ids", "folds", "orders"]
-    assert tuple(content["test_ids"]) == drawn.test_ids
-    assert tuple(map(tuple, content["folds"])) == drawn.folds
-    assert len(drawn.to_json().splitlines()) > 12  # a line a patient: readable, and small to compare

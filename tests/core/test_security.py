@@ -17,7 +17,9 @@ from fuzzed_readers import readers
 from torchvision.models import ResNet50_Weights
 
 from l3muscle import cli
-from l3muscle.cohort import dicom
+from l3muscle.cohort.ct import read_ct_slice, write_ct_slice
+from l3muscle.cohort.files import NOT_DATA
+from l3muscle.cohort.rtstruct import write_rtstruct
 from l3muscle.errors import L3MuscleError
 from l3muscle.pretext import pretrained
 from l3muscle.profile import NATURAL_TASKS, _PlainLoader, load_profile
@@ -188,7 +190,7 @@ def named_slice(tmp_path) -> Path:
     body = np.where(np.hypot(rows - 32, columns - 32) < 24, 50, -1000)
     folder = tmp_path / "in"
     folder.mkdir()
-    dicom.write_ct_slice(folder / "slice.dcm", body, (3, 3), patient_id="P1")
+    write_ct_slice(folder / "slice.dcm", body, (3, 3), patient_id="P1")
     dataset = pydicom.dcmread(folder / "slice.dcm")
     for keyword, value in CANARIES.items():
         setattr(dataset, keyword, value)
@@ -230,8 +232,8 @@ def test_segmenting_repeats_no_identity(named_slice, tmp_path, finished, run):
 
 
 def test_checking_and_showing_a_cohort_repeat_no_identity(named_slice, tmp_path, run):
-    ct = dicom.read_ct_slice(named_slice)
-    dicom.write_rtstruct(named_slice.with_name("rt.dcm"), {"expert": ct.hu > 0}, ct)
+    ct = read_ct_slice(named_slice)
+    write_rtstruct(named_slice.with_name("rt.dcm"), {"expert": ct.hu > 0}, ct)
     broken = pydicom.dcmread(named_slice)
     broken.PatientID, broken.SOPInstanceUID, broken.RescaleSlope = "P2", f"{ct.sop_instance_uid}.1", "0"
     broken.save_as(named_slice.with_name("Canaryfamily 19310203.dcm"))
@@ -263,7 +265,7 @@ def test_a_study_of_named_slices_repeats_no_identity(tmp_path, tiny, run):
         tmp_path / "cohort", patients=settings.patients, seed=0, size=128, test_patients=settings.test_patients
     )
     for path in (tmp_path / "cohort").rglob("*"):
-        if path.is_file() and path.suffix.lower() not in dicom.NOTES:
+        if path.is_file() and path.suffix.lower() not in NOT_DATA:
             dataset = pydicom.dcmread(path)
             for keyword, value in CANARIES.items():
                 setattr(dataset, keyword, value)

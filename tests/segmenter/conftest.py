@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l3muscle.cohort import Patient, dicom
+from l3muscle.cohort import Patient
+from l3muscle.cohort.ct import read_ct_slice, write_ct_slice
+from l3muscle.cohort.rtstruct import write_rtstruct
 from l3muscle.phantom.patients import phantom_slice
 from l3muscle.segmenter.train import TrainedSegmenter, train_segmenter
 
@@ -25,9 +27,9 @@ def write() -> Writer:
     def written(folder: Path, patient: Patient, *, position_mm: float = 0.0, outlined: bool = False) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{patient.patient_id}-{position_mm:g}.dcm"
-        dicom.write_ct_slice(path, patient.hu, patient.spacing, patient_id=patient.patient_id, position_mm=position_mm)
+        write_ct_slice(path, patient.hu, patient.spacing, patient_id=patient.patient_id, position_mm=position_mm)
         if outlined:
-            dicom.write_rtstruct(path.with_suffix(".rt.dcm"), {"expert": patient.expert}, dicom.read_ct_slice(path))
+            write_rtstruct(path.with_suffix(".rt.dcm"), {"expert": patient.expert}, read_ct_slice(path))
         return path
 
     return written

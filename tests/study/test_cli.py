@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from l3muscle import cli
-from l3muscle.cohort import dicom, load_cohort
+from l3muscle.cohort import load_cohort
+from l3muscle.cohort.ct import read_ct_slice
 from l3muscle.models import build_fcn
 from l3muscle.profile import ImageSettings, NetworkSettings
 from l3muscle.segmenter.model_file import load_model, save_model
@@ -88,7 +89,7 @@ def test_segment_writes_mask_overlay_and_measures(run, finished, model, tmp_path
     measures = measures.sort_values("slice")
     segmenter = load_model(model)
     for row, path in zip(measures.itertuples(), slices, strict=True):
-        ct = dicom.read_ct_slice(path)
+        ct = read_ct_slice(path)
         mask = segmenter.predict(ct.hu, ct.spacing)
         assert row.sma_cm2 == pytest.approx(mask.sum() * np.prod(ct.spacing) / 100, abs=1e-3)
         assert Image.open(tmp_path / "out" / f"{row.slice}.png").size == (256, 256)

@@ -1,7 +1,6 @@
 """The playground: trains as the study does, stops when told, compares, and leaves a stored study as it was."""
 
 import hashlib
-import json
 import shutil
 import tempfile
 from copy import deepcopy
@@ -24,7 +23,6 @@ USUAL = Choice("segmentation", 2, 0, 0, 0, steps=6, learning_rate=0.01, augmenta
 
 
 def train_with(play: Playground):
-    """The notebook's own function, as its cell defines it."""
     names = {"play": play}
     exec(next(cell.source for cell in nbformat.read(NOTEBOOK, 4).cells if "def train(" in cell.source), names)
     return names["train"]
@@ -35,7 +33,6 @@ def fit_with(play: Playground, **changes) -> Fit:
 
 
 def state(folder: Path) -> dict[str, str]:
-    """Every file and folder below a folder, with the files' hashes."""
     return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else "" for p in folder.rglob("*")}
 
 
@@ -62,8 +59,9 @@ def test_a_training_with_the_studys_settings_is_the_studys(play, runs):
     # The tiny study validates every third step, the playground every one.
     np.testing.assert_allclose(stored["train_loss"], [np.mean(losses[:3]), np.mean(losses[3:])], rtol=1e-5)
     np.testing.assert_allclose(stored["validation_loss"], [validation[2], validation[5]], rtol=1e-5)
-    row = play.outcome(USUAL, fitted.weights, fitted.curve)
-    assert row["study_dice"] == pytest.approx(results.scores().query(same)["dice"].mean())
+    assert play.outcome(USUAL, fitted.weights, fitted.curve)["study_dice"] == pytest.approx(
+        results.scores().query(same)["dice"].mean()
+    )
 
 
 def test_every_setting_counts(play):
@@ -72,17 +70,14 @@ def test_every_setting_counts(play):
     axes = {"source_task": "random", "n_train": 3, "fold": 1, "repeat": 1}
     for name, value in {**axes, "learning_rate": 0.02, "augmentation": 2.0}.items():
         assert fit_with(play, **{name: value}).curve != base, name
-    assert len(fit_with(play, steps=4).curve) == 4
     none = play.study_with(replace(USUAL, augmentation=0.0)).profile.augmentation
     assert (none.flip_probability, none.rotation_degrees, none.scale, none.elastic_shift) == (0, 0, 0, 0)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "range_"), [("n_train", 6, "1 to 5"), ("learning_rate", 0.0, "0.0001 to 1.0")]
-)
-def test_what_cannot_be_trained_is_refused(play, name, value, range_):
-    with pytest.raises(PlaygroundError, match=f"{name} = {value}: from {range_} can be trained here"):
-        Panel(play, train_with(play), replace(USUAL, **{name: value}))
+def test_what_cannot_be_trained_is_refused(play):
+    for name, value, span in (("n_train", 6, "1 to 5"), ("fold", 2, "0 to 1"), ("learning_rate", 0.0, "0.0001 to 1.0")):
+        with pytest.raises(PlaygroundError, match=f"{name} = {value}: from {span} can be trained here"):
+            Panel(play, train_with(play), replace(USUAL, **{name: value}))
 
 
 def test_damaged_source_weights_are_told_and_left_where_they_are(finished, runs, tmp_path):
@@ -98,7 +93,7 @@ def test_damaged_source_weights_are_told_and_left_where_they_are(finished, runs,
 def test_without_a_study_a_small_phantom_is_drawn_and_nothing_is_left(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    (tmp_path / "own.yml").write_text(json.dumps({**tiny.model_dump(mode="json"), "name": "own"}))
+    (tmp_path / "own.yml").write_text(tiny.model_copy(update={"name": "own"}).model_dump_json())
     play = open_playground(str(tmp_path / "own.yml"), tmp_path / "runs")
     assert "Drawing a small phantom cohort: 14 patients." in capsys.readouterr().out
     assert fit_with(play, source_task="reconstruction").curve != fit_with(play, source_task="random").curve
@@ -106,13 +101,13 @@ def test_without_a_study_a_small_phantom_is_drawn_and_nothing_is_left(tiny, tmp_
 
 
 def test_the_panel_trains_what_is_chosen_and_compares_its_runs(panel):
-    assert 'alt="loss; PHANTOM-' in panel.picture.value and panel.playground.about in panel.status.value
     run(panel)
-    panel.controls["n_train"].value, panel.controls["source_task"].value = 1000, "random"
+    panel.watch.value, panel.controls["n_train"].value, panel.controls["source_task"].value = 2, 1000, "random"
+    assert f'alt="loss; {panel.playground.prepared.test_ids[2]}, test slice"' in panel.picture.value
     run(panel)
     table = panel.comparison()
-    assert list(table["n_train"]) == [2, 5], "held to what the cohort allows"
-    assert list(table["source_task"]) == ["segmentation", "random"] and list(table["steps"]) == [6, 6]
+    # Held to what the cohort allows.
+    assert list(table["n_train"]) == [2, 5] and list(table["source_task"]) == ["segmentation", "random"]
     assert f"{table['test_dice'].max():.3f}" in panel.table.value and "–" in panel.table.value
     assert "Run 2: mean Dice" in panel.status.value and "test slice: Dice" in panel.picture.value
     assert not panel.train_button.disabled and panel.stop_button.disabled
@@ -138,21 +133,20 @@ def test_a_stopped_training_is_scored_with_its_best_weights_and_shows_the_steps_
     assert "after 3 steps (stopped by hand)" in panel.status.value
 
 
-def test_a_training_that_fails_says_why_and_another_may_begin(panel):
+def test_a_training_that_fails_says_why(panel):
     def fail(choice, show):
         raise TrainingError("the loss is <not> finite at step 1")
 
     panel.train = fail
     run(panel)
-    assert "Not trained: the loss is &lt;not&gt; finite at step 1" in panel.status.value
-    assert not panel.rows and not panel.train_button.disabled
+    assert "Not trained: the loss is &lt;not&gt; finite at step 1" in panel.status.value and not panel.rows
 
 
 def test_the_notebook_trains_by_itself_and_writes_nothing_into_the_runs(finished, runs, tmp_path):
-    before = state(runs)
+    before, out = state(runs), str(tmp_path / "out.ipynb")
     chosen = {"profile": "smoke", "runs": str(runs), "n_train": 4, "steps": 4, "augmentation": 0.0}
-    executed = papermill.execute_notebook(str(NOTEBOOK), str(tmp_path / "out.ipynb"), chosen, progress_bar=False)
+    executed = papermill.execute_notebook(str(NOTEBOOK), out, chosen, progress_bar=False)
     shown = [output.get("data", {}) for cell in executed.cells for output in cell.get("outputs", [])]
-    assert sum("image/svg+xml" in data for data in shown) == 1, "one picture that was drawn anew"
+    assert sum("image/svg+xml" in data for data in shown) == 1, "one picture, drawn anew"
     assert any("study_dice" in data.get("text/html", "") for data in shown)
     assert state(runs) == before

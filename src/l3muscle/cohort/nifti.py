@@ -1,35 +1,39 @@
-"""Axial planes of NIfTI volumes, as DICOM shows them: anterior at the top, the patient's right on the left.
+"""Axial planes of NIfTI volumes, and masks as NIfTI.
 
-The header is read by whitelist and before anything is allocated. Spacing and orientation come from the affine alone;
-nothing is resampled, and axes are only reordered.
+The header is checked before anything is allocated. Spacing and orientation come from the affine alone, which qform and
+sform have to agree on; nothing is resampled. Planes have the numbers that the file stores them under, from 0.
 """
 
 import gzip
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel
 import numpy as np
-from nibabel.arrayproxy import ArrayProxy
-from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
+from pydicom.dataset import Dataset
 
-from l3muscle.cohort.dicom import AXIAL_TOLERANCE, MAX_PIXEL_MM, MAX_SIDE, PADDING_HU
-from l3muscle.cohort.grid import Grid
+from l3muscle.cohort.ct import CTHeader, CTSlice
+from l3muscle.cohort.geometry import MAX_PIXEL_MM, MAX_SIDE, Grid
+from l3muscle.cohort.outlines import EXPERT, as_mask
+from l3muscle.cohort.pixels import as_hounsfield
 from l3muscle.errors import L3MuscleError, reason_of
 
-MAX_PLANES = 2000
+MAX_PLANES = 4000
 MAX_VOLUME_BYTES = 1 << 31
 MAX_EXTENSION_BYTES = 1 << 20  # between header and voxels
-PIECE_BYTES = 1 << 27  # what is read at once of a volume that is searched; most label maps are smaller
 SPACING_TOLERANCE = 1e-3  # of the spacing, between affine and pixdim, both in single precision
-FAT_HU = -30  # every body has tissue below; an image that has none was rescaled to something else
+FORM_TOLERANCE_MM = 0.3  # between qform and sform; both are in single precision, the one by way of a quaternion
 HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
-MILLIMETRES = ("mm", "unknown")
+GZIP = b"\x1f\x8b"
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 
 
 class NiftiError(L3MuscleError):
@@ -45,14 +49,39 @@ def _naming_damage(name: str) -> Iterator[None]:
             yield
     except NiftiError:
         raise
+    except L3MuscleError as error:
+        raise NiftiError(f"{name}: {error}") from None
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise NiftiError(f"{name}: the file is cut short or not whole") from None
-    except (HeaderDataError, KeyError):
-        raise NiftiError(f"{name}: not a NIfTI file") from None
+    except (HeaderDataError, KeyError) as error:
+        raise NiftiError(f"{name}: not a sound NIfTI header ({reason_of(error)})") from None
     except OSError as error:
         raise NiftiError(f"{name}: cannot be read ({reason_of(error)})") from None
     except Exception as error:
         raise NiftiError(f"{name}: damaged NIfTI file ({type(error).__name__})") from None
+
+
+def _open(path: Path) -> BinaryIO:
+    """A file, decompressed where it is compressed, whatever it is called."""
+    with path.open("rb") as file:
+        packed = file.read(2) == GZIP
+    return gzip.open(path, "rb") if packed else path.open("rb")
+
+
+@lru_cache(maxsize=3)
+def _voxels(path: Path, _modified_ns: int, shape: tuple[int, ...], dtype: np.dtype, offset: int) -> np.ndarray:
+    """The voxels as stored. Kept, as the planes of a volume are asked for one by one."""
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    with _open(path) as file:
+        file.seek(offset)
+        content = bytearray()
+        # In pieces, as a reader would allocate on the header's word.
+        while len(content) < size and (piece := file.read(min(1 << 24, size - len(content)))):
+            content += piece
+        if len(content) < size:
+            raise L3MuscleError("the file is cut short")
+        file.read(1)  # lets the checksum at the end be compared
+    return np.frombuffer(content, dtype).reshape(shape, order="F")
 
 
 class Volume:
@@ -64,37 +93,46 @@ class Volume:
         `.nii` or `.nii.gz`.
     name : str
         The file as messages call it.
-    axes : (str, str)
-        Where columns and rows run, as letters of the patient's directions. By default to the left and to the back.
+
+    Attributes
+    ----------
+    planes : int
+        How many axial planes there are.
 
     Raises
     ------
     NiftiError
-        If it is no NIfTI file, has more than three dimensions, states no orientation or an oblique one, units other
-        than millimetres (none stated counts as millimetres, as the standard's usual), spacings that contradict each
-        other, or sizes beyond all measure.
+        If it is no NIfTI file, has more than three dimensions, states no orientation, two of them or an oblique one,
+        units other than millimetres (none stated counts as millimetres, as the standard's usual), spacings that
+        contradict each other, or sizes beyond all measure.
     """
 
-    def __init__(self, path: Path, name: str, axes: tuple[str, str] = ("L", "P")) -> None:
-        self.name = name
-        with _naming_damage(name):
-            header = self._header(path)
-            self._check(header)
-            shape, affine = self._shape, header.get_best_affine()
-            transform = ornt_transform(io_orientation(affine), axcodes2ornt((*axes, "S")))
-            self._transform = transform
-            self._axis = int(np.flatnonzero(transform[:, 0] == 2)[0])
-            turned = LPS_TO_RAS @ affine @ inv_ornt_aff(transform, shape)
-            self.shape = tuple(int(shape[int(np.flatnonzero(transform[:, 0] == out)[0])]) for out in (1, 0))
-            self._steps, self._origin = turned[:3, :3], turned[:3, 3]
-            slope, inter = header.get_slope_inter()
-            scaling = (1.0 if slope is None else slope, inter or 0.0)
-            self._data = ArrayProxy(
-                str(path), (shape, header.get_data_dtype(), header.get_data_offset(), *scaling), mmap=False
-            )
+    def __init__(self, path: Path, name: str = "") -> None:
+        self.path, self.name = path, name or path.name
+        with _naming_damage(self.name):
+            header = self._read_header()
+            self._shape = _shape(header)
+            affine = LPS_TO_RAS @ _affine(header, self._shape)
+            self._steps, self._origin = affine[:3, :3], affine[:3, 3]
+            self._axis = int(np.argmax(np.abs(affine[2, :3]) / np.linalg.norm(affine[:3, :3], axis=0)))
+            self.planes = self._shape[self._axis]
+            slope, intercept = header.get_slope_inter()
+            self._scaling = (1.0 if slope is None else slope, intercept or 0.0)
+            self._dtype, self._offset = header.get_data_dtype(), int(header.get_data_offset())
+            self._codes = (int(header["qform_code"]), int(header["sform_code"]))
+            stored = self.stored_grid(0)
+            if max(stored.shape) > MAX_SIDE or self.planes > MAX_PLANES or max(stored.spacing) > MAX_PIXEL_MM:
+                sizes = " x ".join(map(str, self._shape))
+                raise NiftiError(f"{self.name}: {sizes} voxels of {stored.spacing} mm; no CT has such pixels")
+            if int(np.prod(self._shape, dtype=np.int64)) * self._dtype.itemsize > MAX_VOLUME_BYTES:
+                raise NiftiError(f"{self.name}: its voxels take more than {MAX_VOLUME_BYTES >> 30} GiB")
+            if not max(HEADERS) + MAX_EXTENSION_BYTES >= self._offset >= min(HEADERS):
+                raise NiftiError(f"{self.name}: its voxels begin too far behind the header")
+            upright, self.turn = stored.upright()
+            self.shape = upright.shape
 
-    def _header(self, path: Path) -> nibabel.Nifti1Header:
-        with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as file:
+    def _read_header(self) -> nibabel.Nifti1Header:
+        with _open(self.path) as file:
             block = file.read(max(HEADERS))
         for order in ("little", "big"):
             size = int.from_bytes(block[:4], order)
@@ -104,128 +142,188 @@ class Volume:
                     return header
         raise NiftiError(f"{self.name}: not a NIfTI file")
 
-    def _check(self, header: nibabel.Nifti1Header) -> None:
-        name = self.name
-        shape = tuple(int(length) for length in header.get_data_shape())
-        while len(shape) > 3 and shape[-1] == 1:
-            shape = shape[:-1]
-        self._shape = (*shape, 1) if len(shape) == 2 else shape
-        if len(self._shape) != 3 or min(self._shape) < 1:
-            raise NiftiError(f"{name}: has {' x '.join(map(str, shape))} voxels; a plane or a volume is expected")
-        dtype = header.get_data_dtype()
-        if dtype.kind not in "iufb":
-            raise NiftiError(f"{name}: holds {dtype} instead of one number a voxel")
-        if not header["sform_code"] and not header["qform_code"]:
-            raise NiftiError(f"{name}: states no orientation (qform and sform codes are 0)")
-        units = header.get_xyzt_units()[0]
-        if units not in MILLIMETRES:
-            raise NiftiError(f"{name}: its unit of length is {units}, not mm")
-        affine = header.get_best_affine()
-        steps = affine[:3, :3]
-        spacing = np.linalg.norm(steps, axis=0)
-        if not np.isfinite(affine).all() or (spacing <= 0).any() or (spacing[: len(shape)] > 100).any():
-            raise NiftiError(f"{name}: spacing of {spacing.round(4).tolist()} mm cannot be right")
-        stated = np.abs(np.asarray(header["pixdim"][1:4], dtype=float))[: len(shape)]
-        if not np.allclose(stated, spacing[: len(shape)], rtol=SPACING_TOLERANCE):
-            raise NiftiError(f"{name}: affine and pixdim state different spacings")
-        cosines = np.sort(np.abs(steps / spacing), axis=0)
-        ornt = io_orientation(affine)
-        if np.isnan(ornt).any() or (cosines[1] > AXIAL_TOLERANCE).any():
-            raise NiftiError(f"{name}: oblique; its axes do not run along the patient's")
-        axial = int(np.flatnonzero(ornt[:, 0] == 2)[0])
-        plane = [axis for axis in range(3) if axis != axial]
-        if (spacing[plane] > MAX_PIXEL_MM).any():
-            raise NiftiError(f"{name}: spacing of {spacing.round(4).tolist()} mm cannot be right")
-        if len(shape) == 2 and axial != 2:
-            raise NiftiError(f"{name}: not an axial plane")
-        if max(self._shape[axis] for axis in plane) > MAX_SIDE or self._shape[axial] > MAX_PLANES:
-            found = " x ".join(map(str, shape))
-            raise NiftiError(
-                f"{name}: {found} voxels; at most {MAX_SIDE} a side and {MAX_PLANES} axial planes are accepted"
-            )
-        item = dtype.itemsize if header.get_slope_inter() in ((None, None), (1.0, 0.0)) else 8
-        if int(np.prod(self._shape, dtype=np.int64)) * item > MAX_VOLUME_BYTES:
-            raise NiftiError(f"{name}: its voxels take more than {MAX_VOLUME_BYTES >> 30} GiB")
-        if header.get_data_offset() > max(HEADERS) + MAX_EXTENSION_BYTES:
-            raise NiftiError(f"{name}: its voxels begin too far behind the header")
-
-    @property
-    def planes(self) -> int:
-        """How many axial planes there are; they are counted from the feet."""
-        return self._shape[self._axis]
-
-    def in_order_of_file(self, index: int) -> int:
-        """The plane that has this place, from 0, along the axial axis as the file stores it."""
-        return index if self._transform[self._axis, 1] > 0 else self.planes - 1 - index
-
-    def grid(self, plane: int) -> Grid:
-        """Where a plane's pixels lie."""
+    def stored_grid(self, index: int) -> Grid:
+        """Where the pixels of a plane lie, its first axis in the file along the columns."""
+        first, second = (axis for axis in range(3) if axis != self._axis)
         spacing = np.linalg.norm(self._steps, axis=0)
         return Grid(
-            shape=self.shape,
-            spacing=(float(spacing[1]), float(spacing[0])),
-            position=self._origin + plane * self._steps[:, 2],
-            orientation=(self._steps[:, :2] / spacing[:2]).T,
+            shape=(self._shape[second], self._shape[first]),
+            spacing=(float(spacing[second]), float(spacing[first])),
+            position=self._origin + index * self._steps[:, self._axis],
+            orientation=np.stack([self._steps[:, axis] / spacing[axis] for axis in (first, second)]),
         )
 
-    def plane_at(self, grid: Grid) -> int:
-        """The plane whose pixels are those of `grid`.
+    def grid(self, index: int) -> Grid:
+        """Where the upright pixels of a plane lie."""
+        return self.stored_grid(index).upright()[0]
 
-        Raises
-        ------
-        NiftiError
-            If there is none.
-        """
-        steps = np.array([np.dot(grid.position - self._origin, s) / np.dot(s, s) for s in self._steps.T])
-        plane = int(np.clip(np.rint(steps[2]), 0, self.planes - 1))
-        if difference := grid.mismatch(self.grid(plane)):
-            raise NiftiError(f"{self.name}: {difference}")
-        return plane
+    @property
+    def locations_mm(self) -> np.ndarray:
+        """Third coordinate of each plane, mm."""
+        return self.grid(0).position[2] + np.arange(self.planes) * self._steps[2, self._axis]
 
-    def values(self, plane: int) -> np.ndarray:
-        """A plane's values, (H, W), as floats."""
+    def slice(self, index: int, patient_id: str = "") -> CTHeader:
+        """A plane as a CT slice."""
+        header = Dataset()
+        if self.planes > 1:
+            header.SliceThickness = f"{float(np.linalg.norm(self._steps[:, self._axis])):.10g}"
+        return CTHeader(
+            **vars(self.grid(index)),
+            path=self.path,
+            name=self.name if self.planes == 1 else f"{self.name}[{index}]",
+            patient_id=patient_id or SUFFIX.sub("", self.path.name),
+            stored=self.stored_grid(index),
+            turn=self.turn,
+            pixels=lambda: self.hu(index),
+            index=index,
+            header=header,
+        )
+
+    @property
+    def planes_first(self) -> np.ndarray:
+        """The voxels as stored, their axial axis first; planes are not upright."""
         with _naming_damage(self.name):
-            place = self.in_order_of_file(plane)
-            index = tuple(slice(place, place + 1) if axis == self._axis else slice(None) for axis in range(3))
-            turned = apply_orientation(np.asarray(self._data[index], dtype=np.float64), self._transform)
-            values = turned[:, :, 0].T
+            stamp = self.path.stat().st_mtime_ns
+            return np.moveaxis(_voxels(self.path, stamp, self._shape, self._dtype, self._offset), self._axis, 0)
+
+    def values(self, index: int) -> np.ndarray:
+        """A plane's values, (H, W), upright, as floats."""
+        slope, intercept = self._scaling
+        values = self.turn.apply(self.planes_first[index].T).astype(np.float64) * slope + intercept
         if not np.isfinite(values).all():
             raise NiftiError(f"{self.name}: holds values that are not finite numbers")
         return values
 
-    @cached_property
-    def annotated(self) -> tuple[int, ...]:
-        """The planes that hold anything but zeros."""
-        with _naming_damage(self.name):
-            other = tuple(axis for axis in range(3) if axis != self._axis)
-            found = np.flatnonzero((np.asanyarray(self._data) != 0).any(axis=other))
-        return tuple(sorted(self.in_order_of_file(int(place)) for place in found))
-
-    def counts(self, *values: float) -> np.ndarray:
-        """How many voxels of each plane hold each of `values`, (len(values), planes)."""
-        found = np.zeros((len(values), self.planes), dtype=np.int64)
-        other = tuple(axis for axis in range(3) if axis != self._axis)
-        length = self._shape[2]  # the axis along which the file's voxels lie in one piece
-        step = max(1, PIECE_BYTES * length // (self._data.dtype.itemsize * int(np.prod(self._shape, dtype=np.int64))))
-        with _naming_damage(self.name):
-            for start in range(0, length, step):
-                piece = np.asanyarray(self._data[:, :, start : start + step])
-                planes = slice(start, start + step) if self._axis == 2 else slice(None)
-                for row, value in zip(found, values, strict=True):
-                    row[planes] += np.count_nonzero(piece == value, axis=other)
-        return found if self.in_order_of_file(0) == 0 else found[:, ::-1]
-
-    def hu(self, plane: int) -> np.ndarray:
-        """A plane as Hounsfield units, (H, W) int16; padding below -1024 reads as -1024.
+    def hu(self, index: int) -> np.ndarray:
+        """A plane as Hounsfield units, (H, W) int16, upright; padding reads as -1024.
 
         Raises
         ------
         NiftiError
-            If the values cannot be Hounsfield units: nothing as thin as fat, nothing denser than water, or numbers
-            beyond any scanner's.
+            If the values cannot be Hounsfield units.
         """
-        values = np.rint(self.values(plane))
-        low, high = values.min(), values.max()
-        if low > FAT_HU or high <= 0 or low < -32768 or high > 32767:
-            raise NiftiError(f"{self.name}: values from {low:g} to {high:g} are not Hounsfield units of a body")
-        return np.maximum(values, PADDING_HU).astype(np.int16)
+        with _naming_damage(self.name):
+            return as_hounsfield(self.values(index))
+
+    @cached_property
+    def annotated(self) -> tuple[int, ...]:
+        """The planes that hold anything but zeros, where this is a mask.
+
+        Raises
+        ------
+        NiftiError
+            If it holds several labels, so that none of them is known to be muscle.
+        """
+        with _naming_damage(self.name):
+            slope, intercept = self._scaling
+            inside = as_mask(self.planes_first if intercept == 0 else self.planes_first * slope + intercept)
+            return tuple(int(index) for index in np.flatnonzero(inside.any(axis=(1, 2))))
+
+    def mask_on(self, grid: Grid) -> np.ndarray:
+        """The mask that this volume holds of a plane, (H, W) bool on the plane's pixels.
+
+        Raises
+        ------
+        NiftiError
+            If no plane lies there, its pixels are others, or the file is no mask.
+        """
+        with _naming_damage(self.name):
+            self.annotated  # noqa: B018 (of the whole file, as labels of other planes tell that it is no mask)
+            index = self.nearest(grid)
+            return grid.place(self.values(index) != 0, self.grid(index))
+
+    def nearest(self, grid: Grid) -> int:
+        """The plane nearest to that of `grid`."""
+        first = self.grid(0).position + np.arange(self.planes)[:, None] * self._steps[:, self._axis]
+        return int(np.argmin(np.abs(grid.heights(first))))
+
+    def image_of(self, index: int, mask: np.ndarray) -> nibabel.Nifti1Image:
+        """A mask (H, W) bool, upright, of one plane, in the file's own order of axes."""
+        stored = np.expand_dims(self.turn.undo(mask).T, self._axis).astype(np.uint8)
+        affine = np.eye(4)
+        affine[:3, :3] = self._steps
+        affine[:3, 3] = self._origin + index * self._steps[:, self._axis]
+        return nibabel.Nifti1Image(stored, LPS_TO_RAS @ affine)
+
+
+def _shape(header: nibabel.Nifti1Header) -> tuple[int, int, int]:
+    shape = tuple(int(length) for length in header.get_data_shape())
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    whole = (*shape, 1) if len(shape) == 2 else shape
+    if len(whole) != 3 or min(whole) < 1:
+        raise L3MuscleError(f"has {' x '.join(map(str, shape))} voxels; a plane or a volume is expected")
+    if header.get_data_dtype().kind not in "iufb":
+        raise L3MuscleError(f"holds {header.get_data_dtype()} instead of one number a voxel")
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope != 0 and np.isfinite(slope) and not np.isfinite(intercept):
+        raise L3MuscleError(f"its intercept (scl_inter) is {intercept:g}, not a number")
+    return whole
+
+
+def _affine(header: nibabel.Nifti1Header, shape: tuple[int, int, int]) -> np.ndarray:
+    """From voxels to the patient, RAS, after all checks that need no voxel."""
+    qform, sform = (header.get_qform(coded=True)[0], header.get_sform(coded=True)[0])
+    if qform is None and sform is None:
+        raise L3MuscleError("states no orientation (qform and sform codes are 0)")
+    if qform is not None and sform is not None:
+        corners = np.array(
+            [(*(n * (length - 1) for n, length in zip(bits, shape, strict=True)), 1) for bits in np.ndindex(2, 2, 2)]
+        )
+        apart = np.abs(corners @ (qform - sform).T).max()
+        if not apart <= FORM_TOLERANCE_MM:
+            raise L3MuscleError(f"its qform and its sform disagree, by up to {apart:.1f} mm")
+    units = header.get_xyzt_units()[0]
+    if units not in ("mm", "unknown"):
+        raise L3MuscleError(f"its unit of length is {units}, not mm")
+    affine = qform if sform is None else sform
+    steps = affine[:3, :3]
+    spacing = np.linalg.norm(steps, axis=0)
+    if not np.isfinite(affine).all() or (spacing <= 0).any() or (spacing > 100).any():
+        raise L3MuscleError(f"spacing of {spacing.round(4).tolist()} mm cannot be right")
+    count = len(header.get_data_shape()[:3])
+    if not np.allclose(np.abs(header["pixdim"][1 : count + 1]), spacing[:count], rtol=SPACING_TOLERANCE):
+        raise L3MuscleError("affine and pixdim state different spacings")
+    return affine
+
+
+@dataclass(frozen=True)
+class NiftiMask:
+    """A NIfTI file that holds one person's outlines."""
+
+    volume: Volume
+    drawn_by: str = EXPERT
+
+    @property
+    def name(self) -> str:
+        """The file as messages call it."""
+        return self.volume.name
+
+    def slices(self, candidates: Sequence[CTHeader]) -> set[str]:
+        """Keys of the slices that it marks, or of the only candidate."""
+        if len(candidates) == 1:
+            return {candidates[0].key}
+        marked = np.array([self.volume.grid(index).position for index in self.volume.annotated]).reshape(-1, 3)
+        return {ct.key for ct in candidates if len(marked) and np.abs(ct.heights(marked)).min() <= 0.1}
+
+    def masks(self, ct: CTHeader) -> dict[str, np.ndarray]:
+        """Its outline of a slice, (H, W) bool, upright."""
+        return {self.drawn_by: self.volume.mask_on(ct)}
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file is called as a NIfTI file is."""
+    return SUFFIX.search(path.name) is not None
+
+
+def write_nifti(path: Path, mask: np.ndarray, ct: CTSlice) -> None:
+    """Write a mask (H, W) bool, upright, as a NIfTI volume of one plane, in its own pixels and order of axes."""
+    if not ct.sop_instance_uid:
+        nibabel.save(Volume(ct.path, ct.name).image_of(ct.index, mask), path)
+        return
+    stored, affine = ct.stored, np.eye(4)
+    affine[:3, 0] = stored.orientation[0] * stored.spacing[1]
+    affine[:3, 1] = stored.orientation[1] * stored.spacing[0]
+    affine[:3, 2] = stored.normal * float(ct.header.get("SliceThickness") or 1.0)
+    affine[:3, 3] = stored.position
+    nibabel.save(nibabel.Nifti1Image(ct.turn.undo(mask).T[..., None].astype(np.uint8), LPS_TO_RAS @ affine), path)

@@ -4,7 +4,7 @@ Koitka et al. 2024, "SAROS: A dataset for whole-body region and organ segmentati
 A case is a folder, `case_000` to `case_899`, with the scan in `image.nii.gz` and the regions in `body-regions.nii.gz`
 on the same voxels: 2 is muscle, and 255 marks what nobody annotated. Which slice is L3 comes from one of
 
-- `levels.csv` at the top: the columns `case`, and `slice` (place along the axial axis, from 0, as the file stores it)
+- `levels.csv` at the top: the columns `case`, and `slice` (number along the axial axis, from 0, as the file stores it)
   or `z_mm` (third coordinate of the affine's space, which is also DICOM's);
 - `vertebrae_L3.nii.gz` in the case's folder or in its folder `segmentations`, as TotalSegmentator writes it from
   `image.nii.gz`. The level is then the median plane of its voxels, most of which belong to the vertebra's body.
@@ -14,17 +14,17 @@ top, only the first usable case of a patient counts: 18 of the 900 scans are a p
 not used, as the study makes its own.
 """
 
-import csv
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel, FiniteFloat, model_validator
 
 from l3muscle.cohort import manifest
 from l3muscle.cohort.cohort import CohortError, CohortReport, Patient
+from l3muscle.cohort.files import TableError, read_table
+from l3muscle.cohort.geometry import GeometryError
 from l3muscle.cohort.nifti import Volume
-from l3muscle.errors import L3MuscleError, reason_of
+from l3muscle.errors import L3MuscleError
 
 IMAGE, REGIONS = "image.nii.gz", "body-regions.nii.gz"
 LEVEL_MAPS = ("vertebrae_L3.nii.gz", "segmentations/vertebrae_L3.nii.gz")
@@ -36,15 +36,28 @@ REGION_LABELS = (*range(14), NOT_ANNOTATED)
 MAX_DISTANCE_MM = 20.0
 VERTEBRA_MM = (10.0, 90.0)  # height of anything that may pass for one lumbar vertebra with its processes
 AIR_HU = -500  # there is no muscle in what is thinner
-MAX_TABLE_BYTES = 1 << 24
 
 
-@dataclass(frozen=True)
-class _Level:
-    """Where a row of `levels.csv` puts L3: at a place in the file, or at a coordinate."""
+class Level(BaseModel):
+    """A row of `levels.csv`: at which slice of the file, or at which height, L3 is."""
 
-    place: int | None = None
-    z_mm: float | None = None
+    case: str
+    slice: int | None = None
+    z_mm: FiniteFloat | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "Level":
+        if (self.slice is None) == (self.z_mm is None):
+            raise ValueError("needs either slice or z_mm")
+        return self
+
+
+class Case(BaseModel):
+    """A row of the data set's table: whose scan a case is."""
+
+    id: str
+    tcia_collection: str
+    tcia_case_id: str
 
 
 def is_saros(folder: Path) -> bool:
@@ -67,27 +80,25 @@ def check_saros(folder: Path) -> CohortReport:
     report = CohortReport(folder)
     cases = sorted(path.name for path in folder.iterdir() if path.is_dir() and _is_case(path))
     try:
-        levels = _levels(folder, set(cases), report.refused)
+        levels, wrong = _levels(folder, cases, report.refused)
         people = _people(folder)
-    except CohortError as error:
+    except L3MuscleError as error:
         report.refused.append(str(error))
         return report
-    used: dict[tuple[str, ...], str] = {}
+    used: dict[tuple[str, str], str] = {}
     for case in cases:
         try:
             if people is not None and case not in people:
                 raise CohortError(f"{case}: the table of the data set does not list it, so its patient is not known")
-            person = (case,) if people is None else people[case]
+            person = (case, "") if people is None else people[case]
             if person in used:
                 raise CohortError(f"{case}: another scan of the patient of {used[person]}")
-            level = levels.get(case)
-            if isinstance(level, CohortError):
-                raise level
-            report.usable.append(_patient(folder, case, level))
+            if case in wrong:
+                raise CohortError(wrong[case])
+            report.usable.append(_patient(folder, case, levels.get(case)))
             used[person] = case
         except L3MuscleError as error:
             report.refused.append(str(error))
-    report.refuse_odd_sizes()
     return report
 
 
@@ -95,13 +106,14 @@ def _is_case(path: Path) -> bool:
     return path.name.startswith("case_") or (path / REGIONS).is_file()
 
 
-def _patient(folder: Path, case: str, level: _Level | None) -> Patient:
+def _patient(folder: Path, case: str, level: Level | None) -> Patient:
     image, regions = (_volume(folder, f"{case}/{name}") for name in (IMAGE, REGIONS))
     _same_voxels(image, regions)
     z_mm = _vertebra(folder, case, image) if level is None else _given(level, image)
-    plane = _nearest_annotated(regions, z_mm)
-    hu, labels = image.hu(plane), regions.values(plane)
-    where = f"{regions.name}: slice {regions.in_order_of_file(plane)}"
+    index = _nearest_annotated(regions, z_mm)
+    plane = image.nearest(regions.grid(index))
+    hu, labels = image.hu(plane), regions.values(index)
+    where = f"{regions.name}: slice {index}"
     if strange := sorted(set(np.unique(labels)) - set(REGION_LABELS)):
         raise CohortError(f"{where} holds the label {strange[0]:g}; the data set's are 0 to 13, and 255")
     if ((labels == NOT_ANNOTATED) & (hu > AIR_HU)).any():
@@ -119,16 +131,17 @@ def _volume(folder: Path, name: str) -> Volume:
 
 
 def _same_voxels(image: Volume, other: Volume) -> None:
+    """Check that two volumes have the same planes, in whichever order."""
     if other.planes != image.planes:
         raise CohortError(f"{other.name}: has {other.planes} slices where the image has {image.planes}")
-    for plane in (0, image.planes - 1):
-        if difference := image.grid(plane).mismatch(other.grid(plane)):
-            raise CohortError(f"{other.name}: {difference}")
-
-
-def _heights(volume: Volume) -> np.ndarray:
-    """Third coordinate of each plane, mm."""
-    return np.array([volume.grid(plane).position[2] for plane in range(volume.planes)])
+    for index in (0, image.planes - 1):
+        grid = other.grid(index)
+        try:
+            image.grid(image.nearest(grid)).place(np.ones(grid.shape, bool), grid)
+            if grid.shape != image.shape:
+                raise GeometryError(f"has {grid.shape} pixels where the image has {image.shape}")
+        except GeometryError as error:
+            raise CohortError(f"{other.name}: {error}") from None
 
 
 def _vertebra(folder: Path, case: str, image: Volume) -> float:
@@ -138,43 +151,44 @@ def _vertebra(folder: Path, case: str, image: Volume) -> float:
         raise CohortError(f"{case}: neither {LEVELS} nor a {LEVEL_MAPS[0]} says where L3 is")
     vertebra = _volume(folder, name)
     _same_voxels(image, vertebra)
-    zeros, ones = vertebra.counts(0, 1)
-    if (zeros + ones != np.prod(vertebra.shape)).any():
+    voxels = vertebra.planes_first
+    ones = np.count_nonzero(voxels == 1, axis=(1, 2))
+    if ones.sum() != np.count_nonzero(voxels):
         raise CohortError(f"{name}: not a map of one vertebra; it holds other values than 0 and 1")
-    found = np.flatnonzero(ones)
-    if not len(found):
+    marked = np.flatnonzero(ones)
+    if not len(marked):
         raise CohortError(f"{name}: there is no L3 in it")
-    if found[0] == 0 or found[-1] == vertebra.planes - 1:
+    if marked[0] == 0 or marked[-1] == vertebra.planes - 1:
         raise CohortError(f"{name}: L3 touches the end of the scan and may be cut off")
-    heights = _heights(vertebra)
-    thickness = abs(heights[1] - heights[0])
-    tall = thickness * (found[-1] - found[0] + 1)
+    heights = vertebra.locations_mm
+    tall = abs(heights[1] - heights[0]) * (marked[-1] - marked[0] + 1)
     if not VERTEBRA_MM[0] - 0.01 <= tall <= VERTEBRA_MM[1] + 0.01:
         raise CohortError(f"{name}: what it shows is {tall:.0f} mm tall, which no single vertebra is")
-    return float(heights[np.searchsorted(np.cumsum(ones), ones.sum() / 2)])
+    upwards = np.argsort(heights)
+    return float(heights[upwards][np.searchsorted(np.cumsum(ones[upwards]), ones.sum() / 2)])
 
 
-def _given(level: _Level, image: Volume) -> float:
+def _given(level: Level, image: Volume) -> float:
     """The level of a row of `levels.csv`, mm."""
-    heights = _heights(image)
-    if level.place is not None:
-        if not 0 <= level.place < image.planes:
-            raise CohortError(f"{image.name}: {LEVELS} asks for slice {level.place} of {image.planes}, from 0")
-        return float(heights[image.in_order_of_file(level.place)])
-    half = abs(heights[-1] - heights[0]) / max(image.planes - 1, 1) / 2
+    heights = image.locations_mm
+    if level.slice is not None:
+        if not 0 <= level.slice < image.planes:
+            raise CohortError(f"{image.name}: {LEVELS} asks for slice {level.slice} of {image.planes}, from 0")
+        return float(heights[level.slice])
+    half = np.ptp(heights) / max(image.planes - 1, 1) / 2
     if not heights.min() - half <= level.z_mm <= heights.max() + half:
         raise CohortError(f"{image.name}: {LEVELS} puts L3 at {level.z_mm:g} mm, outside the scan")
     return level.z_mm
 
 
 def _nearest_annotated(regions: Volume, z_mm: float) -> int:
-    (blank,) = regions.counts(NOT_ANNOTATED)
-    annotated = np.flatnonzero(blank < np.prod(regions.shape))
+    annotated = np.flatnonzero((regions.planes_first != NOT_ANNOTATED).any(axis=(1, 2)))
     if not len(annotated):
         raise CohortError(f"{regions.name}: no slice is annotated")
     # To a micrometre, so that of two planes equally far the lower one is taken whatever the affine's rounding.
-    distances = np.abs(_heights(regions)[annotated] - z_mm).round(3)
-    nearest = int(np.argmin(distances))
+    heights = regions.locations_mm[annotated]
+    distances = np.abs(heights - z_mm).round(3)
+    nearest = np.lexsort((heights, distances))[0]
     if distances[nearest] > MAX_DISTANCE_MM:
         raise CohortError(
             f"{regions.name}: the annotated slice nearest L3 lies {distances[nearest]:.0f} mm from its middle"
@@ -182,36 +196,24 @@ def _nearest_annotated(regions: Volume, z_mm: float) -> int:
     return int(annotated[nearest])
 
 
-def _levels(folder: Path, cases: set[str], refused: list[str]) -> dict[str, _Level | CohortError]:
-    """The rows of `levels.csv`, if there is one; what is wrong with a case's row stands in the row's place."""
+def _levels(folder: Path, cases: list[str], refused: list[str]) -> tuple[dict[str, Level], dict[str, str]]:
+    """The rows of `levels.csv`, if there is one, by case; and what is wrong with other cases' rows."""
+    levels: dict[str, Level] = {}
     if not (folder / LEVELS).is_file():
-        return {}
-    levels: dict[str, _Level | CohortError] = {}
-    for line, row in _rows(folder / LEVELS, "case"):
-        where, case = f"{LEVELS} line {line}", row["case"]
-        if case not in cases:
-            refused.append(f"{where}: there is no case {case!r}")
-        elif case in levels:
-            levels[case] = CohortError(f"{where}: a second row for {case}")
-        else:
-            try:
-                levels[case] = _level(where, row.get("slice", ""), row.get("z_mm", ""))
-            except CohortError as error:
-                levels[case] = error
-    return levels
+        return levels, {}
+    rows, mistakes = read_table(folder / LEVELS, Level)
+    wrong = {cells.get("case", ""): reason for cells, reason in mistakes}
+    for line, row in rows:
+        if row.case in levels:
+            wrong[row.case] = f"{LEVELS} line {line}: a second row for {row.case}"
+        elif row.case not in cases:
+            wrong[row.case] = f"{LEVELS} line {line}: there is no case {row.case!r}"
+        levels[row.case] = row
+    refused += [reason for case, reason in wrong.items() if case not in cases]
+    return levels, wrong
 
 
-def _level(where: str, place: str, z_mm: str) -> _Level:
-    if bool(place) == bool(z_mm):
-        raise CohortError(f"{where}: needs either slice or z_mm")
-    try:
-        return _Level(place=int(place)) if place else _Level(z_mm=float(z_mm))
-    except ValueError:
-        words = f"slice is {place!r}, not a whole number" if place else f"z_mm is {z_mm!r}, not a number"
-        raise CohortError(f"{where}: {words}") from None
-
-
-def _people(folder: Path) -> dict[str, tuple[str, ...]] | None:
+def _people(folder: Path) -> dict[str, tuple[str, str]] | None:
     """Collection and patient of each case from the data set's table; None where the table does not lie there."""
     tables = [
         path
@@ -221,43 +223,13 @@ def _people(folder: Path) -> dict[str, tuple[str, ...]] | None:
     if not tables:
         return None
     if len(tables) > 1:
-        raise CohortError(f"{tables[1].name}: a second table of the data set beside {tables[0].name}")
-    people: dict[str, tuple[str, ...]] = {}
-    columns = ("id", "tcia_collection", "tcia_case_id")
-    for line, row in _rows(tables[0], *columns):
-        case, *person = (row[column] for column in columns)
-        if not case or not all(person):
-            raise CohortError(f"{tables[0].name} line {line}: one of {', '.join(columns)} is empty")
-        if people.setdefault(case, tuple(person)) != tuple(person):
-            raise CohortError(f"{tables[0].name} line {line}: a second patient for {case}")
+        raise TableError(f"{tables[1].name}: a second table of the data set beside {tables[0].name}")
+    rows, mistakes = read_table(tables[0], Case)
+    if mistakes:
+        raise TableError(mistakes[0][1])
+    people: dict[str, tuple[str, str]] = {}
+    for line, row in rows:
+        person = (row.tcia_collection, row.tcia_case_id)
+        if people.setdefault(row.id, person) != person:
+            raise TableError(f"{tables[0].name} line {line}: a second patient for {row.id}")
     return people
-
-
-def _rows(path: Path, *required: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and cells of each row of a table with a header, in UTF-8, parted by commas or semicolons.
-
-    Raises
-    ------
-    CohortError
-        If it is no such table, or lacks one of the columns `required`.
-    """
-    try:
-        if path.stat().st_size > MAX_TABLE_BYTES:
-            raise CohortError(f"{path.name}: larger than {MAX_TABLE_BYTES >> 20} MiB")
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise CohortError(f"{path.name}: not a text in UTF-8") from None
-    except OSError as error:
-        raise CohortError(f"{path.name}: cannot be read ({reason_of(error)})") from None
-    first = lines[0] if lines else ""
-    reader = csv.reader(lines, delimiter=";" if ";" in first and "," not in first else ",", strict=True)
-    try:
-        names = [name.strip().lower() for name in next(reader, [])]
-        if missing := [column for column in required if column not in names]:
-            raise CohortError(f"{path.name} line 1: there is no column {missing[0]!r}")
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                padded = [cell.strip() for cell in cells] + [""] * len(names)
-                yield reader.line_num, dict(zip(names, padded, strict=False))
-    except csv.Error as error:
-        raise CohortError(f"{path.name} line {reader.line_num}: {error}") from None

@@ -79,7 +79,8 @@ def make_splits(
     Parameters
     ----------
     cohort : Cohort
-        Patients whom observers outlined are the test set; without any, `test_patients` are drawn.
+        Patients whom observers outlined are in the test set; where they are fewer than `test_patients`, others are
+        drawn besides.
     sizes : sequence of int
         Training-set sizes that must fit.
     folds, subsets, seed, test_patients : int
@@ -96,12 +97,11 @@ def make_splits(
     rng = np.random.default_rng(np.random.SeedSequence([0x5917, seed]))
     patients = sorted(cohort.patient_ids)
     observed = sorted(cohort.observers)
-    if observed:
-        test_ids = tuple(observed)
-    else:
-        if test_patients >= len(patients):
-            raise SplitsError(f"{len(patients)} patients are too few to hold out {test_patients}")
-        test_ids = tuple(sorted(rng.choice(patients, test_patients, replace=False).tolist()))
+    others = [patient for patient in patients if patient not in cohort.observers]
+    missing = max(test_patients - len(observed), 0)
+    if missing >= len(others):
+        raise SplitsError(f"{len(patients)} patients are too few to hold out {test_patients}")
+    test_ids = tuple(sorted([*observed, *rng.choice(others, missing, replace=False).tolist()] if missing else observed))
     rest = rng.permutation([patient for patient in patients if patient not in set(test_ids)]).tolist()
     if len(rest) < 2 * folds:
         raise SplitsError(f"{len(rest)} patients besides the test set are too few for {folds} folds")
@@ -110,7 +110,7 @@ def make_splits(
     if max(sizes) > smallest:
         raise SplitsError(
             f"a training set of {max(sizes)} does not fit: {len(rest)} patients in {folds} folds leave {smallest} to "
-            "train on; lower grid.sizes in the profile"
+            "train on; lower grid.sizes or cohort.test_patients in the profile"
         )
     orders = []
     for fold in range(folds):

@@ -16,7 +16,8 @@ from typing import get_args
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from l3muscle.cohort.dicom import read_ct_slice, write_ct_slice, write_rtstruct
+from l3muscle.cohort.ct import read_ct_slice, write_ct_slice
+from l3muscle.cohort.rtstruct import write_rtstruct
 from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.files import replaced
 from l3muscle.phantom import PHANTOM_VERSION, anatomy

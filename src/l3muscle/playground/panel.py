@@ -84,6 +84,7 @@ class Panel(widgets.VBox):
         self.picture = widgets.HTML(layout=widgets.Layout(flex="1 1 34em"))
         self._tell(playground.about)
         self._draw(picture([], choice.steps, playground.watched()))
+        self.watch.observe(lambda at: self._draw(picture([], choice.steps, playground.watched(at.new))), names="value")
         self.train_button.on_click(lambda button: self.start())
         self.stop_button.on_click(lambda button: self._stop.set())
         buttons = widgets.HBox([self.train_button, self.stop_button])

@@ -7,8 +7,6 @@ that is mirrored together with its outline cannot be told from a sound one by th
 """
 
 import hashlib
-import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,18 +43,10 @@ class TrainingFolderError(L3MuscleError):
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with a slice or its outline: not to be trained on (`"refused"`), or to be looked at.
-
-    Attributes
-    ----------
-    severity : {"refused", "warning"}
-    name : str
-        The slice.
-    reason : str
-    """
+    """What is wrong with a slice or its outline: not to be trained on (`"refused"`), or to be looked at."""
 
     severity: Literal["refused", "warning"]
-    name: str
+    name: str  # of the slice
     reason: str
 
     def __str__(self) -> str:
@@ -115,20 +105,10 @@ def _people(patients: Sequence[Patient]) -> Iterator[Finding]:
             "the model is on other patients is not estimated from them; a cohort.csv can say who is who"
         )
         yield Finding("warning", nameless[0], reason)
-    ids_of_volume = defaultdict(set)
-    for patient in patients:
-        ids_of_volume[_volume(patient)].add(patient.patient_id)
-    for volume, ids in ids_of_volume.items():
-        if len(ids) > 1:
-            reason = (
-                f"its slices stand under {len(ids)} patient IDs; where they are one person's, give them one "
-                "patient_id in cohort.csv, or the error estimate comes out too good"
-            )
-            yield Finding("warning", volume, reason)
     thumbnails = np.array([_thumbnail(patient.hu) for patient in patients]).reshape(len(patients), -1)
     alike = thumbnails @ thumbnails.T >= SAME_PERSON
     for i, patient in enumerate(patients):
-        others = [patients[j] for j in np.flatnonzero(alike[i, :i]) if _volume(patients[j]) != _volume(patient)]
+        others = [patients[j] for j in np.flatnonzero(alike[i, :i])]
         other = next((other for other in others if other.patient_id != patient.patient_id), None)
         if other is not None:
             reason = (
@@ -136,11 +116,6 @@ def _people(patients: Sequence[Patient]) -> Iterator[Finding]:
                 "patient_id in cohort.csv, or the error estimate comes out too good"
             )
             yield Finding("warning", patient.name, reason)
-
-
-def _volume(patient: Patient) -> str:
-    """The file that a slice came from, without the plane that follows a volume's name in brackets."""
-    return re.sub(r"\[\d+\]$", "", patient.name)
 
 
 def check_patients(patients: Sequence[Patient]) -> list[Finding]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from l3muscle.cohort.dicom import CTSlice
+from l3muscle.cohort.ct import CTSlice
 from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.metrics import muscle_area, muscle_density, remove_bone
 from l3muscle.segmenter.flags import muscle_range, review_reasons
@@ -80,22 +80,15 @@ def measure(mask: np.ndarray, hu: np.ndarray, spacing: tuple[float, float], heig
 class Segmentation:
     """Outcome of `segment_slices`.
 
-    Attributes
-    ----------
-    measures : DataFrame
-        One row a slice, those to review first on top; the columns of `measure` besides slice (the name of its files),
-        source (path of its file within the folder), sop_instance_uid, plane (of a NIfTI volume), patient_id,
-        position_mm (along the scan axis), review_first (bool), reasons (in words, parted by semicolons) and agreement
-        (mean Dice between an ensemble's members).
-    refused : list of str
-        Files that are no slice that can be read soundly, slices whose mask cannot be written, and why.
-    notes : list of str
-        What else should be known: copies, outlines that were passed over, heights of nobody, formats not to be had.
+    `measures` has one row a slice, those to review first on top: slice (the name of its files), source (path of its
+    file within the folder), sop_instance_uid, plane (of a NIfTI volume), patient_id, position_mm (along the scan axis),
+    review_first (bool), the columns of `measure`, agreement (mean Dice between an ensemble's members) and reasons (in
+    words, parted by semicolons).
     """
 
     measures: pd.DataFrame
-    refused: list[str]
-    notes: list[str]
+    refused: list[str]  # files that are no sound slice, slices whose mask cannot be written, and why
+    notes: list[str]  # copies, outlines passed over, heights of nobody, formats not to be had
 
 
 def segment_slices(
@@ -179,7 +172,7 @@ def _not_to_be_had(slices: Sequence[Slice], formats: Sequence[str], heights: Map
     """What was asked for and cannot be given, in sentences."""
     notes = []
     others = [format_ for format_ in formats if format_ != "nifti"]
-    volumes = {one.source for one in slices if one.plane is not None}
+    volumes = {one.source for one in slices if not one.is_dicom}
     if others and volumes:
         notes.append(
             f"masks of {len(volumes)} NIfTI images are written as NIfTI and not as {' and '.join(others)}, "
@@ -194,7 +187,7 @@ def _not_to_be_had(slices: Sequence[Slice], formats: Sequence[str], heights: Map
 
 def _keys(one: Slice) -> tuple[str, ...]:
     """What a table of heights may call a slice, the most particular first."""
-    return one.name, one.sop_instance_uid, one.source, one.patient_id
+    return one.name, one.ct.sop_instance_uid, one.source, one.patient_id
 
 
 def _height(one: Slice, heights: Mapping[str, float]) -> float | None:
@@ -205,7 +198,7 @@ def _read(slices: Sequence[Slice]) -> tuple[list[tuple[Slice, CTSlice]], list[st
     read, refused = [], []
     for one in slices:
         try:
-            read.append((one, one.read()))
+            read.append((one, one.ct.read()))
         except L3MuscleError as error:
             refused.append(str(error))
     return read, refused
@@ -214,7 +207,7 @@ def _read(slices: Sequence[Slice]) -> tuple[list[tuple[Slice, CTSlice]], list[st
 def _write(
     folder: OutputFolder, one: Slice, ct: CTSlice, mask: np.ndarray, formats: Sequence[str], overlays: bool
 ) -> None:
-    for format_ in formats if one.plane is None else ("nifti",):
+    for format_ in formats if one.is_dicom else ("nifti",):
         suffix, write = MASK_WRITERS[format_]
         with folder.write(f"{one.name}.{suffix}") as draft:
             write(draft, mask, ct)
@@ -231,10 +224,10 @@ def _row_and_tile(
     row = {
         "slice": one.name,
         "source": one.source,
-        "sop_instance_uid": one.sop_instance_uid,
-        "plane": one.plane,
+        "sop_instance_uid": ct.sop_instance_uid,
+        "plane": ct.index,
         "patient_id": one.patient_id,
-        "position_mm": one.position_mm,
+        "position_mm": ct.location_mm,
         "review_first": bool(reasons),
         **measure(mask, ct.hu, ct.spacing, height_m),
         "agreement": math.nan if agreement is None else agreement,

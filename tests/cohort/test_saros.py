@@ -1,11 +1,8 @@
 """SAROS in its published layout: the right slice, upright, and a reason for every case that is refused."""
 
-import gzip
 import itertools
 import re
-import struct
 import subprocess
-import tracemalloc
 from pathlib import Path
 
 import nibabel
@@ -13,9 +10,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from l3muscle.cli import main
 from l3muscle.cohort import CohortError, CohortReport, check_folder, load_cohort
-from l3muscle.cohort.nifti import Volume
 
 SHAPE = (28, 24, 26)  # columns, rows, planes
 SPACING = (0.9, 0.8, 5.0)
@@ -139,12 +134,6 @@ def test_a_long_spinous_process_does_not_pull_the_level_down(tmp_path):
     assert chosen(check_folder(tmp_path)) == [12]
 
 
-def test_a_map_in_the_folder_segmentations_counts(tmp_path):
-    case = add_case(tmp_path, vertebra=None)
-    save(case / "segmentations" / VERTEBRA, vertebra())
-    assert chosen(check_folder(tmp_path)) == [12]
-
-
 @pytest.mark.parametrize("codes", ["LPS", "LPI", "SRA"])
 @pytest.mark.parametrize("column", ["slice", "z_mm"])
 def test_levels_say_where_l3_is(tmp_path, codes, column):
@@ -167,7 +156,7 @@ def test_levels_say_where_l3_is(tmp_path, codes, column):
         ("case_000,26,", "asks for slice 26 of 26, from 0"),
         ("case_000,-1,", "asks for slice -1 of 26"),
         ("case_000,,400", "puts L3 at 400 mm, outside the scan"),
-        ("case_000,,nan", "puts L3 at nan mm"),
+        ("case_000,,nan", "line 2: z_mm is 'nan', not a finite number"),
         ('case_000,"3', "line 2: unexpected end of data"),
         ("case_000,3,\ncase_000,3,", "line 3: a second row for case_000"),
     ],
@@ -187,7 +176,7 @@ def test_levels_of_cases_that_are_not_there(tmp_path):
     assert report.refused == ["levels.csv line 2: there is no case 'case_007'"]
     assert chosen(report) == [12]
     (tmp_path / "levels.csv").write_text("slice\n3\n")
-    assert refusal(tmp_path) == "levels.csv line 1: there is no column 'case'"
+    assert refusal(tmp_path) == "levels.csv line 1: needs a column 'case', and each column once"
     (tmp_path / "levels.csv").write_bytes(b"case,slice\n\xff\xfe,3\n")
     assert refusal(tmp_path) == "levels.csv: not a text in UTF-8"
 
@@ -214,7 +203,7 @@ FLIPPED[2] = [0, 0, -5, -300]  # as one case of the data set was found to be
         ({"regions": marked(labels().astype(np.int16), (13, 11, 12), -1)}, "holds the label -1"),
         ({"regions": marked(labels().astype(np.float32), (13, 11, 12), np.nan)}, "not finite numbers"),
         ({"regions": labels()[:, :, :-1]}, "has 25 slices where the image has 26"),
-        ({"regions": labels()[:-1]}, "has 24 x 27 pixels where the slice has 24 x 28"),
+        ({"regions": labels()[:-1]}, r"has \(24, 27\) pixels where the image has \(24, 28\)"),
         ({"vertebra": vertebra()[:, :, 1:]}, f"{VERTEBRA}: has 25 slices"),
         ({"vertebra": np.zeros(SHAPE, np.uint8)}, "there is no L3 in it"),
         ({"vertebra": vertebra() * 29}, "not a map of one vertebra"),
@@ -228,7 +217,7 @@ FLIPPED[2] = [0, 0, -5, -300]  # as one case of the data set was found to be
         ({"image": marked(scan().astype(np.float32), (13, 11, 12), np.nan)}, "not finite numbers"),
         ({"image": np.clip(scan(), -20, 255).astype(np.uint8)}, "not Hounsfield units"),
         ({"image": scan().astype(np.complex64)}, "instead of one number a voxel"),
-        ({"affine": OBLIQUE}, "oblique"),
+        ({"affine": OBLIQUE}, "not an axial slice"),
     ],
 )
 def test_cases_that_would_need_a_guess_are_refused(tmp_path, changed, reason):
@@ -240,22 +229,12 @@ def test_cases_that_would_need_a_guess_are_refused(tmp_path, changed, reason):
         load_cohort(tmp_path, usable_only=True)
 
 
-def test_a_case_without_regions_is_named_and_does_not_hide_the_others(tmp_path):
-    add_case(tmp_path, "case_000", regions=None)
-    add_case(tmp_path, "case_001")
-    report = check_folder(tmp_path)
-    assert report.refused == [f"case_000/{REGIONS}: there is no such file"]
-    assert load_cohort(tmp_path, usable_only=True).patient_ids == ("case_001",)
-    with pytest.raises(CohortError, match="there is no such file"):
-        load_cohort(tmp_path)
-
-
 @pytest.mark.parametrize("name", [REGIONS, VERTEBRA])
 @pytest.mark.parametrize("affine", [SHIFTED, WIDER, FLIPPED])
 def test_files_on_other_voxels_are_refused(tmp_path, name, affine):
     data = labels() if name == REGIONS else vertebra()
     save(add_case(tmp_path) / name, data, affine)
-    assert f"case_000/{name}: lies up to" in refusal(tmp_path)
+    assert re.match(f"case_000/{name}: (lies up to|reaches beyond)", refusal(tmp_path))
 
 
 def test_a_plane_that_is_not_annotated_is_not_taken_though_nearer(tmp_path):
@@ -270,13 +249,6 @@ def test_a_plane_that_is_not_annotated_is_not_taken_though_nearer(tmp_path):
 def test_unannotated_air_is_no_matter(tmp_path):
     add_case(tmp_path, regions=marked(labels(), (0, slice(None), 12), 255))
     assert chosen(check_folder(tmp_path)) == [12]
-
-
-def test_padding_reads_as_air(tmp_path):
-    add_case(tmp_path, image=marked(scan(), (0, slice(None), slice(None)), -3000))
-    (patient,) = check_folder(tmp_path).usable
-    assert (patient.hu[:, 0] == -1024).all()
-    assert np.array_equal(patient.hu[:, 1:], scan()[1:, :, 12].T)
 
 
 @pytest.mark.parametrize("name", ["Segmentation-Info_09-29-2023.csv", "Segmentation Info.csv", "Segmentation_Info.csv"])
@@ -305,119 +277,21 @@ def test_one_patient_counts_once(tmp_path, name):
 def test_tables_of_patients_that_cannot_be_used(tmp_path):
     add_case(tmp_path)
     write(tmp_path, "Segmentation-Info.csv", "id,split", "case_000,test")
-    assert refusal(tmp_path) == "Segmentation-Info.csv line 1: there is no column 'tcia_collection'"
+    assert refusal(tmp_path) == "Segmentation-Info.csv line 1: needs a column 'tcia_collection', and each column once"
     write(tmp_path, "Segmentation-Info.csv", "id,tcia_collection,tcia_case_id", "case_000,A")
-    assert "line 2: one of id, tcia_collection, tcia_case_id is empty" in refusal(tmp_path)
+    assert "line 2: tcia_case_id is empty" in refusal(tmp_path)
     write(tmp_path, "Segmentation-Info.csv", "id,tcia_collection,tcia_case_id", "case_000,A,P1", "case_000,A,P2")
     assert "line 3: a second patient for case_000" in refusal(tmp_path)
     write(tmp_path, "segmentation info.csv", "id,tcia_collection,tcia_case_id", "case_000,A,P1")
     assert "a second table" in refusal(tmp_path)
 
 
-def test_odd_sizes_are_refused(tmp_path):
-    for case in ("case_000", "case_001"):
-        add_case(tmp_path, case)
-    add_case(tmp_path, "case_002", image=scan()[:-1], regions=labels()[:-1], vertebra=vertebra()[:-1])
-    report = check_folder(tmp_path)
-    assert [patient.patient_id for patient in report.usable] == ["case_000", "case_001"]
-    assert report.refused == [f"case_002/{IMAGE}: 24 x 27 pixels where most slices have 24 x 28"]
-
-
-def test_other_layouts_are_left_to_their_own_road(tmp_path):
+def test_a_cohort_csv_asks_for_other_rules(tmp_path):
     add_case(tmp_path)
     write(tmp_path, "cohort.csv", "patient_id,file,slice,mask", f"P,case_000/{IMAGE},12,case_000/{VERTEBRA}")
     (patient,) = check_folder(tmp_path).usable
     assert patient.patient_id == "P"
     assert np.array_equal(patient.expert, vertebra()[:, :, 12].T == 1)
-
-
-def test_the_command_lists_what_it_finds(tmp_path, capsys, monkeypatch):
-    add_case(tmp_path)
-    add_case(tmp_path, "case_001", vertebra=np.zeros(SHAPE, np.uint8))
-    monkeypatch.setattr("sys.argv", ["l3muscle", "cohort", "check", str(tmp_path)])
-    try:
-        main()
-    except SystemExit as stop:
-        assert not stop.code
-    printed = "".join(capsys.readouterr())
-    assert f"refused: case_001/{VERTEBRA}: there is no L3 in it" in printed
-    assert "1 patients usable" in printed
-
-
-def test_sizes_beyond_measure_cost_no_memory(tmp_path):
-    case = add_case(tmp_path)
-    for name in (IMAGE, REGIONS, VERTEBRA):
-        whole = (case / name).read_bytes()
-        plain = bytearray(gzip.decompress(whole))
-        plain[40:56] = struct.pack("<8h", 3, 4000, 4000, 2000, 1, 1, 1, 1)
-        (case / name).write_bytes(gzip.compress(bytes(plain), 1))
-        tracemalloc.start()
-        assert "GiB" in refusal(tmp_path)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < 8 << 20
-        (case / name).write_bytes(whole)
-    assert chosen(check_folder(tmp_path)) == [12]
-
-
-def test_of_the_image_only_the_slice_is_kept(tmp_path):
-    """The whole scan has 64 MiB, a label map 8 MiB."""
-    shape = (256, 256, 128)
-    image = np.full(shape, -1000, np.float64)
-    image[50:200, 50:200] = 40
-    regions = np.full(shape, 255, np.uint8)
-    regions[:, :, ::5] = 0
-    regions[50:200, 150:200, ::5] = 2
-    found = np.zeros(shape, np.uint8)
-    found[100:150, 100:150, 60:67] = 1
-    case = tmp_path / "case_000"
-    for name, data in ((IMAGE, image), (REGIONS, regions), (VERTEBRA, found)):
-        save(case / name, data)
-    del image
-    tracemalloc.start()
-    (patient,) = check_folder(tmp_path).usable
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert patient.expert.sum() == 150 * 50
-    assert peak < 24 << 20  # a label map, and where it holds one value
-
-
-@pytest.mark.parametrize("pieces", [1, 3, 26])
-@pytest.mark.parametrize("codes", ["LPS", "SLP", "IRA"])
-def test_voxels_are_counted_plane_by_plane_whatever_is_read_at_once(tmp_path, monkeypatch, pieces, codes):
-    turn = ornt_transform(io_orientation(LPS), axcodes2ornt(codes))
-    nibabel.save(nibabel.Nifti1Image(labels(), LPS).as_reoriented(turn), tmp_path / "v.nii")
-    monkeypatch.setattr("l3muscle.cohort.nifti.PIECE_BYTES", labels().nbytes // pieces)
-    expected = [np.count_nonzero(labels() == value, axis=(0, 1)) for value in (2, 255)]
-    assert np.array_equal(Volume(tmp_path / "v.nii", "v").counts(2, 255), expected)
-
-
-@pytest.mark.parametrize("name", [IMAGE, REGIONS, VERTEBRA])
-def test_no_damage_raises_or_slips_through(tmp_path, name):
-    case = add_case(tmp_path)
-    sound = check_folder(tmp_path).usable[0]
-    whole = (case / name).read_bytes()
-    plain = gzip.decompress(whole)
-    rng = np.random.default_rng(0)
-    outcomes = {True: 0, False: 0}
-    for trial in range(120):
-        data = bytearray(whole if trial % 4 < 3 else plain)
-        if trial % 4 == 0:
-            del data[int(rng.integers(len(data))) :]
-        elif trial % 4 == 1:
-            data += rng.bytes(int(rng.integers(1, 64)))
-        else:
-            for place in rng.integers(0, len(data) if trial % 4 == 2 else 352, 3):
-                data[place] = int(rng.integers(256))
-        (case / name).write_bytes(bytes(data) if trial % 4 < 3 else gzip.compress(bytes(data), 1))
-        report = check_folder(tmp_path)
-        assert len(report.usable) + len(report.refused) == 1
-        assert all("\n" not in line for line in report.lines())
-        outcomes[bool(report.usable)] += 1
-        if trial % 4 == 0 and report.usable:  # cut off behind what is read
-            assert np.array_equal(report.usable[0].hu, sound.hu)
-            assert np.array_equal(report.usable[0].expert, sound.expert)
-    assert outcomes[False] > 30
 
 
 RECIPE = Path(__file__).resolve().parents[2] / "book" / "data.md"

@@ -1,0 +1,144 @@
+"""Files below a folder, what tells that they have changed, and tables of text."""
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from l3muscle.errors import L3MuscleError, reason_of
+
+NOT_DATA = (".json", ".csv", ".txt", ".md")
+MAX_TABLE_BYTES = 1 << 24
+EXPECTED = {"int_parsing": "a whole number", "float_parsing": "a number", "finite_number": "a finite number"}
+
+
+class TableError(L3MuscleError):
+    """A table that cannot be read."""
+
+
+def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
+    """Every file below a folder in a stable order; links are followed, and nothing is met twice."""
+    real = os.path.realpath(folder)
+    if real in seen:
+        return
+    seen.add(real)
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _walk(path, seen)
+        elif path.is_file() and os.path.realpath(path) not in seen:
+            seen.add(os.path.realpath(path))
+            yield path
+
+
+def find_files(paths: Iterable[Path]) -> list[Path]:
+    """All files named, and all below the folders named, each once; hidden files, tables and notes are left out.
+
+    Links to files and folders are followed.
+
+    Raises
+    ------
+    TableError
+        If a path does not exist, or there is no file.
+    """
+    files: list[Path] = []
+    seen: set[str] = set()
+    paths = list(paths)
+    for path in paths:
+        if path.is_dir():
+            files += [file for file in _walk(path, seen) if not file.name.startswith(".")]
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise TableError(f"there is no file or folder {path}")
+    files = [path for path in files if path.suffix.lower() not in NOT_DATA]
+    if not files:
+        raise TableError(f"no files in {', '.join(map(str, paths))}")
+    return files
+
+
+def folder_signature(folder: str | Path) -> str:
+    """SHA-256 over paths, sizes and times of change of all files below a folder, as hexadecimal digits.
+
+    It tells whether a folder has changed without reading the files. Links are followed, each file once.
+    """
+    folder, digest = Path(folder), hashlib.sha256()
+    for path in _walk(folder, set()):
+        stat = path.stat()
+        digest.update(
+            f"{path.relative_to(folder).as_posix()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="replace")
+        )
+    return digest.hexdigest()
+
+
+Row = TypeVar("Row", bound=BaseModel)
+
+
+def read_table(path: Path, schema: type[Row]) -> tuple[list[tuple[int, Row]], list[tuple[dict[str, str], str]]]:
+    """Read a table with a header line, in UTF-8, its columns parted by commas or semicolons.
+
+    Parameters
+    ----------
+    path : Path
+    schema : subclass of BaseModel
+        A field for each column, required ones without a default; empty cells take the default. Columns that the schema
+        lacks are an error where it forbids extras.
+
+    Returns
+    -------
+    rows : list of (int, schema)
+        Line number, from 1, and content of each sound row.
+    refused : list of (dict of str to str, str)
+        Cells of other rows, and what is wrong with them.
+
+    Raises
+    ------
+    TableError
+        If it is no such table.
+    """
+    name, known = path.name, schema.model_fields
+    rows: list[tuple[int, Row]] = []
+    refused: list[tuple[dict[str, str], str]] = []
+    try:
+        if path.stat().st_size > MAX_TABLE_BYTES:
+            raise TableError(f"{name}: larger than {MAX_TABLE_BYTES >> 20} MiB")
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        first = lines[0] if lines else ""
+        # What spreadsheets write in countries with a decimal comma.
+        reader = csv.reader(lines, delimiter=";" if ";" in first and "," not in first else ",", strict=True)
+        columns = [column.strip().lower() for column in next(reader, [])]
+        if schema.model_config.get("extra") == "forbid" and (unknown := [c for c in columns if c not in known]):
+            raise TableError(f"{name} line 1: there is no column {unknown[0]!r}; known: {', '.join(known)}")
+        for column, field in known.items():
+            if columns.count(column) > 1 or (field.is_required() and column not in columns):
+                raise TableError(f"{name} line 1: needs a column {column!r}, and each column once")
+        for values in reader:
+            cells = {c: v.strip() for c, v in zip(columns, values, strict=False) if c in known and v.strip()}
+            where = f"{name} line {reader.line_num}"
+            if len(values) > len(columns) and any(value.strip() for value in values[len(columns) :]):
+                refused.append((cells, f"{where}: has more cells than there are columns"))
+            elif cells:
+                try:
+                    rows.append((reader.line_num, schema(**cells)))
+                except ValidationError as error:
+                    refused.append((cells, f"{where}: {_mistake(error)}"))
+    except UnicodeDecodeError:
+        raise TableError(f"{name}: not a text in UTF-8") from None
+    except OSError as error:
+        raise TableError(f"{name}: cannot be read ({reason_of(error)})") from None
+    except csv.Error as error:
+        raise TableError(f"{name} line {reader.line_num}: {error}") from None
+    return rows, refused
+
+
+def _mistake(error: ValidationError) -> str:
+    first = error.errors()[0]
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    column = ".".join(map(str, first["loc"]))
+    if first["type"] == "missing":
+        return f"{column} is empty"
+    return f"{column} is {first['input']!r}, not {EXPECTED.get(first['type'], 'what it should be')}"

@@ -1,0 +1,426 @@
+"""Reading and writing outlines as RT Structure Sets.
+
+Of a structure set only the muscle's and the observers' contours are read. What a contour means:
+
+- contours inside others are holes, and islands in holes are muscle again; so are keyholes, where one line runs to the
+  inner contour and back;
+- contours that are there twice count once;
+- contours that overlap add up;
+- what lies between a hole that crosses its edge and an overlap is refused.
+
+A contour lies on the one slice that it names, or else on the nearest one of its frame of reference, along the normal.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.tag import Tag
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
+from skimage.measure import find_contours
+
+from l3muscle.cohort.ct import CTHeader, CTSlice, DicomError, naming_damage, new_file, read_dataset, uid
+from l3muscle.cohort.outlines import roles
+from l3muscle.errors import L3MuscleError
+
+PLANE_TOLERANCE_MM = 0.5  # of a contour that does not name one slice
+NAMED_TOLERANCE_MM = 1.0  # of one that does
+TIE_MM = 0.05
+FARTHEST_MM = 1e4
+CLOSED, EXCLUSIVE = "CLOSED_PLANAR", "CLOSEDPLANAR_XOR"
+REPEAT_PIXELS = 0.5  # between the corners of a contour and another drawn again
+OUTSIDE_SHARE = 0.2  # of the smaller contour; less of it outside the larger one is not told from a hole
+EXPLICIT_DS_BYTES = 0xFFFF  # longer contours fit only the implicit transfer syntax
+CONTOUR_DATA = Tag("ContourData")
+
+
+@dataclass
+class _Loop:
+    """A closed line without repeated corners, and what it encloses in its bounding box."""
+
+    corners: np.ndarray
+    top: int
+    left: int
+    mask: np.ndarray
+    depth: int = 0
+
+    def __post_init__(self) -> None:
+        self.bottom, self.right = self.top + self.mask.shape[0], self.left + self.mask.shape[1]
+        self.size = int(np.count_nonzero(self.mask))
+
+    def shared(self, other: "_Loop") -> int:
+        """How many pixels lie in both."""
+        top, left = max(self.top, other.top), max(self.left, other.left)
+        bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
+        if top >= bottom or left >= right:
+            return 0
+        mine, its = (
+            loop.mask[top - loop.top : bottom - loop.top, left - loop.left : right - loop.left]
+            for loop in (self, other)
+        )
+        return int(np.count_nonzero(mine & its))
+
+    def repeats(self, other: "_Loop") -> bool:
+        """Whether every corner lies on the line of `other`, which is about as large."""
+        if not 0.5 < self.size / other.size < 2:
+            return False
+        start, end = other.corners, np.roll(other.corners, -1, axis=0)
+        along = end - start
+        length = np.maximum((along**2).sum(axis=1), 1e-12)
+        to = self.corners[:, None] - start
+        share = np.clip((to * along).sum(axis=2) / length, 0, 1)
+        return bool((np.linalg.norm(to - share[..., None] * along, axis=2).min(axis=1) < REPEAT_PIXELS).all())
+
+
+def _split(contour: np.ndarray) -> list[np.ndarray]:
+    """Part a line where it comes back to an earlier corner: a keyhole becomes its outer and its inner contour."""
+    loops, path, where = [], [], {}
+    for corner in map(tuple, np.round(contour, 3).tolist()):
+        if corner in where:
+            first = where[corner]
+            loops.append(path[first:])
+            for gone in path[first + 1 :]:
+                del where[gone]
+            del path[first + 1 :]
+        else:
+            where[corner] = len(path)
+            path.append(corner)
+    return [np.array(loop) for loop in (*loops, path) if len(loop) > 2]
+
+
+def winding(contour: np.ndarray, shape: tuple[int, int]) -> tuple[int, int, np.ndarray]:
+    """How often a closed line runs around each pixel's centre.
+
+    Scan lines through the pixel centres: each edge counts, by its direction, from where it crosses its row to the
+    right. A point-in-polygon test of every pixel took most of the time of reading a cohort.
+
+    Parameters
+    ----------
+    contour : ndarray, (K, 2)
+        Rows and columns of the corners; pixel centres are whole numbers.
+    shape : (int, int)
+
+    Returns
+    -------
+    top, left : int
+    numbers : ndarray, (h, w) int
+        Of the pixels from there on in the contour's bounding box, within `shape`.
+    """
+    low = np.ceil(contour.min(axis=0)).clip(0, shape).astype(int)
+    high = np.ceil(contour.max(axis=0)).clip(0, shape).astype(int)
+    toggles = np.zeros((high[0] - low[0], high[1] - low[1] + 1), dtype=np.int32)
+    start, end = contour, np.roll(contour, -1, axis=0)
+    # An edge owns the rows from its upper end, inclusive, to its lower end, exclusive: corners count once.
+    first = np.ceil(np.minimum(start[:, 0], end[:, 0])).clip(low[0], high[0]).astype(int)
+    last = np.ceil(np.maximum(start[:, 0], end[:, 0])).clip(low[0], high[0]).astype(int)
+    count = last - first
+    edge = np.repeat(np.arange(len(start)), count)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + first[edge]
+    slope = (end[edge, 1] - start[edge, 1]) / (end[edge, 0] - start[edge, 0])
+    column = np.ceil(start[edge, 1] + (row - start[edge, 0]) * slope).clip(low[1], high[1]).astype(int)
+    np.add.at(toggles, (row - low[0], column - low[1]), np.where(end[edge, 0] > start[edge, 0], 1, -1))
+    return int(low[0]), int(low[1]), np.cumsum(toggles[:, :-1], axis=1)
+
+
+def fill_contours(contours: Iterable[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """Fill the closed contours of one outline; see above for what they mean.
+
+    Parameters
+    ----------
+    contours : iterable of ndarray, (K, 2)
+        Rows and columns of the corners; pixel centres are whole numbers.
+    shape : (int, int)
+
+    Returns
+    -------
+    ndarray, (H, W) bool
+        Pixels whose centres lie inside.
+
+    Raises
+    ------
+    L3MuscleError
+        If they could mean two things.
+    """
+    loops = []
+    for corners in (loop for contour in contours for loop in _split(contour)):
+        top, left, turns = winding(corners, shape)
+        # Where a line crosses itself, small overlaps add up.
+        if np.count_nonzero(turns % 2 == 0) - np.count_nonzero(turns == 0) > max(1, 0.02 * np.count_nonzero(turns)):
+            raise L3MuscleError("a contour crosses itself, so that what it encloses cannot be told")
+        if turns.any():
+            loops.append(_Loop(corners, top, left, turns != 0))
+    placed: list[_Loop] = []
+    for loop in sorted(loops, key=lambda loop: -loop.size):
+        if _find_depth(loop, placed):
+            placed.append(loop)
+    filled = np.zeros(shape, dtype=bool)
+    for loop in sorted(placed, key=lambda loop: loop.depth):
+        filled[loop.top : loop.bottom, loop.left : loop.right][loop.mask] = loop.depth % 2 == 0
+    return filled
+
+
+def _find_depth(loop: _Loop, larger: Sequence[_Loop]) -> bool:
+    """Note how many contours a loop lies inside of, one another's overlaps counting as one; False for a repeat."""
+    around, beside = [-1], set()
+    for other in larger:
+        shared, size = loop.shared(other), loop.size
+        if not shared:
+            continue
+        union = size + other.size - shared
+        if loop.repeats(other):
+            return False
+        if shared == size:
+            around.append(other.depth)
+        elif size - shared >= OUTSIDE_SHARE * size or shared > 0.9 * union or shared < 0.002 * union:
+            beside.add(other.depth)
+        else:
+            raise L3MuscleError("a contour crosses the edge of another a little: a hole or a part cannot be told apart")
+    loop.depth = max(around) + 1
+    if beside - {loop.depth}:
+        raise L3MuscleError("contours overlap in a way that holes and parts cannot be told apart")
+    return True
+
+
+@dataclass(frozen=True)
+class _Contour:
+    points: np.ndarray  # (K, 3), mm
+    images: frozenset[str]
+    exclusive: bool
+
+
+class StructureSet:
+    """The muscle's and the observers' contours of an RT Structure Set.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    name : str
+        The file as messages call it.
+    wanted : sequence of str
+        Names of the ROIs that are muscle; without any, by the rules of `l3muscle.cohort.outlines`.
+
+    Raises
+    ------
+    DicomError
+        If it does not say which ROI is the muscle, or one of its contours is open or malformed.
+    """
+
+    def __init__(self, dataset: Dataset, name: str, wanted: Sequence[str] = ()) -> None:
+        self.name = name
+        self._found: dict[str, dict[str, list[_Contour]]] = {}
+        with naming_damage(name):
+            rois = {int(roi.ROINumber): roi for roi in dataset.get("StructureSetROISequence") or []}
+            drawn: dict[int, list[Dataset]] = defaultdict(list)
+            for item in dataset.get("ROIContourSequence") or []:
+                contours = item.get("ContourSequence") or []
+                drawn[int(item.ReferencedROINumber)] += [c for c in contours if _has_area(c)]
+            names = {
+                number: str(rois[number].get("ROIName", "")) for number in drawn if drawn[number] and number in rois
+            }
+            frames = dataset.get("ReferencedFrameOfReferenceSequence") or []
+            frame = str(frames[0].get("FrameOfReferenceUID") or "") if len(frames) == 1 else ""
+            self._contours = [
+                (by, str(rois[number].get("ReferencedFrameOfReferenceUID") or frame), _parse(contour))
+                for by, numbers in roles(names, wanted).items()
+                for number in numbers
+                for contour in drawn[number]
+            ]
+            self._series = {
+                str(series.get("SeriesInstanceUID"))
+                for item in frames
+                for study in item.get("RTReferencedStudySequence") or []
+                for series in study.get("RTReferencedSeriesSequence") or []
+            }
+
+    def slices(self, candidates: Sequence[CTHeader]) -> set[str]:
+        """Keys of the slices that its contours lie on.
+
+        Raises
+        ------
+        DicomError
+            If a contour lies beside the slice it names, or as near to one slice as to another.
+        """
+        with naming_damage(self.name):
+            known = {ct.sop_instance_uid: ct for ct in candidates if ct.sop_instance_uid}
+            near: dict[object, _Planes] = {}
+            self._found = defaultdict(lambda: defaultdict(list))
+            for by, frame, contour in self._contours:
+                named = [known[image] for image in contour.images if image in known]
+                if any(frame and ct.frame_of_reference_uid not in ("", frame) for ct in named):
+                    raise DicomError(f"{self.name}: drawn in another frame of reference than {named[0].name}")
+                if len(contour.images) == 1:
+                    on = named[0] if named else None
+                    if on is not None and np.abs(on.heights(contour.points)).max() > NAMED_TOLERANCE_MM:
+                        raise L3MuscleError(f"a contour does not lie in the plane of {on.name}, which it names")
+                else:
+                    where = contour.images or frame
+                    if where not in near:
+                        of_frame = [ct for ct in candidates if frame and ct.frame_of_reference_uid == frame]
+                        listed = named if contour.images else of_frame
+                        series = [ct for ct in listed if ct.header.get("SeriesInstanceUID") in self._series]
+                        near[where] = _Planes(series or listed)
+                    on = near[where].nearest(contour.points)
+                if on is not None:
+                    self._found[on.key][by].append(contour)
+            return set(self._found)
+
+    def masks(self, ct: CTHeader) -> dict[str, np.ndarray]:
+        """Its outlines of a slice by who drew them, (H, W) bool; `slices` says which slices there are.
+
+        Raises
+        ------
+        DicomError
+            If an outline's contours could mean two things.
+        """
+        with naming_damage(self.name):
+            masks = {}
+            for by, contours in self._found.get(ct.key, {}).items():
+                lines = [ct.indices(contour.points) for contour in contours]
+                exclusive = {contour.exclusive for contour in contours}
+                if len(exclusive) > 1:
+                    raise L3MuscleError(f"contours of {CLOSED} and {EXCLUSIVE} in one outline")
+                if exclusive == {True}:
+                    masks[by] = np.logical_xor.reduce([fill_contours([line], ct.shape) for line in lines])
+                else:
+                    masks[by] = fill_contours(lines, ct.shape)
+            return masks
+
+
+class _Planes:
+    """Slices among which a contour looks for its own."""
+
+    def __init__(self, slices: Sequence[CTHeader]) -> None:
+        self.slices = slices
+        self.normals = np.array([ct.normal for ct in slices]).reshape(-1, 3)
+        self.locations = np.array([ct.location_mm for ct in slices])
+
+    def nearest(self, points: np.ndarray) -> CTHeader | None:
+        """The slice that a contour (K, 3) lies on, if there is one."""
+        if not self.slices:
+            return None
+        distances = np.abs(self.normals @ points.mean(axis=0) - self.locations)
+        first, *others = np.argsort(distances, kind="stable")[:2]
+        nearest = self.slices[first]
+        if np.abs(nearest.heights(points)).max() > PLANE_TOLERANCE_MM:
+            return None
+        if others and distances[others[0]] - distances[first] < TIE_MM:
+            other = self.slices[others[0]]
+            raise L3MuscleError(f"a contour that names no image lies as near to {nearest.name} as to {other.name}")
+        return nearest
+
+
+def _has_area(contour: Dataset) -> bool:
+    """Whether a contour is more than a marker, or nothing."""
+    data = contour.get_item("ContourData")
+    return contour.get("ContourGeometricType") != "POINT" and data is not None and bool(data.value)
+
+
+def _parse(contour: Dataset) -> _Contour:
+    kind = contour.get("ContourGeometricType")
+    if kind not in (CLOSED, EXCLUSIVE):
+        raise L3MuscleError(f"a contour of the muscle is of type {kind or 'not stated'}, not a closed one in a plane")
+    # From the raw text, as pydicom's decimal strings cost most of a cohort's reading time.
+    value = contour.get_item("ContourData").value
+    try:
+        points = np.array(value.decode("ascii").split("\\") if isinstance(value, bytes) else value, dtype=np.float64)
+        points = points.reshape(-1, 3)
+    except (AttributeError, TypeError, ValueError):
+        raise L3MuscleError("a contour's points are not triples of numbers") from None
+    if not np.isfinite(points).all() or np.abs(points).max() > FARTHEST_MM:
+        raise L3MuscleError("a contour's points are not triples of numbers in millimetres")
+    references = [str(item.get("ReferencedSOPInstanceUID") or "") for item in contour.get("ContourImageSequence") or []]
+    images = frozenset(references) - {""}
+    return _Contour(points, images, kind == EXCLUSIVE)
+
+
+def read_rtstruct(path: Path, ct: CTHeader, wanted: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """The outlines in an RT Structure Set that lie on one slice, by who drew them, (H, W) bool."""
+    structures = StructureSet(read_dataset(path), path.name, wanted)
+    structures.slices([ct])
+    return structures.masks(ct)
+
+
+def mask_contours(mask: np.ndarray) -> list[np.ndarray]:
+    """Closed contours of a mask, (K, 2) rows and columns, halfway between the pixels inside and outside.
+
+    Filled again they give the same mask, whatever its holes and islands. Only corners are kept: about half of the
+    points, and the same line.
+    """
+    contours = []
+    for contour in find_contours(np.pad(mask, 1).astype(np.float32), 0.5):
+        contour = contour[:-1] - 1
+        before, after = contour - np.roll(contour, 1, axis=0), np.roll(contour, -1, axis=0) - contour
+        contours.append(contour[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]])
+    return contours
+
+
+def write_rtstruct(path: Path, masks: Mapping[str, np.ndarray], ct: CTSlice) -> None:
+    """Write masks of one slice as an RT Structure Set.
+
+    Parameters
+    ----------
+    path : Path
+    masks : mapping of str to ndarray, (H, W) bool
+        Upright, by ROI name. An empty mask becomes an ROI without contours.
+    ct : CTSlice
+        The slice they belong to.
+    """
+    content = hashlib.sha256(b"".join(name.encode() + np.packbits(mask).tobytes() for name, mask in masks.items()))
+    ds = new_file(RTStructureSetStorage, uid("rtstruct", ct.sop_instance_uid, content.hexdigest()))
+    source = ct.header
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = source.StudyInstanceUID, uid("rt series", ds.SOPInstanceUID)
+    for keyword in ("StudyDate", "StudyTime", "AccessionNumber", "StudyID", "PatientSex"):
+        setattr(ds, keyword, source.get(keyword, ""))
+    ds.ReferringPhysicianName = ds.OperatorsName = ds.PatientName = ds.PatientBirthDate = ""
+    ds.Modality, ds.Manufacturer, ds.SeriesNumber, ds.PatientID = "RTSTRUCT", "l3muscle", 1, ct.patient_id
+    ds.StructureSetLabel, ds.StructureSetDate, ds.StructureSetTime = "skeletal muscle", "", ""
+
+    image = Dataset()
+    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = source.SOPClassUID, ct.sop_instance_uid
+    series = Dataset()
+    series.SeriesInstanceUID, series.ContourImageSequence = source.SeriesInstanceUID, DicomSequence([image])
+    study = Dataset()
+    study.ReferencedSOPClassUID, study.ReferencedSOPInstanceUID = "1.2.840.10008.3.1.2.3.1", source.StudyInstanceUID
+    study.RTReferencedSeriesSequence = DicomSequence([series])
+    frame = Dataset()
+    frame.FrameOfReferenceUID, frame.RTReferencedStudySequence = source.FrameOfReferenceUID, DicomSequence([study])
+    ds.ReferencedFrameOfReferenceSequence = DicomSequence([frame])
+
+    rois, drawn, observations = [], [], []
+    for number, (name, mask) in enumerate(masks.items(), start=1):
+        roi, item, observation = Dataset(), Dataset(), Dataset()
+        roi.ROINumber, roi.ROIName, roi.ROIGenerationAlgorithm = number, name, ""
+        roi.ReferencedFrameOfReferenceUID = source.FrameOfReferenceUID
+        item.ReferencedROINumber = number
+        outlines = [_contour_item(ds, ct.points(contour), image) for contour in mask_contours(mask)]
+        if outlines:
+            item.ContourSequence = DicomSequence(outlines)
+        observation.ObservationNumber = observation.ReferencedROINumber = number
+        observation.RTROIInterpretedType, observation.ROIInterpreter = "ORGAN", ""
+        rois.append(roi)
+        drawn.append(item)
+        observations.append(observation)
+    ds.StructureSetROISequence = DicomSequence(rois)
+    ds.ROIContourSequence = DicomSequence(drawn)
+    ds.RTROIObservationsSequence = DicomSequence(observations)
+    ds.save_as(path, enforce_file_format=True)
+
+
+def _contour_item(ds: Dataset, points: np.ndarray, image: Dataset) -> Dataset:
+    outline = Dataset()
+    outline.ContourImageSequence = DicomSequence([image])
+    outline.ContourGeometricType = CLOSED
+    outline.NumberOfContourPoints = len(points)
+    # As finished text: checking every number on its own took longer than drawing the patient.
+    text = "\\".join(f"{value:.4f}" for value in points.ravel().tolist()).encode()
+    text += b" " * (len(text) % 2)
+    if len(text) > EXPLICIT_DS_BYTES:
+        ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    outline[CONTOUR_DATA] = RawDataElement(CONTOUR_DATA, "DS", len(text), text, 0, False, True)
+    return outline
