@@ -47,22 +47,11 @@ def test_every_size_up_to_72_keeps_eight_places_apart(size):
     assert len(permutations) == size and min(distances(permutations), default=9) >= (9 if size <= 9 else 8)
 
 
-def test_seed_decides_the_set():
-    assert np.array_equal(permutation_set(seed=3), permutation_set(seed=3))
-    assert not np.array_equal(permutation_set(seed=3), permutation_set(seed=4))
-
-
 @pytest.mark.parametrize(("n_tiles", "size", "least"), [(9, 80, 6), (4, 12, 2), (4, 24, 2), (2, 2, 2)])
 def test_greedy_sets_are_distinct_and_apart(n_tiles, size, least):
     permutations = permutation_set(n_tiles, size)
     assert len({tuple(p) for p in permutations.tolist()}) == size
     assert min(distances(permutations)) >= least
-
-
-@pytest.mark.parametrize("arguments", [{"n_tiles": 10}, {"n_tiles": 3, "size": 7}, {"size": 0}])
-def test_sets_that_are_not_there_are_refused(arguments):
-    with pytest.raises(ValueError, match="must be from"):
-        permutation_set(**arguments)
 
 
 def test_tiles_come_from_their_cells_with_random_gaps():

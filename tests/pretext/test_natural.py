@@ -122,11 +122,6 @@ def test_weights_that_do_not_exist_are_refused_with_the_profile(overrides, messa
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
 
 
-def test_a_small_network_may_leave_the_natural_tasks_out():
-    small = load_profile("paper", network={"backbone": "resnet18"}, grid={"source_tasks": ["random", "jigsaw"]})
-    assert small.network.backbone == "resnet18"
-
-
 def test_published_segmentation_weights_move_key_by_key():
     """A checkpoint of the published shape: 21 classes and an auxiliary classifier."""
     torch.manual_seed(0)
@@ -157,14 +152,3 @@ def test_a_published_source_is_recorded_with_its_transfer(tmp_path):
     assert len(record["transfer"]["moved"]) == len(state) - 2
     kept = study.source_weights("classification")
     assert all(torch.equal(kept[name], value) for name, value in state.items())
-
-
-def test_a_bad_file_in_a_named_folder_stays_where_it_is(tmp_path, monkeypatch):
-    """It fits its checksum and is no checkpoint: nothing is fetched, and nothing of the owner's removed."""
-    content = b"not a checkpoint"
-    path = tmp_path / f"resnet50-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-    path.write_bytes(content)
-    monkeypatch.setattr(ResNet50_Weights.IMAGENET1K_V1.value, "url", f"https://weights.invalid/{path.name}")
-    with pytest.raises(WeightsError, match=f"{path.name} is damaged"):
-        load_published(profile(weights_folder=str(tmp_path)), "classification")
-    assert path.read_bytes() == content

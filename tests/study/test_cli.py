@@ -95,7 +95,7 @@ def mistakes(tmp_path: Path, model: Path) -> dict[str, tuple[list[object], str]]
     return {
         "unknown profile": (["study", "run", "--profile", "labtop"], "choose one of"),
         "misspelt option": (["study", "run", "--profil", "smoke"], "No such option"),
-        "no number": (["study", "run", "--workers", "0"], "0"),
+        "no number": (["study", "run", "--workers", "0"], "greater than or equal to 1"),
         "misspelt setting": (["study", "run", "--profile", spoilt], "training.max_stepps: no such setting"),
         "runs is a file": (["study", "run", "--profile", "smoke", "--runs", tmp_path / "file"], "cannot write"),
         "phantom over a folder": (["cohort", "phantom", tmp_path / "empty"], "exists already"),
