@@ -55,7 +55,7 @@ def main() -> None:
     for setting in SETTINGS:
         own = {**given, "name": f"carry-over-{setting}", "cohort": {"setting": setting}}
         results = run(own, arguments.runs, arguments.workers, None)
-        phantom_dice[setting] = round(results.scores()["dice"].mean(), 4)
+        phantom_dice[setting] = round(float(results.scores()["dice"].mean()), 4)
         for name, segmenter in segmenters(results):
             for plane in arguments.planes:
                 hu, on = image.hu(plane), image.grid(plane)

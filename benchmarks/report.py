@@ -95,10 +95,10 @@ def write(folder: Path) -> None:
     (folder / "report.md").write_text("\n".join(parts), encoding="utf-8")
 
     others = table[~table["peer"].str.startswith("our") & (table["peer"] != "bare network")]
-    if others.empty:
-        return
     best = others.sort_values("ratio").drop_duplicates(["case", "quantity"])
     best = best.set_index(["case", "quantity"]).reindex(SUMMARY).dropna(subset="ratio")
+    if best.empty:
+        return
     shown = texts(best, {"work": pd.Series([SUMMARY[key] for key in best.index], index=best.index)})
     caption = f"{where}: each kind of work beside the best of the other tools. Above 1 ours is ahead."
     (folder / "summary.md").write_text(
