@@ -8,63 +8,69 @@ form that its library takes; what makes that form is not timed.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from harness import NotOffered, Rows, Sides, Work
-from resolution import FREQUENCIES, contrast_kept, line_pairs, warp_once_and_in_chain
+from resolution import FREQUENCIES, contrast_kept, line_pairs
 
-from l3muscle.profile import AugmentationSettings, load_profile
+from l3muscle.profile import load_profile
+from l3muscle.settings import AugmentationSettings
 
 PART = "augmentation"
 SETTINGS = load_profile("paper").augmentation
+PROBABILITIES = tuple(name for name in AugmentationSettings.model_fields if name.endswith("probability"))
+DEGREES = (-SETTINGS.rotation_degrees, SETTINGS.rotation_degrees)
+SCALES = (1 - SETTINGS.scale, 1 + SETTINGS.scale)
 BATCH = 4  # of the sides that take batches
 
 
+@dataclass
 class Form:
     """Images of a library's own form, and a transformation of one of them.
 
-    Parameters
+    Attributes
     ----------
     transform : callable
         Takes a member of `members`.
     members : list
         Images or batches with their masks.
-    images : int
-        In all members together.
+    warped : callable, optional
+        All channels (C, H, W) of one image, as an array, through the same transformation.
     """
 
-    def __init__(self, transform: Callable, members: list, images: int) -> None:
-        self.transform, self.members, self.images = transform, members, images
+    transform: Callable
+    members: list
+    warped: Callable[[np.ndarray], np.ndarray] | None = None
 
 
-def read_images(data: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images and masks, (N, 512, 512) float32 in [0, 1]."""
-    with np.load(data) as arrays:
-        return arrays["images"], arrays["masks"]
-
-
-def write_images(path: Path, count: int, size: int) -> None:
-    """Draw the images once for all sides."""
+def prepared_images(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Phantom images and masks, (count, size, size) float32 in [0, 1]."""
     from l3muscle.phantom.patients import phantom_slice
-    from l3muscle.preprocess import frame_of, prepare_image, prepare_mask
-    from l3muscle.profile import ImageSettings
+    from l3muscle.preprocess import crop_of, prepare_image, prepare_mask
 
-    settings = ImageSettings(shape=(size, size))
+    settings = load_profile("paper", image={"shape": [size, size]}).image
     images, masks = [], []
     for seed in range(count):
-        phantom = phantom_slice(seed, size=size)
-        frame = frame_of(phantom.hu, phantom.spacing, settings)
-        images.append(prepare_image(phantom.hu, frame, settings)[0].numpy())
-        masks.append(prepare_mask(phantom.mask, frame, settings)[0].numpy())
-    np.savez(path, images=np.stack(images), masks=np.stack(masks))
+        drawn = phantom_slice(seed, size=size)
+        crop = crop_of(drawn.hu, drawn.spacing, settings)
+        images.append(prepare_image(drawn.hu, crop, settings)[0].numpy())
+        masks.append(prepare_mask(drawn.mask, crop, settings)[0].numpy())
+    return np.stack(images), np.stack(masks)
 
 
-def _batches(images: np.ndarray, masks: np.ndarray, device: str) -> list:
+def _batches(images: np.ndarray, masks: np.ndarray) -> list:
     import torch
 
-    both = torch.from_numpy(np.stack([images, masks], axis=1)).to(device)
-    return list(both.split(BATCH))
+    return list(torch.from_numpy(np.stack([images, masks], axis=1)).split(BATCH))
+
+
+def _tensors(images: np.ndarray, masks: np.ndarray, image: str, mask: str) -> list[dict]:
+    import torch
+
+    pairs = zip(torch.from_numpy(images)[:, None], torch.from_numpy(masks)[:, None], strict=True)
+    return [{image: one, mask: other} for one, other in pairs]
 
 
 def _largest_shift(size: int) -> float:
@@ -72,173 +78,155 @@ def _largest_shift(size: int) -> float:
     return SETTINGS.elastic_shift * (size - 1) / (SETTINGS.elastic_nodes - 1)
 
 
-def _with_probability(probability: float) -> AugmentationSettings:
-    names = [name for name in AugmentationSettings.model_fields if name.endswith("probability")]
-    return SETTINGS.model_copy(update=dict.fromkeys(names, probability))
-
-
-def ours(images: np.ndarray, masks: np.ndarray, probability: float, device: str) -> Form:
+def ours(images: np.ndarray, masks: np.ndarray, probability: float) -> Form:
     """This package: one sampling grid, one interpolation, a batch at a time."""
     import torch
 
     from l3muscle.augment import augment_images
 
-    generator, settings = torch.Generator().manual_seed(0), _with_probability(probability)
-    members = _batches(images, masks, device)
-    return Form(lambda both: augment_images(both, settings, generator=generator), members, len(images))
+    settings = SETTINGS.model_copy(update=dict.fromkeys(PROBABILITIES, probability))
+    generator = torch.Generator().manual_seed(0)
+
+    def transform(batch):
+        return augment_images(batch, settings, generator=generator)
+
+    return Form(
+        transform, _batches(images, masks), lambda phantom: transform(torch.from_numpy(phantom)[None])[0].numpy()
+    )
 
 
-def opencv(images: np.ndarray, masks: np.ndarray, probability: float, device: str) -> Form:
+def ours_in_a_chain(images: np.ndarray, masks: np.ndarray, probability: float) -> Form:
+    """Our four transformations one after another, as a chain of transforms would."""
+    import torch
+
+    from l3muscle.augment import augment_images
+
+    generator = torch.Generator().manual_seed(0)
+    kinds = [SETTINGS.model_copy(update={**dict.fromkeys(PROBABILITIES, 0.0), name: 1.0}) for name in PROBABILITIES]
+
+    def transform(batch):
+        for settings in kinds:
+            batch = augment_images(batch, settings, generator=generator)
+        return batch
+
+    return Form(transform, [], lambda phantom: transform(torch.from_numpy(phantom)[None])[0].numpy())
+
+
+def opencv(images: np.ndarray, masks: np.ndarray, probability: float) -> Form:
     """Our sampling grid, looked up by OpenCV."""
     import cv2
     import torch
 
     from l3muscle.augment import sampling_grid
 
-    if device != "cpu":
-        raise NotOffered("works on the CPU only")
-    generator, settings = torch.Generator().manual_seed(0), _with_probability(probability)
-    shape = images.shape[-2:]
+    settings = SETTINGS.model_copy(update=dict.fromkeys(PROBABILITIES, probability))
+    generator, shape = torch.Generator().manual_seed(0), images.shape[-2:]
 
     def transform(batch: list[np.ndarray]) -> list[np.ndarray]:
         grids = sampling_grid(len(batch), shape, settings, generator=generator)
-        places = ((grids + 1) * torch.tensor([shape[1] / 2, shape[0] / 2]) - 0.5).numpy()
-        return [cv2.remap(both, place, None, cv2.INTER_LINEAR) for both, place in zip(batch, places, strict=True)]
+        pixels = ((grids + 1) * torch.tensor([shape[1] / 2, shape[0] / 2]) - 0.5).numpy()
+        return [cv2.remap(both, at, None, cv2.INTER_LINEAR) for both, at in zip(batch, pixels, strict=True)]
 
     both = [np.ascontiguousarray(np.stack(pair, axis=-1)) for pair in zip(images, masks, strict=True)]
-    members = [both[start : start + BATCH] for start in range(0, len(both), BATCH)]
-    return Form(transform, members, len(images))
+    return Form(transform, [both[start : start + BATCH] for start in range(0, len(both), BATCH)])
 
 
-def _monai(images: np.ndarray, masks: np.ndarray, probability: float, device: str, *, chain: bool) -> Form:
+def monai(images: np.ndarray, masks: np.ndarray, probability: float, *, chain: bool = False) -> Form:
+    """MONAI, its random elastic transform with rotation and scaling inside: two passes, one interpolation."""
     import torch
     from monai.transforms import Compose, Rand2DElasticd, RandFlipd, RandRotated, RandZoomd
 
     keys, size = ("image", "mask"), images.shape[-1]
-    shift, spacing = _largest_shift(size), (size - 1) / (SETTINGS.elastic_nodes - 1)
+    spacing = (size - 1) / (SETTINGS.elastic_nodes - 1)
     angle, scale = np.deg2rad(SETTINGS.rotation_degrees), SETTINGS.scale
-    elastic = {"keys": keys, "spacing": (spacing, spacing), "magnitude_range": (0, shift), "prob": probability}
-    elastic |= {"padding_mode": "zeros", "mode": "bilinear"}
-    flip = RandFlipd(keys, spatial_axis=1, prob=probability)
+    linear = {"prob": probability, "mode": "bilinear"}
+    elastic = {"spacing": (spacing, spacing), "magnitude_range": (0, _largest_shift(size)), "padding_mode": "zeros"}
+    steps = [RandFlipd(keys, spatial_axis=1, prob=probability)]
     if chain:
-        steps = [
-            flip,
-            RandRotated(keys, range_x=angle, prob=probability, mode="bilinear", padding_mode="zeros"),
-            RandZoomd(
-                keys,
-                min_zoom=1 - scale,
-                max_zoom=1 + scale,
-                prob=probability,
-                mode="bilinear",
-                padding_mode="constant",
-                align_corners=False,
-            ),
-            Rand2DElasticd(**elastic),
+        zoom = {"min_zoom": SCALES[0], "max_zoom": SCALES[1], "padding_mode": "constant", "align_corners": False}
+        steps += [
+            RandRotated(keys, range_x=angle, padding_mode="zeros", **linear),
+            RandZoomd(keys, **zoom, **linear),
+            Rand2DElasticd(keys, **elastic, **linear),
         ]
     else:
-        steps = [flip, Rand2DElasticd(**elastic, rotate_range=angle, scale_range=(scale, scale))]
+        steps.append(Rand2DElasticd(keys, **elastic, **linear, rotate_range=angle, scale_range=(scale, scale)))
     compose = Compose(steps)
     compose.set_random_state(seed=0)
-    members = [
-        {"image": torch.from_numpy(image)[None].to(device), "mask": torch.from_numpy(mask)[None].to(device)}
-        for image, mask in zip(images, masks, strict=True)
-    ]
-    return Form(compose, members, len(images))
+
+    def warped(phantom: np.ndarray) -> np.ndarray:
+        tensor = torch.from_numpy(phantom)
+        return np.asarray(compose({"image": tensor, "mask": tensor[:1]})["image"])
+
+    return Form(compose, _tensors(images, masks, *keys), warped)
 
 
-def monai(images: np.ndarray, masks: np.ndarray, probability: float, device: str) -> Form:
-    """MONAI, its random elastic transform with rotation and scaling inside: two passes, one interpolation."""
-    return _monai(images, masks, probability, device, chain=False)
-
-
-def monai_chain(images: np.ndarray, masks: np.ndarray, probability: float, device: str) -> Form:
+def monai_chain(images: np.ndarray, masks: np.ndarray, probability: float) -> Form:
     """MONAI, one transform after another."""
-    return _monai(images, masks, probability, device, chain=True)
+    return monai(images, masks, probability, chain=True)
 
 
-def torchio(images: np.ndarray, masks: np.ndarray, probability: float, device: str) -> Form:
+def torchio(images: np.ndarray, masks: np.ndarray, probability: float) -> Form:
     """TorchIO, whose images are volumes: here of one slice."""
     import torch
     import torchio as tio
 
-    if device != "cpu":
-        raise NotOffered("works on the CPU only")
-    size, scale = images.shape[-1], SETTINGS.scale
-    shift = _largest_shift(size)
+    shift = _largest_shift(images.shape[-1])
+    linear = {"label_interpolation": "linear", "p": probability}
+    # Two of the control points lie outside the image.
+    nodes = (SETTINGS.elastic_nodes + 2,) * 2 + (4,)
     compose = tio.Compose(
         [
             tio.RandomFlip(axes=(1,), flip_probability=probability),
             tio.RandomAffine(
-                scales=(1 - scale, 1 + scale, 1 - scale, 1 + scale, 1, 1),
-                degrees=(0, 0, 0, 0, -SETTINGS.rotation_degrees, SETTINGS.rotation_degrees),
-                default_pad_value=0,
-                label_interpolation="linear",
-                p=probability,
+                scales=(*SCALES, *SCALES, 1, 1), degrees=(0, 0, 0, 0, *DEGREES), default_pad_value=0, **linear
             ),
-            tio.RandomElasticDeformation(
-                num_control_points=(SETTINGS.elastic_nodes + 2,) * 2 + (4,),  # two of them lie outside the image
-                max_displacement=(shift, shift, 0),
-                locked_borders=0,
-                label_interpolation="linear",
-                p=probability,
-            ),
+            tio.RandomElasticDeformation(nodes, max_displacement=(shift, shift, 0), locked_borders=0, **linear),
         ]
     )
+
+    def volume(channels: np.ndarray):
+        return tio.ScalarImage(tensor=torch.from_numpy(channels)[..., None])
+
     members = [
-        tio.Subject(
-            image=tio.ScalarImage(tensor=torch.from_numpy(image)[None, ..., None]),
-            mask=tio.ScalarImage(tensor=torch.from_numpy(mask)[None, ..., None]),
-        )
+        tio.Subject(image=volume(image[None]), mask=volume(mask[None]))
         for image, mask in zip(images, masks, strict=True)
     ]
-    return Form(compose, members, len(images))
+    return Form(
+        compose, members, lambda phantom: compose(tio.Subject(image=volume(phantom)))["image"].data[..., 0].numpy()
+    )
 
 
-def _albumentations(images: np.ndarray, masks: np.ndarray, probability: float, device: str, elastic: Callable) -> Form:
+def albumentations(images: np.ndarray, masks: np.ndarray, probability: float, *, coarse: bool = False) -> Form:
+    """albumentations, elastic deformation by a dense Gaussian field."""
     import albumentations as A
     import cv2
 
-    if device != "cpu":
-        raise NotOffered("works on the CPU only")
-    linear = {"interpolation": cv2.INTER_LINEAR, "mask_interpolation": cv2.INTER_LINEAR}
-    compose = A.Compose(
-        [
-            A.HorizontalFlip(p=probability),
-            A.Affine(
-                rotate=(-SETTINGS.rotation_degrees, SETTINGS.rotation_degrees),
-                scale=(1 - SETTINGS.scale, 1 + SETTINGS.scale),
-                p=probability,
-                **linear,
-            ),
-            elastic(A, p=probability, **linear),
-        ],
-        seed=0,
-    )
-    members = list(zip(images, masks, strict=True))
-    return Form(lambda pair: compose(image=pair[0], mask=pair[1]), members, len(images))
-
-
-def albumentations(images: np.ndarray, masks: np.ndarray, probability: float, device: str) -> Form:
-    """albumentations, elastic deformation by a dense Gaussian field."""
+    linear = {"interpolation": cv2.INTER_LINEAR, "mask_interpolation": cv2.INTER_LINEAR, "p": probability}
     shift = _largest_shift(images.shape[-1])
-    return _albumentations(
-        images, masks, probability, device, lambda A, **rest: A.ElasticTransform(alpha=4 * shift, sigma=50, **rest)
-    )
+    if coarse:
+        cells = (SETTINGS.elastic_nodes - 1,) * 2
+        elastic = A.GridElasticDeform(num_grid_xy=cells, magnitude=round(shift), **linear)
+    else:
+        elastic = A.ElasticTransform(alpha=4 * shift, sigma=50, **linear)
+    affine = A.Affine(rotate=DEGREES, scale=SCALES, **linear)
+    compose = A.Compose([A.HorizontalFlip(p=probability), affine, elastic], seed=0)
+
+    def warped(phantom: np.ndarray) -> np.ndarray:
+        image = np.ascontiguousarray(phantom.transpose(1, 2, 0))
+        return compose(image=image, mask=phantom[0])["image"].transpose(2, 0, 1)
+
+    members = list(zip(images, masks, strict=True))
+    # The coarse grid takes no more than three channels at a time.
+    return Form(lambda pair: compose(image=pair[0], mask=pair[1]), members, None if coarse else warped)
 
 
-def albumentations_grid(images: np.ndarray, masks: np.ndarray, probability: float, device: str) -> Form:
+def albumentations_grid(images: np.ndarray, masks: np.ndarray, probability: float) -> Form:
     """albumentations, elastic deformation by the corners of a coarse grid, with straight lines between them."""
-    cells, shift = SETTINGS.elastic_nodes - 1, round(_largest_shift(images.shape[-1]))
-    return _albumentations(
-        images,
-        masks,
-        probability,
-        device,
-        lambda A, **rest: A.GridElasticDeform(num_grid_xy=(cells, cells), magnitude=shift, **rest),
-    )
+    return albumentations(images, masks, probability, coarse=True)
 
 
-def kornia(images: np.ndarray, masks: np.ndarray, probability: float, device: str) -> Form:
+def kornia(images: np.ndarray, masks: np.ndarray, probability: float) -> Form:
     """kornia, a batch at a time."""
     import kornia.augmentation as K
     import torch
@@ -246,46 +234,37 @@ def kornia(images: np.ndarray, masks: np.ndarray, probability: float, device: st
     torch.manual_seed(0)
     sequence = K.AugmentationSequential(
         K.RandomHorizontalFlip(p=probability),
-        K.RandomAffine(
-            degrees=SETTINGS.rotation_degrees,
-            scale=(1 - SETTINGS.scale, 1 + SETTINGS.scale),
-            p=probability,
-        ),
+        K.RandomAffine(degrees=SETTINGS.rotation_degrees, scale=SCALES, p=probability),
         K.RandomElasticTransform(p=probability),
         data_keys=["input", "input"],  # a "mask" would be looked up by nearest neighbour
     )
-    members = _batches(images, masks, device)
-    return Form(lambda both: sequence(both[:, :-1], both[:, -1:]), members, len(images))
+
+    def transform(both):
+        return sequence(both[:, :-1], both[:, -1:])
+
+    def warped(phantom: np.ndarray) -> np.ndarray:
+        # One image whose last channel plays the mask; the others are warped as the image.
+        return transform(torch.from_numpy(np.concatenate([phantom, phantom[:1]]))[None])[0][0].numpy()
+
+    return Form(transform, _batches(images, masks), warped)
 
 
-def torchvision(images: np.ndarray, masks: np.ndarray, probability: float, device: str) -> Form:
+def torchvision(images: np.ndarray, masks: np.ndarray, probability: float) -> Form:
     """torchvision's transforms v2."""
     import torch
-    from torchvision import tv_tensors
     from torchvision.transforms import v2
+    from torchvision.tv_tensors import Image  # a mask would be looked up by nearest neighbour
 
     torch.manual_seed(0)
-    linear = v2.InterpolationMode.BILINEAR
-    affine = v2.RandomAffine(
-        degrees=SETTINGS.rotation_degrees, scale=(1 - SETTINGS.scale, 1 + SETTINGS.scale), interpolation=linear
-    )
-    elastic = v2.ElasticTransform(interpolation=linear)
-    compose = v2.Compose(
-        [
-            v2.RandomHorizontalFlip(p=probability),
-            v2.RandomApply([affine], p=probability),
-            v2.RandomApply([elastic], p=probability),
-        ]
-    )
-    members = [
-        # A mask would be looked up by nearest neighbour.
-        tuple(tv_tensors.Image(torch.from_numpy(array)[None].to(device)) for array in pair)
-        for pair in zip(images, masks, strict=True)
-    ]
-    return Form(lambda pair: compose(*pair), members, len(images))
+    linear = {"interpolation": v2.InterpolationMode.BILINEAR}
+    affine = v2.RandomAffine(degrees=SETTINGS.rotation_degrees, scale=SCALES, **linear)
+    several = [v2.RandomApply([one], p=probability) for one in (affine, v2.ElasticTransform(**linear))]
+    compose = v2.Compose([v2.RandomHorizontalFlip(p=probability), *several])
+    members = [tuple(Image(array[None]) for array in pair) for pair in zip(images, masks, strict=True)]
+    return Form(lambda pair: compose(*pair), members, lambda phantom: compose(Image(phantom)).numpy())
 
 
-def batchgenerators(images: np.ndarray, masks: np.ndarray, probability: float, device: str) -> Form:
+def batchgenerators(images: np.ndarray, masks: np.ndarray, probability: float) -> Form:
     """batchgeneratorsv2, nnU-Net's augmenter: one interpolation."""
     import torch
     from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
@@ -293,35 +272,30 @@ def batchgenerators(images: np.ndarray, masks: np.ndarray, probability: float, d
     from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
     from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
-    if device != "cpu":
-        raise NotOffered("works on the CPU only")
-    size, scale = images.shape[-1], SETTINGS.scale
     angle = float(np.deg2rad(SETTINGS.rotation_degrees))
-    compose = ComposeTransforms(
-        [
-            SpatialTransform(
-                (size, size),
-                0,
-                False,
-                p_elastic_deform=probability,
-                p_rotation=probability,
-                rotation=(-angle, angle),
-                p_scaling=probability,
-                scaling=(1 - scale, 1 + scale),
-                p_synchronize_scaling_across_axes=1,
-            ),
-            RandomTransform(MirrorTransform((1,)), apply_probability=probability),
-        ]
+    spatial = SpatialTransform(
+        images.shape[-2:],
+        0,
+        False,
+        p_elastic_deform=probability,
+        p_rotation=probability,
+        rotation=(-angle, angle),
+        p_scaling=probability,
+        scaling=SCALES,
+        p_synchronize_scaling_across_axes=1,
     )
-    members = [
-        {"image": torch.from_numpy(image)[None], "regression_target": torch.from_numpy(mask)[None]}
-        for image, mask in zip(images, masks, strict=True)
-    ]
-    return Form(lambda member: compose(**member), members, len(images))
+    compose = ComposeTransforms([spatial, RandomTransform(MirrorTransform((1,)), apply_probability=probability)])
+    members = _tensors(images, masks, "image", "regression_target")
+    return Form(
+        lambda member: compose(**member),
+        members,
+        lambda phantom: compose(image=torch.from_numpy(phantom))["image"].numpy(),
+    )
 
 
 FORMS = {
     "ours": ours,
+    "ours, in a chain": ours_in_a_chain,
     "our grid by OpenCV": opencv,
     "MONAI": monai,
     "MONAI, in a chain": monai_chain,
@@ -334,123 +308,48 @@ FORMS = {
 }
 
 
-def _warped(name: str, phantom: np.ndarray, form: Form) -> np.ndarray:
-    """All channels of a phantom through one random transformation of a side."""
-    import torch
-
-    tensor = torch.from_numpy(phantom)
-    if name == "ours":
-        return form.transform(tensor[None])[0].numpy()
-    if name == "our grid by OpenCV":
-        raise NotOffered("interpolates as ours does")
-    if name.startswith("MONAI"):
-        return np.asarray(form.transform({"image": tensor, "mask": tensor[:1]})["image"])
-    if name == "TorchIO":
-        import torchio as tio
-
-        subject = tio.Subject(image=tio.ScalarImage(tensor=tensor[..., None]))
-        return form.transform(subject)["image"].data[..., 0].numpy()
-    if name == "albumentations, coarse grid":
-        raise NotOffered("takes no more than three channels at a time")
-    if name == "albumentations":
-        found = form.transform((np.ascontiguousarray(phantom.transpose(1, 2, 0)), phantom[0]))
-        return found["image"].transpose(2, 0, 1)
-    if name == "kornia":
-        # One image whose last channel plays the mask; the others are warped as the image.
-        return form.transform(torch.cat([tensor, tensor[:1]])[None])[0][0].numpy()
-    if name == "torchvision v2":
-        from torchvision import tv_tensors
-
-        return form.transform((tv_tensors.Image(tensor),)).numpy()
-    return form.transform({"image": tensor})["image"].numpy()
-
-
-def _sharpness(name: str, size: int, draws: int) -> Work:
-    """Contrast kept by each draw of a side's transformation; nothing is timed."""
-    import torch
-
-    phantom = line_pairs(size)
-
-    def outcome() -> list[list[float]]:
-        kept = []
-        if name == CHAIN:
-            for seed in range(draws):
-                _, chained = warp_once_and_in_chain(torch.from_numpy(phantom)[None], SETTINGS, seed=seed)
-                kept.append(contrast_kept(chained[0].numpy()).tolist())
-            return kept
-        form = FORMS[name](*(np.zeros((1, size, size), dtype=np.float32),) * 2, 1.0, "cpu")
-        for _ in range(draws):
-            kept.append(contrast_kept(_warped(name, phantom, form)).tolist())
-        return kept
-
-    return Work(lambda: None, 1, outcome)
-
-
-CHAIN = "ours, in a chain"
-
-
-def _side(name: str) -> Callable[..., Work]:
-    def side(task: str, data: str = "", probability: float = 1.0, device: str = "cpu", **sizes: int) -> Work:
-        if task == "sharpness":
-            return _sharpness(name, **sizes)
-        if name == CHAIN:
-            raise NotOffered("for sharpness only")
-        form = FORMS[name](*read_images(data), probability, device)
+def _side(make: Callable[..., Form]) -> Callable[..., Work]:
+    def side(images: np.ndarray, masks: np.ndarray, probability: float, draws: int) -> Work:
+        form = make(images, masks, probability)
 
         def run() -> None:
             for member in form.members:
                 form.transform(member)
-            if device == "cuda":
-                import torch
 
-                torch.cuda.synchronize()
+        def contrast() -> list[np.ndarray]:
+            if form.warped is None:
+                raise NotOffered("interpolates as ours does, or takes too few channels")
+            phantom = line_pairs(images.shape[-1])
+            return [contrast_kept(form.warped(phantom)) for _ in range(draws)]
 
-        return Work(run, form.images)
+        return Work(run, len(images), contrast)
 
     return side
 
 
-SIDES = {name: _side(name) for name in (*FORMS, CHAIN)}
-ON_GPU = ("ours", "MONAI", "MONAI, in a chain", "kornia", "torchvision v2")
+SIDES = {name: _side(make) for name, make in FORMS.items()}
 
 
 def run(rows: Rows, size, folder: Path) -> None:
     """Compare the augmentations, their speed and their sharpness."""
-    import torch
-
-    data = folder / "images.npz"
-    write_images(data, size.images, size.image_size)
-    cores = size.cores
-    every = f"{cores} cores" if cores > 1 else "one core"
-    cases = {"all four, one core": (1.0, 1, "cpu")}
-    if cores > 1:
-        cases[f"all four, {every}"] = (1.0, cores, "cpu")
-    cases[f"each every other time, {every}"] = (0.5, cores, "cpu")
-    with Sides(__name__, size.sides_of(SIDES)) as sides:
-        if torch.cuda.is_available():
-            cases["all four, GPU"] = (1.0, cores, "cuda")
-        else:
-            rows.missing(PART, "all four, GPU", "images a second", "ours", "no GPU", unit="1/s", better="higher")
-        for case, (probability, threads, device) in cases.items():
-            given = {"task": "speed", "data": str(data), "probability": probability, "device": device}
-            units, failed = sides.prepare(given, threads)
-            seconds, late = sides.alternate(units, rounds=size.rounds, block_s=size.block_s)
-            for name, why in {**failed, **late}.items():
-                if name != CHAIN:
-                    rows.missing(PART, case, "images a second", name, why, unit="1/s", better="higher")
+    images, masks = prepared_images(size.images, size.image_size)
+    given = {"images": images, "masks": masks, "draws": size.draws}
+    every = f"{size.cores} cores" if size.cores > 1 else "one core"
+    cases = {
+        "all four, one core": (1.0, 1),
+        f"all four, {every}": (1.0, size.cores),
+        f"each every other time, {every}": (0.5, size.cores),
+    }
+    with Sides(__name__, SIDES) as sides:
+        for case, (probability, threads) in cases.items():
+            units = sides.prepare({**given, "probability": probability}, threads)
+            units.pop("ours, in a chain", None)  # is looked at for its sharpness only
+            seconds = sides.alternate(units, rounds=size.rounds, block_s=size.block_s)
+            rows.missing(PART, case, "images a second", sides.failed)
             for name, taken in seconds.items():
-                rates = (1 / value for value in taken)
-                rows.add(PART, case, "images a second", name, rates, unit="1/s", better="higher")
-        given = {"task": "sharpness", "size": size.image_size, "draws": size.draws}
-        units, failed = sides.prepare(given, cores)
-        for name in units:
-            try:
-                kept = np.array(sides[name].ask("outcome"))
-            except Exception as error:
-                failed[name] = str(error)
-                continue
-            for frequency, values in zip(FREQUENCIES, kept.T, strict=True):
-                case = f"{frequency:g} cycles a pixel"
-                rows.add(PART, case, "contrast kept", name, values, better="higher")
-        for name, why in failed.items():
-            rows.missing(PART, "every frequency", "contrast kept", name, why, better="higher")
+                rows.add(PART, case, "images a second", name, (1 / value for value in taken))
+        units = sides.prepare({**given, "probability": 1.0}, size.cores)
+        for name, kept in sides.outcomes(units).items():
+            for frequency, values in zip(FREQUENCIES, np.array(kept).T, strict=True):
+                rows.add(PART, f"{frequency:g} cycles a pixel", "contrast kept", name, values)
+        rows.missing(PART, "every frequency", "contrast kept", sides.failed)

@@ -10,28 +10,30 @@ ended.
 
 import argparse
 import json
-from dataclasses import fields
 from datetime import date
 from pathlib import Path
 
 import pandas as pd
 
-from l3muscle.profile import Profile, load_profile
+from l3muscle.experiment import AXES, Experiment
+from l3muscle.profile import load_profile
 from l3muscle.runner import run_study
 from l3muscle.runtime import provenance
-from l3muscle.study import Experiment, Study, StudyResults
+from l3muscle.study import StudyResults, open_study
 
 NAME = "augmentation-ablation"
 NONE = {f"{kind}_probability": 0.0 for kind in ("flip", "rotation", "scale", "elastic")}
 SETTINGS = {"with": {}, "without": NONE}
 
 
-def run(profile: Profile, runs: Path, workers: int, time_budget: float | None) -> StudyResults:
-    """Run what is missing of one setting; both lie in one folder, where they share the learned source tasks."""
-    study = Study(profile, runs=runs)
-    study.make_phantom(workers=workers)
+def run(profile: dict, runs: Path, workers: int, time_budget: float | None) -> StudyResults:
+    """Run what is missing of a profile, which its notebooks read from a file."""
+    path = runs.resolve() / f"{profile['name']}.yml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(profile), encoding="utf-8")  # JSON is YAML
+    study = open_study(str(path), runs)
     run_study(study, workers=workers, time_budget=time_budget)
-    return StudyResults(study.folder)
+    return study.results()
 
 
 def main() -> None:
@@ -48,22 +50,22 @@ def main() -> None:
     parser.add_argument("--time-budget", type=float, help="seconds for each setting; by default until all is done")
     arguments = parser.parse_args()
     grid = {name: getattr(arguments, name) for name in ("source_tasks", "sizes", "subsets", "repeats")}
-    found, settings = {}, {}
+    # Both lie in one folder, where they share the learned source tasks.
+    given = {"extends": arguments.profile, "name": NAME, "grid": grid}
+    found = {}
     for setting, augmentation in SETTINGS.items():
-        profile = load_profile(arguments.profile, grid=grid, augmentation=augmentation)
-        settings[setting] = profile.augmentation.model_dump(mode="json")
-        results = run(
-            profile.model_copy(update={"name": NAME}), arguments.runs, arguments.workers, arguments.time_budget
-        )
+        own = {**given, "augmentation": augmentation}
+        results = run(own, arguments.runs, arguments.workers, arguments.time_budget)
         # Read at once: the plan of the other setting takes this one's place.
         found[setting] = results.records, results.scores() if results.records else pd.DataFrame()
     pairs = set.intersection(*(set(records) for records, _ in found.values()))
     if not pairs:
         raise SystemExit("no pair of models is finished yet")
-    axes = [field.name for field in fields(Experiment)]
     scores = pd.concat([scores.assign(augmentation=setting) for setting, (_, scores) in found.items()])
-    scores = scores[[Experiment(*place) in pairs for place in scores[axes].itertuples(index=False)]]
-    seconds = sum(record["seconds"] for records, _ in found.values() for key, record in records.items() if key in pairs)
+    scores = scores[[Experiment(*axes) in pairs for axes in scores[list(AXES)].itertuples(index=False)]]
+    seconds = sum(records[experiment]["seconds"] for records, _ in found.values() for experiment in pairs)
+    profile = load_profile(arguments.profile, grid=grid)
+    with_augmentation = profile.augmentation.model_dump(mode="json")
     arguments.out.mkdir(parents=True, exist_ok=True)
     scores.to_csv(arguments.out / "scores.csv", index=False, float_format="%.10g")
     about = {
@@ -71,7 +73,7 @@ def main() -> None:
         "profile": arguments.profile,
         "cohort": "phantom",
         "grid": profile.grid.model_dump(mode="json"),
-        "augmentation": settings,
+        "augmentation": {setting: {**with_augmentation, **changed} for setting, changed in SETTINGS.items()},
         "pairs": len(pairs),
         "seconds_of_one_worker": round(seconds, 1),
         "provenance": provenance(),

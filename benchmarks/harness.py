@@ -1,9 +1,8 @@
 """Comparisons side by side: every side in a process of its own, timed in turn, its failure a row and no crash.
 
 A side is one way of doing some work: ours, or a peer's. It lives in a process of its own, so that no library's threads,
-allocator or crash reach another, and its peak memory is its own. The sides of a comparison are timed in turn, round
-after round (ours, theirs, ours, theirs ...), so that a machine whose speed drifts slows all of them; a ratio is taken
-within a round.
+allocator or crash reach another. The sides of a comparison are timed in turn, round after round (ours, theirs, ours,
+theirs ...), so that a machine whose speed drifts slows all of them; a ratio is taken within a round.
 """
 
 import csv
@@ -11,18 +10,28 @@ import importlib
 import math
 import multiprocessing
 import os
-import resource
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 COLUMNS = ("part", "case", "quantity", "unit", "better", "side", "repeat", "value", "note")
-START_S = 300  # for a process to start and import its library
-CALL_S = 300  # for one call
+# What a row can hold: its unit, and which side of it is better.
+QUANTITIES = {
+    "time a pair": ("ms", "lower"),
+    "time a step": ("ms", "lower"),
+    "images a second": ("1/s", "higher"),
+    "contrast kept": ("", "higher"),
+    "Dice": ("", "higher"),
+    "steps": ("", "higher"),
+    "CPU time of training": ("s", "lower"),
+    "time with all around it": ("s", "lower"),
+}
 
 
 class NotOffered(Exception):
@@ -39,7 +48,7 @@ class Work:
 
     Attributes
     ----------
-    run : callable
+    run : callable, optional
         What is timed; where it returns a float, so many seconds of it are taken off.
     units : int
         Pairs, images or steps in one call.
@@ -47,7 +56,7 @@ class Work:
         What comes of it, to be compared; not timed.
     """
 
-    run: Callable[[], object]
+    run: Callable[[], object] | None = None
     units: int = 1
     outcome: Callable[[], Any] | None = None
 
@@ -66,51 +75,43 @@ def limit_threads(count: int) -> None:
         sys.modules["SimpleITK"].ProcessObject.SetGlobalDefaultNumberOfThreads(count)
 
 
-def peak_memory() -> int:
-    """Most memory that this process ever held, bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+# --- in the process of a side ---------------------------------------------------------------------------------
+
+_work = Work()
 
 
-def _reason(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:160].rstrip(": ")
+def _prepare(module: str, name: str, case: Mapping[str, Any], threads: int) -> int:
+    global _work
+    _work = importlib.import_module(module).SIDES[name](**case)
+    limit_threads(threads)
+    return _work.units
 
 
-def _serve(connection, folder: str, module: str, name: str) -> None:
-    """Answer the parent until it says stop."""
-    sys.path.insert(0, folder)
-    work = None
-    while True:
-        try:
-            verb, *payload = connection.recv()
-        except EOFError:  # the parent is gone
-            return
-        if verb == "stop":
-            return
-        try:
-            if verb == "prepare":
-                case, threads = payload
-                work = importlib.import_module(module).SIDES[name](**case)
-                limit_threads(threads)
-                answer = work.units
-            elif verb == "time":
-                started, off = time.perf_counter(), 0.0
-                for _ in range(payload[0]):
-                    returned = work.run()
-                    off += returned if isinstance(returned, float) else 0.0
-                answer = time.perf_counter() - started - off
-            elif verb == "outcome":
-                answer = None if work.outcome is None else work.outcome()
-            else:
-                answer = peak_memory()
-        except (ImportError, NotOffered) as error:
-            connection.send(("failed", str(error)))
-        except Exception as error:
-            traceback.print_exc()
-            connection.send(("failed", _reason(error)))
-        else:
-            connection.send(("done", answer))
+def _time(count: int) -> float:
+    started, off = time.perf_counter(), 0.0
+    for _ in range(count):
+        returned = _work.run()
+        off += returned if isinstance(returned, float) else 0.0
+    return time.perf_counter() - started - off
+
+
+def _outcome() -> Any:
+    return _work.outcome()
+
+
+def _in_one_line(function: Callable, *arguments: Any) -> Any:
+    """Call, and turn whatever goes wrong into a reason that any process can read."""
+    try:
+        return function(*arguments)
+    except (ImportError, NotOffered) as error:
+        raise SideFailed(str(error)) from None
+    except Exception as error:
+        traceback.print_exc()
+        first = str(error).strip().partition("\n")[0]
+        raise SideFailed(f"{type(error).__name__}: {first}"[:160].rstrip(": ")) from None
+
+
+# --- in the process that compares -----------------------------------------------------------------------------
 
 
 class Side:
@@ -124,88 +125,70 @@ class Side:
     """
 
     def __init__(self, module: str, name: str) -> None:
-        self.name = name
-        context = multiprocessing.get_context("spawn")
-        self._connection, other = context.Pipe()
-        folder = str(Path(__file__).resolve().parent)
-        # Not a daemon: some sides start processes themselves.
-        self._process = context.Process(target=_serve, args=(other, folder, module, name))
-        self._process.start()
-        other.close()
+        self._side = module, name
+        self._process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
-    def tell(self, verb: str, *payload: Any) -> None:
-        """Ask, without waiting for the answer."""
+    def __enter__(self) -> "Side":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.shutdown()
+
+    def _ask(self, function: Callable, *arguments: Any) -> Any:
         try:
-            self._connection.send((verb, *payload))
-        except OSError:
-            raise SideFailed(f"its process ended with {self._process.exitcode}") from None
+            return self._process.submit(_in_one_line, function, *arguments).result()
+        except BrokenProcessPool:
+            raise SideFailed("its process died") from None
 
-    def hear(self, seconds: float) -> Any:
-        """Wait for the answer."""
-        if not self._connection.poll(seconds):
-            self._process.kill()
-            raise SideFailed(f"took longer than {seconds:.0f} s")
-        try:
-            state, answer = self._connection.recv()
-        except (EOFError, OSError):
-            self._process.join(5)
-            raise SideFailed(f"its process ended with {self._process.exitcode}") from None
-        if state == "failed":
-            raise SideFailed(answer)
-        return answer
+    def prepare(self, case: Mapping[str, Any], threads: int) -> int:
+        """Make the side ready for a case; returns the units of its work."""
+        return self._ask(_prepare, *self._side, dict(case), threads)
 
-    def ask(self, verb: str, *payload: Any, seconds: float = CALL_S) -> Any:
-        """Ask and wait."""
-        self.tell(verb, *payload)
-        return self.hear(seconds)
+    def time(self, count: int) -> float:
+        """Seconds that the work takes so many times."""
+        return self._ask(_time, count)
 
-    def close(self) -> None:
-        """End the process."""
-        try:
-            self._connection.send(("stop",))
-            self._process.join(10)
-        except OSError:
-            pass
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+    def outcome(self) -> Any:
+        """What comes of the work."""
+        return self._ask(_outcome)
 
 
 class Sides:
-    """The sides of a comparison, for a `with` block."""
+    """The sides of a comparison, for a `with` block.
+
+    Attributes
+    ----------
+    failed : dict of str to str
+        Why a side has nothing for the case that was asked for last.
+    """
 
     def __init__(self, module: str, names: Iterable[str]) -> None:
         self._members = {name: Side(module, name) for name in names}
+        self.failed: dict[str, str] = {}
 
     def __enter__(self) -> "Sides":
         return self
 
     def __exit__(self, *exception: object) -> None:
         for side in self._members.values():
-            side.close()
+            side.__exit__()
 
-    def __getitem__(self, name: str) -> Side:
-        return self._members[name]
-
-    def prepare(self, case: Mapping[str, Any], threads: int) -> tuple[dict[str, int], dict[str, str]]:
-        """Make every side ready for a case: the units of each one's work, and why others cannot."""
-        units, failed = {}, {}
-        for name, side in self._members.items():
+    def _of_each(self, names: Iterable[str], ask: Callable[[str, Side], Any]) -> dict[str, Any]:
+        """Answers of those sides that have one."""
+        answers = {}
+        for name in names:
             try:
-                side.tell("prepare", dict(case), threads)
+                answers[name] = ask(name, self._members[name])
             except SideFailed as error:
-                failed[name] = str(error)
-        for name, side in self._members.items():
-            if name not in failed:
-                try:
-                    units[name] = side.hear(START_S)
-                except SideFailed as error:
-                    failed[name] = str(error)
-        return units, failed
+                self.failed[name] = str(error)
+        return answers
 
-    def alternate(
-        self, units: Mapping[str, int], *, rounds: int, block_s: float
-    ) -> tuple[dict[str, list[float]], dict[str, str]]:
+    def prepare(self, case: Mapping[str, Any], threads: int) -> dict[str, int]:
+        """Make every side ready for a case: the units of each one's work."""
+        self.failed = {}
+        return self._of_each(self._members, lambda _, side: side.prepare(case, threads))
+
+    def alternate(self, units: Mapping[str, int], *, rounds: int, block_s: float) -> dict[str, list[float]]:
         """Time prepared sides in turn.
 
         Parameters
@@ -218,62 +201,50 @@ class Sides:
 
         Returns
         -------
-        (dict, dict)
-            Seconds a unit, one a round, by side; and the reason of each side that failed on the way.
+        dict of str to list of float
+            Seconds a unit, one a round, by side; none of a side that failed on the way.
         """
-        counts: dict[str, int] = {}
-        failed: dict[str, str] = {}
-        for name in units:
-            try:
-                self[name].ask("time", 1)  # warms up
-                counts[name] = max(1, math.ceil(block_s / max(self[name].ask("time", 1), 1e-7)))
-            except SideFailed as error:
-                failed[name] = str(error)
+
+        def count(_: str, side: Side) -> int:
+            side.time(1)  # warms up
+            return max(1, math.ceil(block_s / max(side.time(1), 1e-7)))
+
+        counts = self._of_each(units, count)
         seconds: dict[str, list[float]] = {name: [] for name in counts}
         for _ in range(rounds):
-            for name in list(seconds):
-                try:
-                    taken = self[name].ask("time", counts[name])
-                    seconds[name].append(taken / counts[name] / units[name])
-                except SideFailed as error:
-                    failed[name] = str(error)
-                    del seconds[name]
-        return seconds, failed
+            taken = self._of_each(list(seconds), lambda name, side: side.time(counts[name]))
+            seconds = {name: [*seconds[name], one / counts[name] / units[name]] for name, one in taken.items()}
+        return seconds
+
+    def outcomes(self, names: Iterable[str]) -> dict[str, Any]:
+        """What comes of the work of prepared sides."""
+        return self._of_each(names, lambda _, side: side.outcome())
 
 
 class Rows:
     """The table of results, written row by row, so that what was measured survives whatever comes later."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file, lineterminator="\n")
         self._writer.writerow(COLUMNS)
 
     def add(
-        self,
-        part: str,
-        case: str,
-        quantity: str,
-        side: str,
-        values: Iterable[float],
-        *,
-        unit: str = "",
-        better: str = "lower",
-        note: str = "",
+        self, part: str, case: str, quantity: str, side: str, values: Iterable[float], *, unit: str = "", note: str = ""
     ) -> None:
-        """Add the repeats of one side."""
+        """Add the repeats of one side; a quantity that is not in `QUANTITIES` has a unit, and is better low."""
+        unit, better = QUANTITIES.get(quantity, (unit, "lower"))
         for repeat, value in enumerate(values):
             self._writer.writerow((part, case, quantity, unit, better, side, repeat, f"{value:.6g}", note))
         self._file.flush()
 
-    def missing(
-        self, part: str, case: str, quantity: str, side: str, why: str, *, unit: str = "", better: str = "lower"
-    ) -> None:
-        """Add a side that has no value here, and why."""
-        self._writer.writerow((part, case, quantity, unit, better, side, "", "", f"n/a ({why})"))
+    def missing(self, part: str, case: str, quantity: str, failed: Mapping[str, str]) -> None:
+        """Add the sides that have no value here, and why."""
+        unit, better = QUANTITIES.get(quantity, ("", "lower"))
+        for side, why in failed.items():
+            self._writer.writerow((part, case, quantity, unit, better, side, "", "", f"n/a ({why})"))
+            print(f"  {side}: n/a ({why})", flush=True)
         self._file.flush()
-        print(f"  {side}: n/a ({why})", flush=True)
 
     def close(self) -> None:
         """End the table."""

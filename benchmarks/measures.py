@@ -15,16 +15,16 @@ from harness import NotOffered, Rows, Sides, Work
 from l3muscle.metrics import BONE_MARGIN_MM, BONE_THRESHOLD_HU
 
 PART = "measures"
+ALL_FOUR, PREPARED = "all four measures", "all four measures, reference prepared"
 # Case: its quantities and their units.
 CASES = {
     "Dice": {"Dice": ""},
     "RMS distance": {"distance": "cm"},
     "Hausdorff distance": {"distance": "cm"},
     "area and mean HU": {"area": "cm²", "mean HU": "HU"},
-    "all four measures": {"Dice": "", "distance": "cm", "mean HU": "HU", "area": "cm²"},
-    "all four measures, reference prepared": {"Dice": "", "distance": "cm", "mean HU": "HU", "area": "cm²"},
+    ALL_FOUR: {"Dice": "", "distance": "cm", "mean HU": "HU", "area": "cm²"},
+    PREPARED: {"Dice": "", "distance": "cm", "mean HU": "HU", "area": "cm²"},
 }
-ALL_FOUR = ("all four measures", "all four measures, reference prepared")
 
 
 class Pair(NamedTuple):
@@ -36,75 +36,40 @@ class Pair(NamedTuple):
     spacing: tuple[float, float]
 
 
-def write_pairs(path: Path, count: int) -> None:
-    """Draw the pairs once for all sides."""
+def draw_pair(seed: int) -> Pair:
+    """A phantom, outlined by one of the observers."""
     from l3muscle.phantom.observers import outline_as_observer
     from l3muscle.phantom.patients import phantom_slice
 
-    phantoms = [phantom_slice(seed) for seed in range(count)]
-    masks = [
-        outline_as_observer(
-            p.mask, p.compartments, p.hu, p.spacing, observer=seed % 10, rng=np.random.default_rng(seed)
-        )
-        for seed, p in enumerate(phantoms)
-    ]
-    np.savez(
-        path,
-        pred=np.stack(masks),
-        ref=np.stack([p.mask for p in phantoms]),
-        hu=np.stack([p.hu for p in phantoms]),
-        spacing=np.array([p.spacing for p in phantoms]),
-    )
-
-
-def read_pairs(path: str) -> list[Pair]:
-    """The pairs that `write_pairs` drew."""
-    with np.load(path) as arrays:
-        loaded = {name: arrays[name] for name in arrays.files}
-    spacings = [tuple(map(float, row)) for row in loaded["spacing"]]
-    return [Pair(*pair) for pair in zip(loaded["pred"], loaded["ref"], loaded["hu"], spacings, strict=True)]
-
-
-def _work(pairs: list, measure: Callable) -> Work:
-    def outcome() -> list[list[float]]:
-        return [np.atleast_1d(measure(pair)).astype(float).tolist() for pair in pairs]
-
-    def run() -> None:
-        for pair in pairs:
-            measure(pair)
-
-    return Work(run, len(pairs), outcome)
-
-
-def _chosen(case: str, offered: dict[str, Callable]) -> Callable:
-    if case not in offered:
-        raise NotOffered("it has none")
-    return offered[case]
+    drawn = phantom_slice(seed)
+    rng = np.random.default_rng(seed)
+    mask = outline_as_observer(drawn.mask, drawn.compartments, drawn.hu, drawn.spacing, observer=seed % 10, rng=rng)
+    return Pair(mask, drawn.mask, drawn.hu, drawn.spacing)
 
 
 def _rms_cm(distances: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(distances)))) / 10
 
 
-def _mean_soft_hu(pair: Pair) -> float:
-    """Mean HU without bone and its margin, for libraries that have nothing of the kind."""
+def _density_and_area(pair: Pair) -> tuple[float, float]:
+    """Mean HU without bone and its margin, and area, for libraries that have nothing of the kind."""
     from scipy import ndimage
 
     far = ndimage.distance_transform_edt(pair.hu <= BONE_THRESHOLD_HU, sampling=pair.spacing)
-    return float(pair.hu[pair.pred & (far > BONE_MARGIN_MM * (1 + 1e-9))].mean())
+    soft = pair.pred & (far > BONE_MARGIN_MM * (1 + 1e-9))
+    area = np.count_nonzero(pair.pred) * pair.spacing[0] * pair.spacing[1] / 100
+    return float(pair.hu[soft].mean()), area
 
 
-def _area_cm2(pair: Pair) -> float:
-    return np.count_nonzero(pair.pred) * pair.spacing[0] * pair.spacing[1] / 100
+# Each library gives its measures by case, as functions of what its `prepared` makes of a pair.
+Library = dict[str, Callable]
 
 
-def ours(case: str, data: str) -> Work:
+def ours() -> Library:
     """This package."""
     from scipy.spatial import cKDTree
 
     from l3muscle.metrics import Reference, boundary, dice, muscle_area, muscle_density, remove_bone, rms_dta
-
-    pairs = read_pairs(data)
 
     def hausdorff(pair: Pair) -> float:
         pred, ref = (np.argwhere(boundary(mask)) * pair.spacing for mask in (pair.pred, pair.ref))
@@ -115,32 +80,25 @@ def ours(case: str, data: str) -> Work:
         distance = rms_dta(pair.pred, pair.ref, pair.spacing)
         return dice(pair.pred, pair.ref), distance, muscle_density(soft, pair.hu), muscle_area(pair.pred, pair.spacing)
 
-    if case == ALL_FOUR[1]:
-        prepared = [(Reference(pair.ref, pair.hu, pair.spacing), pair.pred) for pair in pairs]
-        return _work(prepared, lambda pair: pair[0].score(pair[1])[:4])
-    return _work(
-        pairs,
-        {
-            "Dice": lambda pair: dice(pair.pred, pair.ref),
-            "RMS distance": lambda pair: rms_dta(pair.pred, pair.ref, pair.spacing),
-            "Hausdorff distance": hausdorff,
-            "area and mean HU": lambda p: (muscle_area(p.pred, p.spacing), muscle_density(p.pred, p.hu)),
-            "all four measures": all_four,
-        }[case],
-    )
+    return {
+        "prepared": lambda pair: (pair, Reference(pair.ref, pair.hu, pair.spacing)),
+        "Dice": lambda item: dice(item[0].pred, item[0].ref),
+        "RMS distance": lambda item: rms_dta(item[0].pred, item[0].ref, item[0].spacing),
+        "Hausdorff distance": lambda item: hausdorff(item[0]),
+        "area and mean HU": lambda item: (
+            muscle_area(item[0].pred, item[0].spacing),
+            muscle_density(item[0].pred, item[0].hu),
+        ),
+        ALL_FOUR: lambda item: all_four(item[0]),
+        PREPARED: lambda item: item[1].score(item[0].pred)[:4],
+    }
 
 
-def monai(case: str, data: str) -> Work:
+def monai() -> Library:
     """MONAI."""
     import torch
     from monai.metrics import compute_dice, compute_hausdorff_distance
     from monai.metrics.utils import get_edge_surface_distance
-
-    def tensors(pair: Pair) -> tuple:
-        return pair, *(torch.from_numpy(mask)[None, None] for mask in (pair.pred, pair.ref))
-
-    def dice(item: tuple) -> float:
-        return compute_dice(item[1], item[2]).item()
 
     def rms(item: tuple) -> float:
         pair, pred, ref = item
@@ -151,64 +109,47 @@ def monai(case: str, data: str) -> Work:
         pair, pred, ref = item
         return compute_hausdorff_distance(pred, ref, include_background=True, spacing=pair.spacing).item() / 10
 
-    def all_four(item: tuple) -> tuple[float, ...]:
-        return dice(item), rms(item), _mean_soft_hu(item[0]), _area_cm2(item[0])
+    return {
+        "prepared": lambda pair: (pair, *(torch.from_numpy(mask)[None, None] for mask in (pair.pred, pair.ref))),
+        "Dice": lambda item: compute_dice(item[1], item[2]).item(),
+        "RMS distance": rms,
+        "Hausdorff distance": hausdorff,
+        "rest": lambda item: _density_and_area(item[0]),
+    }
 
-    offered = {"Dice": dice, "RMS distance": rms, "Hausdorff distance": hausdorff}
-    offered |= dict.fromkeys(ALL_FOUR, all_four)
-    return _work([tensors(pair) for pair in read_pairs(data)], _chosen(case, offered))
 
-
-def surface_distance(case: str, data: str) -> Work:
+def surface_distance() -> Library:
     """DeepMind's surface-distance. Its boundary runs between pixels and is weighted by length, not made of pixels."""
     import surface_distance as library
 
     def distances(pair: Pair) -> dict:
         return library.compute_surface_distances(pair.ref, pair.pred, pair.spacing)
 
-    def dice(pair: Pair) -> float:
-        return library.compute_dice_coefficient(pair.ref, pair.pred)
-
     def rms(pair: Pair) -> float:
         found = distances(pair)
         weights = found["surfel_areas_pred"]
         return float(np.sqrt(np.sum(found["distances_pred_to_gt"] ** 2 * weights) / weights.sum())) / 10
 
-    def hausdorff(pair: Pair) -> float:
-        return library.compute_robust_hausdorff(distances(pair), 100) / 10
-
-    def all_four(pair: Pair) -> tuple[float, ...]:
-        return dice(pair), rms(pair), _mean_soft_hu(pair), _area_cm2(pair)
-
-    offered = {"Dice": dice, "RMS distance": rms, "Hausdorff distance": hausdorff}
-    offered |= dict.fromkeys(ALL_FOUR, all_four)
-    return _work(read_pairs(data), _chosen(case, offered))
+    return {
+        "Dice": lambda pair: library.compute_dice_coefficient(pair.ref, pair.pred),
+        "RMS distance": rms,
+        "Hausdorff distance": lambda pair: library.compute_robust_hausdorff(distances(pair), 100) / 10,
+    }
 
 
-def medpy(case: str, data: str) -> Work:
+def medpy() -> Library:
     """MedPy. It offers means and maxima of its boundary distances; the RMS is taken from the same distances."""
     from medpy.metric import binary
 
     distances = vars(binary)["__surface_distances"]
-
-    def dice(pair: Pair) -> float:
-        return binary.dc(pair.pred, pair.ref)
-
-    def rms(pair: Pair) -> float:
-        return _rms_cm(distances(pair.pred, pair.ref, pair.spacing))
-
-    def hausdorff(pair: Pair) -> float:
-        return binary.hd(pair.pred, pair.ref, pair.spacing) / 10
-
-    def all_four(pair: Pair) -> tuple[float, ...]:
-        return dice(pair), rms(pair), _mean_soft_hu(pair), _area_cm2(pair)
-
-    offered = {"Dice": dice, "RMS distance": rms, "Hausdorff distance": hausdorff}
-    offered |= dict.fromkeys(ALL_FOUR, all_four)
-    return _work(read_pairs(data), _chosen(case, offered))
+    return {
+        "Dice": lambda pair: binary.dc(pair.pred, pair.ref),
+        "RMS distance": lambda pair: _rms_cm(distances(pair.pred, pair.ref, pair.spacing)),
+        "Hausdorff distance": lambda pair: binary.hd(pair.pred, pair.ref, pair.spacing) / 10,
+    }
 
 
-def simpleitk(case: str, data: str) -> Work:
+def simpleitk() -> Library:
     """SimpleITK."""
     import SimpleITK as sitk
 
@@ -243,25 +184,25 @@ def simpleitk(case: str, data: str) -> Work:
         label.Execute(mask, hu)
         return label.GetPhysicalSize(1) / 100, label.GetMean(1)
 
-    def all_four(item: tuple) -> tuple[float, ...]:
+    def density_and_area(item: tuple) -> tuple[float, float]:
         pred, _, hu = item
         far = distance_to(hu > BONE_THRESHOLD_HU) > BONE_MARGIN_MM * (1 + 1e-9)
         pixels = sitk.StatisticsImageFilter()
         pixels.Execute(pred)
         area = pixels.GetSum() * pred.GetSpacing()[0] * pred.GetSpacing()[1] / 100
-        return dice(item), rms(item), statistics(sitk.And(pred, far), hu)[1], area
+        return statistics(sitk.And(pred, far), hu)[1], area
 
-    offered = {
+    return {
+        "prepared": images,
         "Dice": dice,
         "RMS distance": rms,
         "Hausdorff distance": hausdorff,
         "area and mean HU": lambda item: statistics(item[0], item[2]),
-        **dict.fromkeys(ALL_FOUR, all_four),
+        "rest": density_and_area,
     }
-    return _work([images(pair) for pair in read_pairs(data)], _chosen(case, offered))
 
 
-def scikit_image(case: str, data: str) -> Work:
+def scikit_image() -> Library:
     """scikit-image. Its Hausdorff distance counts in pixels, so pixels have to be square."""
     from skimage.measure import regionprops
     from skimage.metrics import hausdorff_distance
@@ -275,11 +216,30 @@ def scikit_image(case: str, data: str) -> Work:
         [found] = regionprops(pair.pred.astype(np.uint8), intensity_image=pair.hu, spacing=pair.spacing)
         return found.area / 100, found.intensity_mean
 
-    offered = {"Hausdorff distance": hausdorff, "area and mean HU": region}
-    return _work(read_pairs(data), _chosen(case, offered))
+    return {"Hausdorff distance": hausdorff, "area and mean HU": region}
 
 
-SIDES = {
+def _side(library: Callable[[], Library]) -> Callable[..., Work]:
+    def side(case: str, pairs: list[Pair]) -> Work:
+        offered = {"rest": _density_and_area, **library()}
+        if "RMS distance" in offered:
+            dice, distance, rest = (offered[name] for name in ("Dice", "RMS distance", "rest"))
+            for name in (ALL_FOUR, PREPARED):
+                offered.setdefault(name, lambda item: (dice(item), distance(item), *rest(item)))
+        if case not in offered:
+            raise NotOffered("it has none")
+        measure = offered[case]
+        items = [offered["prepared"](pair) for pair in pairs] if "prepared" in offered else pairs
+        return Work(
+            lambda: [measure(item) for item in items],
+            len(items),
+            lambda: [np.atleast_1d(measure(item)).astype(float).tolist() for item in items],
+        )
+
+    return side
+
+
+LIBRARIES = {
     "ours": ours,
     "MONAI": monai,
     "surface-distance": surface_distance,
@@ -287,26 +247,21 @@ SIDES = {
     "SimpleITK": simpleitk,
     "scikit-image": scikit_image,
 }
+SIDES = {name: _side(library) for name, library in LIBRARIES.items()}
 
 
 def run(rows: Rows, size, folder: Path) -> None:
     """Compare the measures."""
-    data = folder / "pairs.npz"
-    write_pairs(data, size.pairs)
-    with Sides(__name__, size.sides_of(SIDES)) as sides:
+    pairs = [draw_pair(seed) for seed in range(size.pairs)]
+    with Sides(__name__, SIDES) as sides:
         for case, quantities in CASES.items():
-            units, failed = sides.prepare({"case": case, "data": str(data)}, threads=1)
-            seconds, late = sides.alternate(units, rounds=size.rounds, block_s=size.block_s)
-            for name, why in {**failed, **late}.items():
-                rows.missing(PART, case, "time a pair", name, why, unit="ms")
+            units = sides.prepare({"case": case, "pairs": pairs}, threads=1)
+            seconds = sides.alternate(units, rounds=size.rounds, block_s=size.block_s)
+            outcomes = {name: np.array(found) for name, found in sides.outcomes(seconds).items()}
+            rows.missing(PART, case, "time a pair", sides.failed)
             for name, taken in seconds.items():
-                rows.add(PART, case, "time a pair", name, (1e3 * value for value in taken), unit="ms")
-            outcomes = {name: np.array(sides[name].ask("outcome")) for name in seconds}
-            if "ours" not in outcomes:
-                continue
-            for name, values in outcomes.items():
-                if name == "ours":
-                    continue
-                largest = np.abs(values - outcomes["ours"]).max(axis=0)
+                rows.add(PART, case, "time a pair", name, (1e3 * value for value in taken))
+            for name in outcomes.keys() - {"ours"}:
+                largest = np.abs(outcomes[name] - outcomes["ours"]).max(axis=0)
                 for (quantity, unit), value in zip(quantities.items(), largest, strict=True):
                     rows.add(PART, case, f"largest difference, {quantity}", name, [value], unit=unit)

@@ -15,211 +15,187 @@ Each learning rate falls to zero over the budget. How many steps fit is found by
 """
 
 import os
+import pickle
 import random
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from harness import Rows, Side, SideFailed, Work
+from training_step import monai_warp
+
+if TYPE_CHECKING:  # torch is imported where a side has its threads
+    from torch import Tensor
+
+    from l3muscle.experiment import PreparedCohort
 
 PART = "task"
 PROFILE = "laptop"
+SOURCE = "segmentation"
 TRIAL_STEPS = 4
-JOB_S = 1800
-OURS_RANDOM = "ours, random start"
 
 
-def write_slices(folder: Path, train: int, test: int, size: int) -> None:
-    """Draw the slices and train the source task, once for all."""
-    import torch
+@dataclass(frozen=True)
+class Job:
+    """One training: what a side is given.
 
-    from l3muscle.phantom.patients import phantom_slice
-    from l3muscle.preprocess import frame_of, prepare_image, prepare_mask
+    Attributes
+    ----------
+    prepared : PreparedCohort
+    images, masks : Tensor, (n_train, 1, rows, columns)
+    test : Tensor, (n_test, 1, rows, columns)
+    budget_s : float
+    folder : Path
+    seed : int
+    """
+
+    prepared: "PreparedCohort"
+    images: "Tensor"
+    masks: "Tensor"
+    test: "Tensor"
+    budget_s: float
+    folder: Path
+    seed: int
+
+
+def _profile(size=None, **settings: Any):
+    """The profile, with a cohort as large as the comparison needs."""
     from l3muscle.profile import load_profile
 
-    settings = load_profile(PROFILE).image
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        phantoms = list(pool.map(lambda seed: phantom_slice(1000 + seed, size=size), range(train + test)))
-    frames = [frame_of(phantom.hu, phantom.spacing, settings) for phantom in phantoms]
-    both = list(zip(phantoms, frames, strict=True))
-    np.savez(
-        folder / "slices.npz",
-        images=torch.stack([prepare_image(p.hu, frame, settings) for p, frame in both]).numpy(),
-        masks=torch.stack([prepare_mask(p.mask, frame, settings) for p, frame in both]).numpy(),
-        frames=np.array([[f.top, f.bottom, f.left, f.right] for f in frames]),
-        full_masks=np.stack([p.mask for p in phantoms]),
-        hu=np.stack([p.hu for p in phantoms]),
-        spacing=np.array([p.spacing for p in phantoms]),
-        test=np.array(test),
-    )
+    if size is not None:
+        patients = 2 * max(size.task_n) + size.task_test
+        settings["cohort"] = {"patients": patients, "test_patients": size.task_test, "size": size.image_size}
+    return load_profile(PROFILE, **settings)
 
 
-def _chosen(data: dict[str, np.ndarray], n_train: int, repeat: int) -> list[int]:
-    """The training slices: another draw for every repeat, the same for every side, the smaller inside the larger."""
-    pool = len(data["images"]) - int(data["test"])
-    return random.Random(repeat).sample(range(pool), pool)[:n_train]
+def write_cohort(folder: Path, size) -> None:
+    """Draw and prepare the slices, once for all."""
+    from l3muscle.experiment import prepare
+    from l3muscle.study import Study
+
+    profile = _profile(size)
+    study = Study(profile, runs=folder)
+    study.make_phantom(workers=size.cores)
+    prepared = prepare(study.cohort, study.cohort.patient_ids[-size.task_test :], profile)
+    (folder / "prepared.pkl").write_bytes(pickle.dumps(prepared))
 
 
-def _dice(data: dict[str, np.ndarray], logits: np.ndarray) -> list[float]:
-    """Dice of every test slice, from logits at network size (n_test, 1, rows, columns)."""
-    import torch
-
-    from l3muscle.metrics import dice
-    from l3muscle.preprocess import Frame, restore_mask
-
-    first = len(data["images"]) - int(data["test"])
-    scores = []
-    for place, own in enumerate(torch.from_numpy(logits), first):
-        ref = data["full_masks"][place]
-        scores.append(dice(restore_mask(own, Frame(*map(int, data["frames"][place])), ref.shape), ref))
-    return scores
+def _job(folder: str, n_train: int, repeat: int, budget_s: float) -> Job:
+    """The training slices are another draw in every repeat, the same for every side, the smaller inside the larger."""
+    prepared = pickle.loads((Path(folder) / "prepared.pkl").read_bytes())
+    pool = [patient for patient in prepared.patient_ids if patient not in prepared.test_ids]
+    chosen = random.Random(repeat).sample(pool, len(pool))[:n_train]
+    test, _ = prepared.select(prepared.test_ids)
+    return Job(prepared, *prepared.select(chosen), test, budget_s, Path(folder), repeat)
 
 
-def _load(folder: str) -> dict[str, np.ndarray]:
-    with np.load(Path(folder) / "slices.npz") as arrays:
-        return {name: arrays[name] for name in arrays.files}
+def _side(train: Callable[[Job], tuple["Tensor", float, int]]) -> Callable[..., Work]:
+    """Work whose outcome is what a training achieved; `train` gives logits (n_test, 1, H, W), CPU seconds, steps."""
+
+    def side(**case: Any) -> Work:
+        def outcome() -> dict[str, float]:
+            from l3muscle.experiment import score
+            from l3muscle.preprocess import restore_mask
+
+            job = _job(**case)
+            started = time.perf_counter()
+            logits, seconds, steps = train(job)
+            shape, crops = job.prepared.test_hu.shape[1:], job.prepared.test_crops
+            outlines = np.stack([restore_mask(own, crop, shape) for own, crop in zip(logits, crops, strict=True)])
+            return {
+                "Dice": score(outlines, job.prepared)["dice"].mean(),
+                "CPU time of training": seconds,
+                "steps": steps,
+                "time with all around it": time.perf_counter() - started,
+            }
+
+        return Work(outcome=outcome)
+
+    return side
 
 
-def _job(train, folder: str, n_train: int, repeat: int, budget_s: float) -> Work:
-    """Work whose outcome is what a training on these slices achieved."""
-
-    def outcome() -> dict[str, Any]:
-        data = _load(folder)
-        started = time.perf_counter()
-        logits, seconds, steps = train(data, _chosen(data, n_train, repeat), budget_s, Path(folder), repeat)
-        return {
-            "dice": float(np.mean(_dice(data, logits))),
-            "cpu": seconds,
-            "steps": steps,
-            "whole": time.perf_counter() - started,
-        }
-
-    return Work(lambda: None, 1, outcome)
-
-
-def train_source(folder: str, budget_s: float, **_: Any) -> Work:
+def _source_task(folder: str, steps: int | None) -> Work:
     """The procedural segmentation source task of the profile; its outcome is the CPU time of its training."""
 
     def outcome() -> float:
         import torch
 
-        from l3muscle.models import build_fcn
-        from l3muscle.pretext.scenes import ProceduralSegmentation
-        from l3muscle.profile import load_profile
-        from l3muscle.training import Loop, fit
+        from l3muscle.experiment import learn_source
 
-        profile = load_profile(PROFILE)
-        settings = profile.sources.procedural_segmentation
-        if budget_s < 5:  # a trial of the machinery
-            settings = settings.model_copy(update={"steps": 4, "validate_every": 4, "validation_scenes": 2})
-        torch.manual_seed(0)
-        task = ProceduralSegmentation(settings, profile.image.shape, seed=0, device="cpu")
-        network = build_fcn(
-            profile.network.backbone,
-            width=profile.network.width,
-            output_stride=profile.network.output_stride,
-            out_channels=task.out_channels,
-        )
-        loop = Loop(
-            learning_rate=settings.learning_rate,
-            max_steps=settings.steps,
-            validate_every=settings.validate_every,
-            patience=settings.patience,
-            schedule=settings.schedule,
-        )
+        profile = _profile() if steps is None else _profile(sources={SOURCE: {"steps": steps, "validation_scenes": 2}})
         started = time.process_time()
-        trained = fit(network, task, loop, generator=torch.Generator().manual_seed(0))
-        torch.save(trained.weights, Path(folder) / "source.pt")
+        network, _, _ = learn_source(profile, SOURCE, torch.empty(0), "cpu")
+        torch.save(network.state_dict(), Path(folder) / "source.pt")
         return time.process_time() - started
 
-    return Work(lambda: None, 1, outcome)
+    return Work(outcome=outcome)
 
 
-def _train_ours(data, chosen, budget_s, folder, repeat, *, pretrained: bool):
+def _train_ours(job: Job, *, pretrained: bool = True):
     import torch
 
-    from l3muscle.models import build_fcn, transfer_weights
+    from l3muscle.experiment import SegmentationTask, build_network, target_loop
+    from l3muscle.models import transfer_weights
     from l3muscle.preprocess import to_network_input
-    from l3muscle.profile import load_profile
     from l3muscle.runtime import keep_freed_memory
-    from l3muscle.target_task import MuscleSegmentation
-    from l3muscle.training import Loop, fit
+    from l3muscle.training import fit
 
     keep_freed_memory()
-    profile = load_profile(PROFILE)
-    images, masks = (torch.from_numpy(data[name][chosen]) for name in ("images", "masks"))
-    # Validated once, at the end: the loop has nothing to choose from, and keeps its last weights.
-    task = MuscleSegmentation(images, masks, images[:1], masks[:1], profile.training, profile.augmentation)
-    rate = profile.training.learning_rate_fine_tune if pretrained else profile.training.learning_rate_random
+    profile = _profile()
+    task = SegmentationTask(job.images, job.masks, job.images[:1], job.masks[:1], profile)
+    settings = target_loop(profile, SOURCE if pretrained else "random", "cpu")
 
     def trained(steps: int):
-        torch.manual_seed(repeat)
-        network = build_fcn(
-            profile.network.backbone, width=profile.network.width, output_stride=profile.network.output_stride
-        )
+        torch.manual_seed(job.seed)
+        network = build_network(profile)
         if pretrained:
-            transfer_weights(torch.load(folder / "source.pt", weights_only=True), network)
-        loop = Loop(learning_rate=rate, max_steps=steps, validate_every=steps, patience=9, schedule="cosine")
+            transfer_weights(torch.load(job.folder / "source.pt", weights_only=True), network)
+        # Validated once, at the end: the loop has nothing to choose from, and keeps its last weights.
+        loop = replace(settings, max_steps=steps, validate_every=steps)
         started = time.process_time()
-        outcome = fit(network, task, loop, generator=torch.Generator().manual_seed(repeat))
-        return network, outcome, time.process_time() - started
+        fit(network, task, loop, generator=torch.Generator().manual_seed(job.seed))
+        return network, time.process_time() - started
 
     trained(TRIAL_STEPS)
-    step = trained(10 * TRIAL_STEPS)[2] / (10 * TRIAL_STEPS)
-    steps = max(1, round(budget_s / step))
-    network, outcome, seconds = trained(steps)
-    network.load_state_dict(outcome.weights)
-    network.eval()
-    test = torch.from_numpy(data["images"][-int(data["test"]) :])
+    step = trained(10 * TRIAL_STEPS)[1] / (10 * TRIAL_STEPS)
+    steps = max(1, round(job.budget_s / step))
+    network, seconds = trained(steps)
     with torch.inference_mode():
-        return network(to_network_input(test)).numpy(), seconds, steps
+        return network.eval()(to_network_input(job.test)), seconds, steps
 
 
-def _train_monai(data, chosen, budget_s, folder, repeat):
+def _train_ours_random(job: Job):
+    return _train_ours(job, pretrained=False)
+
+
+def _train_monai(job: Job):
     import torch
     from monai.data import CacheDataset, DataLoader
     from monai.losses import DiceCELoss
     from monai.networks.nets import UNet
-    from monai.transforms import Compose, DivisiblePad, DivisiblePadd, Rand2DElasticd, RandFlipd
+    from monai.transforms import Compose, DivisiblePad, DivisiblePadd, RandFlipd
     from monai.utils import set_determinism
 
-    from l3muscle.profile import load_profile
-
-    batch = load_profile(PROFILE).training.batch_size
-    set_determinism(repeat)
+    set_determinism(job.seed)
     torch.use_deterministic_algorithms(False)
-    keys, rows, columns = ("image", "label"), *data["images"].shape[-2:]
-    transforms = Compose(
-        [
-            DivisiblePadd(keys, k=16),
-            RandFlipd(keys, spatial_axis=1, prob=0.5),
-            Rand2DElasticd(
-                keys,
-                spacing=(rows / 3, columns / 3),
-                magnitude_range=(0, 0.1 * rows),
-                rotate_range=0.35,
-                scale_range=(0.1, 0.1),
-                padding_mode="zeros",
-                prob=0.75,
-            ),
-        ]
-    )
-    members = [
-        {"image": torch.from_numpy(data["images"][place]), "label": torch.from_numpy(data["masks"][place])}
-        for place in chosen
-    ]
-    loader = DataLoader(CacheDataset(members, transforms, progress=False), batch_size=batch, shuffle=True)
+    keys, shape = ("image", "label"), tuple(job.images.shape[-2:])
+    flip, warp = RandFlipd(keys, spatial_axis=1, prob=0.5), monai_warp(keys, shape, 0.75)
+    transforms = Compose([DivisiblePadd(keys, k=16), flip, warp])
+    members = [dict(zip(keys, pair, strict=True)) for pair in zip(job.images, job.masks, strict=True)]
+    data = CacheDataset(members, transforms, progress=False)
+    loader = DataLoader(data, batch_size=_profile().training.batch_size, shuffle=True)
     network = UNet(2, 1, 1, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2), num_res_units=2)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
     criterion = DiceCELoss(sigmoid=True)
-    used = 0.0
+    used, steps, started = 0.0, 0, time.process_time()
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: 0.5 * (1 + np.cos(np.pi * min(used / budget_s, 1)))
+        optimiser, lambda step: 0.5 * (1 + np.cos(np.pi * min(used / job.budget_s, 1)))
     )
-    steps, started = 0, time.process_time()
-    while used < budget_s:
+    while used < job.budget_s:
         for member in loader:
             loss = criterion(network(member["image"]), member["label"])
             optimiser.zero_grad()
@@ -227,26 +203,23 @@ def _train_monai(data, chosen, budget_s, folder, repeat):
             optimiser.step()
             steps, used = steps + 1, time.process_time() - started
             schedule.step()
-            if used >= budget_s:
+            if used >= job.budget_s:
                 break
-    network.eval()
     pad = DivisiblePad(k=16)
-    top, left = ((-side % 16) // 2 for side in (rows, columns))
+    top, left = ((-side % 16) // 2 for side in shape)
     with torch.inference_mode():
-        padded = torch.stack([torch.as_tensor(pad(image)) for image in data["images"][-int(data["test"]) :]])
-        logits = network(padded)[..., top : top + rows, left : left + columns]
-    return logits.numpy(), used, steps
+        padded = torch.stack([torch.as_tensor(pad(image)) for image in job.test])
+        logits = network.eval()(padded)[..., top : top + shape[0], left : left + shape[1]]
+    return logits, used, steps
 
 
-def _train_nnunet(data, chosen, budget_s, folder, repeat):
-    """nnU-Net's own steps through its Python interface, in folders of its own."""
+def _write_nnunet_dataset(job: Job, name: str) -> None:
+    """The training slices in nnU-Net's folders, which it finds by environment variables."""
     import json
 
-    import torch
     from skimage.io import imsave
 
-    name = "Dataset001_L3"
-    own = folder / f"nnunet-{len(chosen)}-{repeat}-{os.getpid()}"
+    own = job.folder / f"nnunet-{len(job.images)}-{job.seed}-{os.getpid()}"
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ[variable] = str(own / variable)
         (own / variable).mkdir(parents=True)
@@ -254,57 +227,55 @@ def _train_nnunet(data, chosen, budget_s, folder, repeat):
     raw = own / "nnUNet_raw" / name
     for part in ("imagesTr", "labelsTr"):
         (raw / part).mkdir(parents=True)
-    for number, place in enumerate(chosen):
-        imsave(raw / "imagesTr" / f"slice{number:03d}_0000.tif", data["images"][place, 0], check_contrast=False)
-        label = (data["masks"][place, 0] > 0.5).astype(np.uint8)
+    for number, (image, mask) in enumerate(zip(job.images.numpy(), job.masks.numpy(), strict=True)):
+        imsave(raw / "imagesTr" / f"slice{number:03d}_0000.tif", image[0], check_contrast=False)
+        label = (mask[0] > 0.5).astype(np.uint8)
         imsave(raw / "labelsTr" / f"slice{number:03d}.tif", label, check_contrast=False)
     about = {
         "channel_names": {"0": "windowed CT"},
         "labels": {"background": 0, "muscle": 1},
-        "numTraining": len(chosen),
+        "numTraining": len(job.images),
         "file_ending": ".tif",
     }
     (raw / "dataset.json").write_text(json.dumps(about))
 
-    from nnunetv2.experiment_planning.plan_and_preprocess_api import (
-        extract_fingerprints,
-        plan_experiments,
-        preprocess_dataset,
-    )
+
+def _train_nnunet(job: Job):
+    """nnU-Net's own steps through its Python interface, in folders of its own."""
+    import torch
+
+    name = "Dataset001_L3"
+    _write_nnunet_dataset(job, name)
+
+    from nnunetv2.experiment_planning import plan_and_preprocess_api as planning
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from nnunetv2.run.run_training import get_trainer_from_args
 
-    extract_fingerprints([1], num_processes=1)
-    plan_experiments([1])
-    preprocess_dataset(1, configurations=("2d",), num_processes=(1,))
+    planning.extract_fingerprints([1], num_processes=1)
+    planning.plan_experiments([1])
+    planning.preprocess_dataset(1, configurations=("2d",), num_processes=(1,))
     os.environ |= {"nnUNet_n_proc_DA": "0"}  # in this process, where its time counts; the planner takes no 0
     torch.set_num_threads(1)  # the planner has changed it
-    torch.manual_seed(repeat)
-    np.random.seed(repeat)
+    torch.manual_seed(job.seed)
+    np.random.seed(job.seed)
     device = torch.device("cpu")
-    trainer = get_trainer_from_args(name, "2d", "all", device=device)
-    trainer.disable_checkpointing = True
-    trainer.on_train_start()
 
-    def step() -> None:
-        trainer.train_step(next(trainer.dataloader_train))
+    def trained(steps: int):
+        """A trainer from the start, with its schedule stretched over the steps that there is time for."""
+        trainer = get_trainer_from_args(name, "2d", "all", device=device)
+        trainer.disable_checkpointing = True
+        trainer.num_epochs = steps
+        trainer.on_train_start()
+        trainer.network.train()
+        started = time.process_time()
+        for number in range(steps):
+            trainer.lr_scheduler.step(number)
+            trainer.train_step(next(trainer.dataloader_train))
+        return trainer, time.process_time() - started
 
-    step()
-    started = time.process_time()
-    for _ in range(TRIAL_STEPS):
-        step()
-    steps = max(1, round(budget_s / ((time.process_time() - started) / TRIAL_STEPS)))
-    # From the start again, with its schedule stretched over the steps that there is time for.
-    trainer = get_trainer_from_args(name, "2d", "all", device=device)
-    trainer.disable_checkpointing = True
-    trainer.num_epochs = steps
-    trainer.on_train_start()
-    trainer.network.train()
-    started = time.process_time()
-    for number in range(steps):
-        trainer.lr_scheduler.step(number)
-        trainer.train_step(next(trainer.dataloader_train))
-    seconds = time.process_time() - started
+    trained(1)
+    steps = max(1, round(job.budget_s / (trained(TRIAL_STEPS)[1] / TRIAL_STEPS)))
+    trainer, seconds = trained(steps)
     trainer.set_deep_supervision_enabled(False)
     predictor = nnUNetPredictor(device=device, perform_everything_on_device=False, allow_tqdm=False)
     predictor.manual_initialization(
@@ -316,75 +287,63 @@ def _train_nnunet(data, chosen, budget_s, folder, repeat):
         type(trainer).__name__,
         trainer.inference_allowed_mirroring_axes,
     )
-    logits = []
-    for image in data["images"][-int(data["test"]) :]:
-        _, probability = predictor.predict_single_npy_array(
-            image[:, None], {"spacing": [999, 1, 1]}, save_or_return_probabilities=True
-        )
-        muscle = np.clip(np.asarray(probability[1, 0], dtype=np.float64), 1e-6, 1 - 1e-6)
-        logits.append(np.log(muscle / (1 - muscle)).astype(np.float32)[None])
-    return np.stack(logits), seconds, steps
+    probabilities = [
+        predictor.predict_single_npy_array(image[:, None], {"spacing": [999, 1, 1]}, save_or_return_probabilities=True)[
+            1
+        ][1]
+        for image in job.test.numpy()
+    ]
+    return torch.logit(torch.as_tensor(np.stack(probabilities)), eps=1e-6), seconds, steps
 
 
-def _ours(data, chosen, budget_s, folder, repeat):
-    return _train_ours(data, chosen, budget_s, folder, repeat, pretrained=True)
+TRAINERS = {
+    "ours": _train_ours,
+    "ours, random start": _train_ours_random,
+    "MONAI U-Net": _train_monai,
+    "nnU-Net": _train_nnunet,
+}
+SIDES = {name: _side(train) for name, train in TRAINERS.items()} | {"source task": _source_task}
 
 
-def _ours_random(data, chosen, budget_s, folder, repeat):
-    return _train_ours(data, chosen, budget_s, folder, repeat, pretrained=False)
-
-
-TRAINERS = {"ours": _ours, OURS_RANDOM: _ours_random, "MONAI U-Net": _train_monai, "nnU-Net": _train_nnunet}
-SIDES = {name: lambda train=train, **case: _job(train, **case) for name, train in TRAINERS.items()}
-SIDES["source task"] = train_source
-
-
-def _one(name: str, case: dict) -> Any:
-    """One training in a process of its own."""
-    side = Side(__name__, name)
+def _outcome(name: str, case: dict[str, Any]) -> Any:
+    """What one training in a process of its own achieved; the reason where it failed."""
     try:
-        side.ask("prepare", case, 1)
-        return side.ask("outcome", seconds=JOB_S)
-    finally:
-        side.close()
+        with Side(__name__, name) as side:
+            side.prepare(case, threads=1)
+            return side.outcome()
+    except SideFailed as error:
+        return str(error)
 
 
 def run(rows: Rows, size, folder: Path) -> None:
     """Compare the outcomes of training."""
     if not size.task_repeats:
         return
-    most = max(size.task_n)
-    write_slices(folder, 2 * most, size.task_test, size.image_size)
-    given = {"folder": str(folder), "budget_s": size.task_s}
-    source_seconds = _one("source task", given)
-    rows.add(PART, "source task, once", "CPU time", "ours", [source_seconds], unit="s")
+    write_cohort(folder, size)
+    trial = 4 if size.task_s < 1 else None  # steps, to see that all runs
+    seconds = _outcome("source task", {"folder": str(folder), "steps": trial})
+    if isinstance(seconds, str):
+        raise SideFailed(seconds)
+    rows.add(PART, "source task, once", "CPU time", "ours", [seconds], unit="s")
     jobs = [
-        (name, n_train, repeat)
+        (name, {"folder": str(folder), "n_train": n_train, "repeat": repeat, "budget_s": size.task_s})
         for repeat in range(size.task_repeats)
         for n_train in size.task_n
-        for name in size.sides_of(TRAINERS)
+        for name in TRAINERS
     ]
-
-    def outcome(job: tuple[str, int, int]) -> dict | str:
-        name, n_train, repeat = job
-        try:
-            return _one(name, {**given, "n_train": n_train, "repeat": repeat})
-        except SideFailed as error:
-            return str(error)
-
     # One thread each, as many at a time as there are cores; sides take turns in this order.
     with ThreadPoolExecutor(size.cores) as pool:
-        outcomes = dict(zip(jobs, pool.map(outcome, jobs), strict=True))
+        outcomes = list(pool.map(lambda job: _outcome(*job), jobs))
     for n_train in size.task_n:
-        for name in size.sides_of(TRAINERS):
+        for name in TRAINERS:
             case = f"n = {n_train}"
-            found = [outcomes[name, n_train, repeat] for repeat in range(size.task_repeats)]
+            found = [
+                one for job, one in zip(jobs, outcomes, strict=True) if job[0] == name and job[1]["n_train"] == n_train
+            ]
             done = [one for one in found if isinstance(one, dict)]
             if not done:
-                rows.missing(PART, case, "Dice", name, found[0], better="higher")
+                rows.missing(PART, case, "Dice", {name: found[0]})
                 continue
             note = "" if len(done) == len(found) else f"{len(found) - len(done)} of {len(found)} failed"
-            rows.add(PART, case, "Dice", name, [one["dice"] for one in done], better="higher", note=note)
-            rows.add(PART, case, "CPU time of training", name, [one["cpu"] for one in done], unit="s")
-            rows.add(PART, case, "steps", name, [one["steps"] for one in done], better="higher")
-            rows.add(PART, case, "time with all around it", name, [one["whole"] for one in done], unit="s")
+            for quantity in done[0]:
+                rows.add(PART, case, quantity, name, [one[quantity] for one in done], note=note)

@@ -56,7 +56,8 @@ def inline_drawings(app: Sphinx, doctree: nodes.document) -> None:
             (folder / name).write_bytes(content)
             return f'"{up}_images/{name}" loading="lazy"'
 
-        raw = nodes.raw("", f'<div class="l3-figure">{_PICTURE.sub(as_file, svg)}</div>', format="html")
+        # A phone scrolls it sideways, and so must a keyboard.
+        raw = nodes.raw("", f'<div class="l3-figure" tabindex="0">{_PICTURE.sub(as_file, svg)}</div>', format="html")
         image.parent.replace(image, raw)
 
 

@@ -47,8 +47,11 @@ def list_modules(app: Sphinx, docname: str, source: list[str]) -> None:
     texts = (page.read_text(encoding="utf-8") for page in Path(app.srcdir, REFERENCE).glob("*.md"))
     elsewhere = [name.strip() for text in texts for line in _LIST.findall(text) for name in line.split(",")]
 
+    # What a package only passes on is explained where it comes from.
+    options = "   :members:\n   :ignore-module-all:\n"
+
     def section(name: str) -> str:
-        return f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {PACKAGE}.{name}\n   :members:\n```\n"
+        return f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {PACKAGE}.{name}\n{options}```\n"
 
     source[0] = _LIST.sub(lambda match: "\n".join(map(section, chosen(match[1], elsewhere))), source[0])
 

@@ -180,12 +180,17 @@ def test_every_chapter_shows_the_same_results() -> None:
     assert {digits for found in chapters.values() for digits in found} == {about["results"]}
 
 
-def downloaded(name: str) -> list[dict[str, str]]:
-    """A table out of the archive that the front page offers."""
+def downloaded_text(name: str) -> str:
+    """A file out of the archive that the front page offers."""
     front = Links((HTML / FRONT).read_text(encoding="utf-8"))
     [link] = {link for link in front.links if link.endswith("tables.zip")}
     with zipfile.ZipFile((HTML / FRONT).parent / unquote(link)) as archive:
-        return list(csv.DictReader(io.StringIO(archive.read(name).decode())))
+        return archive.read(name).decode()
+
+
+def downloaded(name: str) -> list[dict[str, str]]:
+    """A table out of it, row by row."""
+    return list(csv.DictReader(io.StringIO(downloaded_text(name))))
 
 
 def test_points_of_the_front_page_are_means_of_the_scores() -> None:
@@ -241,10 +246,8 @@ def _with_interval(values: pd.Series) -> str:
 
 def entries_from_scores() -> dict[tuple[str, str, str], str]:
     """What entries of tables must say, worked out from the scores alone: (table, row, column) and text."""
-    scores, curves, observers = (
-        pd.DataFrame(downloaded(f"{name}.csv")).apply(pd.to_numeric, errors="ignore")
-        for name in ("scores", "training-curves", "observer-scores")
-    )
+    names = ("scores.csv", "training-curves.csv", "observer-scores.csv")
+    scores, curves, observers = (pd.read_csv(io.StringIO(downloaded_text(name))) for name in names)
     entries = {}
     for (task, n), own in scores.groupby(["source_task", "n_train"]):
         entries["tab-dice", task, f"n = {n}"] = _with_interval(own["dice"])

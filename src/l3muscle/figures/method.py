@@ -38,6 +38,7 @@ def batch_picture(inputs: Tensor, target: Tensor, count: int = 4) -> None:
     target : Tensor
         Images (N, 3, rows, columns), labels of pixels (N, rows, columns), or classes (N,).
     """
+    inputs, target = inputs.cpu(), target.cpu()
     count = min(count, len(inputs))
     pictures = target.ndim > 1
     _, axes = _row(count, rows=1 + pictures)
