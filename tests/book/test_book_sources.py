@@ -86,7 +86,7 @@ def test_every_page_of_the_toc_is_there_or_will_be_executed() -> None:
     for page in pages:
         if Path(page).parent == Path("book/executed"):
             assert (NOTEBOOKS / f"{Path(page).name}.ipynb").is_file(), f"{page} has no template in notebooks/"
-        else:
+        elif page != "book/executed/experiments/index":  # which the build writes
             assert (TOP / f"{page}.md").is_file(), f"{page}.md is not there"
 
 

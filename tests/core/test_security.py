@@ -12,8 +12,8 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from conftest import train_all
 from fuzzed_readers import readers
+from tiny_study import train_all
 from torchvision.models import ResNet50_Weights
 
 from l3muscle import cli

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, train_all
+from tiny_study import TINY, train_all
 
 from l3muscle.experiment import build_network
 from l3muscle.models import build_fcn, transfer_weights

@@ -16,12 +16,12 @@ import pandas as pd
 import papermill
 import psutil
 import pytest
-from conftest import TINY, train_all
 from dask.distributed import LocalCluster
 from filelock import FileLock
 from papermill.exceptions import PapermillExecutionError
 from rich.console import Console
 from ruamel.yaml import YAML
+from tiny_study import TINY, train_all
 
 from l3muscle import runner, runtime
 from l3muscle.execution import Job, run_job

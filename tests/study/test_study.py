@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY, train_all
+from tiny_study import TINY, train_all
 
 from l3muscle import experiment, results, study
 from l3muscle.experiment import Experiment, ExperimentError, choose, experiments
@@ -177,11 +177,11 @@ def test_a_run_says_what_has_changed_since_the_last_one(copied, tiny):
 @pytest.fixture
 def trainings(monkeypatch) -> list:
     """Networks that were trained by `train_all`."""
-    import conftest
+    import tiny_study
 
-    fit, trained = conftest.fit, []
+    fit, trained = tiny_study.fit, []
     monkeypatch.setattr(
-        conftest, "fit", lambda network, *args, **more: trained.append(1) or fit(network, *args, **more)
+        tiny_study, "fit", lambda network, *args, **more: trained.append(1) or fit(network, *args, **more)
     )
     return trained
 
