@@ -26,6 +26,9 @@ CohortOption = Annotated[Path | None, typer.Option(help="Folder of slices and ou
 UsableOnlyOption = Annotated[
     bool, typer.Option("--usable-only", help="Go on with the sound patients of a cohort where some are refused.")
 ]
+RoiOption = Annotated[
+    list[str] | None, typer.Option("--roi", help="Name of the outlines that are muscle, where files do not tell.")
+]
 OnlyTexts = Annotated[list[str] | None, typer.Option(help="Only these; may be given several times.")]
 OnlyNumbers = Annotated[list[int] | None, typer.Option(help="Only these; may be given several times.")]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Local worker processes.")]
@@ -134,12 +137,13 @@ def cohort_check(
     folds: Annotated[int, typer.Option(min=2, help="Folds that the patients have to suffice for.")] = 4,
     test_patients: Annotated[int, typer.Option(min=1, help="Patients held out where no observers outlined any.")] = 37,
     largest: Annotated[int, typer.Option(min=1, help="Largest training set that has to fit.")] = 125,
+    roi: RoiOption = None,
 ) -> None:
     """List what is usable in a folder, and what is not and why; warn where it is too little for the paper's study."""
     from l3muscle.cohort import check_folder
     from l3muscle.cohort.splits import SplitsError, make_splits
 
-    report = check_folder(folder)
+    report = check_folder(folder, rois=roi or ())
     for line in report.lines():
         say(line)
     if not report.usable:
@@ -154,12 +158,13 @@ def cohort_check(
 def cohort_show(
     folder: Annotated[Path, typer.Argument(help="Folder of slices (DICOM, NIfTI) and outlines of them.")],
     out: Annotated[Path, typer.Option(help="Folder for the tables and pictures.")],
+    roi: RoiOption = None,
 ) -> None:
     """Show what a cohort holds: counts, spacing, Hounsfield units, every slice with its outline, refusals."""
     from l3muscle.book.cohort_overview import summarise, write_overview
     from l3muscle.cohort import check_folder
 
-    report = check_folder(folder)
+    report = check_folder(folder, rois=roi or ())
     for row in summarise(write_overview(report, out)):
         say("  ".join(f"{value:<26}" if key == "of the cohort" else f"{value:>10}" for key, value in row.items()))
     say(f"{len(report.refused)} refusals in {out / 'refused.txt'}; pictures beside it")
@@ -171,6 +176,7 @@ def study_run(
     runs: RunsOption = Path("runs"),
     cohort: CohortOption = None,
     usable_only: UsableOnlyOption = False,
+    roi: RoiOption = None,
     workers: WorkersOption = 2,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")] = None,
     queue: Annotated[Queue | None, typer.Option(help="Batch system to submit --workers jobs to instead.")] = None,
@@ -191,7 +197,8 @@ def study_run(
     from l3muscle.study import Study
 
     settings = load_profile(profile)
-    study = Study(settings, runs=runs, cohort_folder=cohort, usable_only=usable_only, profile_name=profile)
+    how = {"usable_only": usable_only, "rois": roi or ()}
+    study = Study(settings, runs=runs, cohort_folder=cohort, profile_name=profile, **how)
     only = {"source_task": source_task, "n_train": n_train, "fold": fold, "subset": subset, "repeat": repeat}
     only = {axis: wanted for axis, wanted in only.items() if wanted}
     choose(experiments(settings), only)
@@ -276,7 +283,7 @@ def book(
     started = time.monotonic()
     chapters()
     say(f"1/3 study ({profile})")
-    study_run(profile, runs, cohort, usable_only, workers)
+    study_run(profile, runs, cohort, usable_only, workers=workers)
     say("2/3 chapters")
     results = open_results(profile, runs)
     execute_chapters(results, profile=profile, runs=runs, workers=workers, say=say)
@@ -301,6 +308,7 @@ def train(
     usable_only: Annotated[
         bool, typer.Option("--usable-only", help="Go on with the sound slices where some are refused.")
     ] = False,
+    roi: RoiOption = None,
     check_only: Annotated[bool, typer.Option("--check-only", help="Only check the outlines.")] = False,
     licence: Annotated[str, typer.Option(help="Licence of the model, for its card.")] = "",
     workers: WorkersOption = 2,
@@ -312,7 +320,7 @@ def train(
     from l3muscle.segmenter.train import train_segmenter
 
     settings = load_profile(profile)
-    report, findings = check_training_folder(folder)
+    report, findings = check_training_folder(folder, rois=roi or ())
     for line in findings:
         say(line)
     patients = len({patient.patient_id for patient in report.usable})

@@ -21,7 +21,7 @@ from l3muscle.profile import Profile, load_profile
 from l3muscle.store import Store, StoreError, key_of
 
 PLAN, SPLITS = "plan.json", "splits.json"
-PLAN_FORMAT = 3  # of plan.json; a reader refuses any other
+PLAN_FORMAT = 4  # of plan.json; a reader refuses any other
 
 
 class StudyError(L3MuscleError):
@@ -182,7 +182,8 @@ class StudyResults:
         StudyError
             If it is not what the run used: images or outlines differ.
         """
-        cohort = cached_cohort(self.cohort_folder, self.folder.parent, usable_only=self.plan["usable_only"])
+        how = {name: self.plan[name] for name in ("usable_only", "rois")}
+        cohort = cached_cohort(self.cohort_folder, self.folder.parent, **how)
         if cohort.fingerprint != self.plan["cohort"]:
             raise StudyError(f"the images or outlines in {self.cohort_folder} are not those that the run used")
         return cohort

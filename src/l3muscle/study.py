@@ -68,6 +68,8 @@ class Study:
         Folder of one's own; by default the profile's phantom, under `runs / "cohorts"`.
     usable_only : bool
         Go on with the sound patients of the folder where some are refused; otherwise that is an error.
+    rois : sequence of str
+        Names of the outlines that are muscle, where the files do not tell.
     profile_name : str, optional
         Name or path under which a notebook finds the profile.
     """
@@ -79,6 +81,7 @@ class Study:
         runs: Path = Path("runs"),
         cohort_folder: Path | None = None,
         usable_only: bool = False,
+        rois: Sequence[str] = (),
         profile_name: str | None = None,
     ) -> None:
         self.profile = profile
@@ -87,7 +90,7 @@ class Study:
         self.folder = runs / profile.name
         self.store = Store(self.folder)
         self.is_phantom = cohort_folder is None
-        self.usable_only = usable_only
+        self.usable_only, self.rois = usable_only, list(rois)
         phantom_key = key_of({"cohort": profile.cohort.model_dump(), "version": phantom.PHANTOM_VERSION})
         self.cohort_folder = cohort_folder or runs / "cohorts" / f"phantom-{phantom_key}"
 
@@ -124,7 +127,7 @@ class Study:
     @cached_property
     def cohort(self) -> Cohort:
         """The images and outlines: read from the folder once, and from one file while the folder is unchanged."""
-        return cached_cohort(self.cohort_folder, self.runs, usable_only=self.usable_only)
+        return cached_cohort(self.cohort_folder, self.runs, usable_only=self.usable_only, rois=self.rois)
 
     @cached_property
     def splits(self) -> Splits:
@@ -403,6 +406,7 @@ class Study:
             # Relative, so that a folder of runs can be moved with its cohorts.
             "cohort_folder": os.path.relpath(self.cohort_folder, self.folder),
             "usable_only": self.usable_only,
+            "rois": self.rois,
             "cohort": self.cohort.fingerprint,
             "patients": len(self.cohort),
             "phantom": self.is_phantom,
@@ -473,13 +477,13 @@ def open_study(profile: str, runs: str | Path = "runs", cohort: str | Path = "")
     ProfileError, CohortError, StudyError, StoreError
     """
     settings = load_profile(profile)
-    folder, usable_only = Path(cohort) if cohort else None, False
+    folder, how = Path(cohort) if cohort else None, {}
     if folder is None:
         with suppress(StudyError):
             results = StudyResults(Path(runs) / settings.name)
-            usable_only = results.plan["usable_only"]
+            how = {name: results.plan[name] for name in ("usable_only", "rois")}
             folder = None if results.plan["phantom"] else results.cohort_folder
-    study = Study(settings, runs=Path(runs), cohort_folder=folder, usable_only=usable_only, profile_name=profile)
+    study = Study(settings, runs=Path(runs), cohort_folder=folder, profile_name=profile, **how)
     study.make_phantom()
     study.write_plan()
     return study

@@ -141,7 +141,7 @@ def check_patients(patients: Sequence[Patient]) -> list[Finding]:
     return findings + list(_people(list(first.values())))
 
 
-def check_training_folder(folder: Path) -> tuple[CohortReport, list[str]]:
+def check_training_folder(folder: Path, *, rois: Sequence[str] = ()) -> tuple[CohortReport, list[str]]:
     """Read a folder of outlined slices and hold the outlines against the images.
 
     Returns
@@ -156,7 +156,7 @@ def check_training_folder(folder: Path) -> tuple[CohortReport, list[str]]:
     CohortError
         If there is no such folder, or it holds no file.
     """
-    report = check_slices(folder)
+    report = check_slices(folder, rois=rois)
     findings = check_patients(report.usable)
     refused = [finding for finding in findings if finding.severity == "refused"]
     bad = {finding.name for finding in refused}
