@@ -238,6 +238,8 @@ class _Run:
     def _check(self, client: Client) -> None:
         """Nothing is begun with workers that do not see this run's folder."""
         plan = str(self.study.folder.resolve() / "plan.json")
+        if not client.nthreads():
+            self.say("waiting for a worker to join")
         client.wait_for_workers(1, timeout=None)
         blind = [address for address, sees in client.run(os.path.isfile, plan).items() if not sees]
         if blind:
