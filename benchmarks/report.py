@@ -100,7 +100,8 @@ def write(folder: Path) -> None:
     if best.empty:
         return
     shown = texts(best, {"work": pd.Series([SUMMARY[key] for key in best.index], index=best.index)})
-    caption = f"{where}: each kind of work beside the best of the other tools. Above 1 ours is ahead."
+    archived = f"[from the archive: make bench, {about['measured']}]{{.l3-origin}}"
+    caption = f"{where}: each kind of work beside the best of the other tools. Above 1 ours is ahead. {archived}"
     (folder / "summary.md").write_text(
         f"~~~{{table}} {caption}\n:name: tab-bench\n\n{markdown(shown)}~~~\n", encoding="utf-8"
     )
