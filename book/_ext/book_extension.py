@@ -90,9 +90,7 @@ def offer_settings(app: Sphinx, config: Config) -> None:
     config.myst_substitutions = {**config.myst_substitutions, **substitutions}
 
 
-def finish_page(
-    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
-) -> None:
+def finish_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
     """Say at the foot whose images the numbers come from, and leave out the scripts that a page has no use for.
 
     Thebe, which runs cells on a public server, is not offered here. Sphinx gives MathJax, a megabyte, to every page

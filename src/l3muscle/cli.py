@@ -43,13 +43,6 @@ class Queue(StrEnum):
     sge = "sge"
 
 
-class PhantomSetting(StrEnum):
-    """How widely phantom patients and scanners are drawn."""
-
-    realistic = "realistic"
-    randomised = "randomised"
-
-
 class MaskFormat(StrEnum):
     """How masks are written."""
 
@@ -105,10 +98,10 @@ def cohort_phantom(
     test_patients: Annotated[int, typer.Option(min=0, help="Patients whom ten observers outline as well.")] = 37,
     seed: int = 0,
     size: Annotated[int, typer.Option(min=64, max=1024, help="Pixels a side.")] = 512,
-    setting: Annotated[
-        PhantomSetting,
-        typer.Option(help="realistic: a clinic's patients; randomised: wider than life, to learn what carries over."),
-    ] = PhantomSetting.realistic,
+    diversity: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="0: a clinic's patients and scanners; 1: wider than life, to learn for any."),
+    ] = 0.0,
     workers: WorkersOption = 2,
 ) -> None:
     """Write a phantom cohort: DICOM CT with RTSTRUCTs of the expert and the observers."""
@@ -123,7 +116,7 @@ def cohort_phantom(
             patients=patients,
             seed=seed,
             size=size,
-            setting=setting.value,
+            diversity=diversity,
             test_patients=test_patients,
             workers=workers,
             progress=lambda done: bar.update(done - bar.n),

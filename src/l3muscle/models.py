@@ -4,6 +4,8 @@ ResNet-50 and ResNet-101 are torchvision's own modules. torchvision's BasicBlock
 fixed, so the smaller networks are built here with the same parameter names: a state dict of torchvision's `resnet18`
 loads into `build_fcn("resnet18").backbone` key by key.
 
+EfficientNet-Lite0 is `timm`'s: of the networks whose ImageNet weights are published, one that two cores can fine-tune.
+
 Lineage: Long et al. 2015 (fully convolutional networks), He et al. 2016 (ResNet), torchvision's reference FCN
 (dilated backbone of output stride 8, a head of one 3 x 3 convolution at a quarter of the width).
 """
@@ -21,7 +23,15 @@ from l3muscle.errors import L3MuscleError
 # ResNet-8 has the three stages that He et al. (2016, Section 4.2) give a ResNet for small images; the others have four.
 BASIC_LAYERS = {"resnet8": (1, 1, 1), "resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 BOTTLENECKS = ("resnet50", "resnet101")
-BACKBONES = (*BASIC_LAYERS, *BOTTLENECKS)
+EFFICIENTNETS = ("efficientnet_lite0",)
+# By which images in [0, 1] are normalised, for every network: published weights expect it.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+BACKBONES = (*BASIC_LAYERS, *BOTTLENECKS, *EFFICIENTNETS)
+
+
+class NetworkError(L3MuscleError):
+    """A network that this installation cannot build."""
 
 
 class TransferError(L3MuscleError):
@@ -84,8 +94,43 @@ def _basic_encoder(layers: tuple[int, ...], width: int, output_stride: int) -> n
     return nn.Sequential(OrderedDict(modules))
 
 
-def build_encoder(backbone: str, *, width: int = 64, output_stride: int = 8) -> nn.Sequential:
-    """Build a ResNet without its classifier, dilated for dense prediction.
+class EfficientNetEncoder(nn.Module):
+    """EfficientNet-Lite0 (Tan and Le 2019, without attention) for dense prediction at output stride 4.
+
+    Its features at strides 4, 8 and 16 are each brought to `width` channels by a 1 x 1 convolution, enlarged, and
+    added, as the skips of Long et al. 2015 are. The stages that follow, at stride 32, are left out.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        # Imported where it is needed: it takes seconds, which every worker of another network would pay.
+        try:
+            import timm
+        except ImportError:
+            raise NetworkError(
+                "EfficientNet-Lite0 needs timm, which is not installed; pip install 'l3muscle[natural]' gets it"
+            ) from None
+
+        stages = {"out_indices": (1, 2, 3)}
+        self.features = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True, **stages)
+        del self.features.blocks[5:]
+        self.skips = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in self.features.feature_info.channels())
+        self.out_channels = width
+        # It was learned on pixels of -1 to 1, and not on those that ImageNet's mean and deviation give.
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        self.register_buffer("gain", 2 * std, persistent=False)
+        self.register_buffer("shift", 2 * mean - 1, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * self.gain + self.shift
+        fine, *coarser = (skip(part) for skip, part in zip(self.skips, self.features(x), strict=True))
+        for part in coarser:
+            fine = fine + F.interpolate(part, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+        return fine
+
+
+def build_encoder(backbone: str, *, width: int = 64, output_stride: int = 8) -> nn.Module:
+    """Build a ResNet or EfficientNet-Lite0 without its classifier, dilated for dense prediction.
 
     Parameters
     ----------
@@ -93,14 +138,14 @@ def build_encoder(backbone: str, *, width: int = 64, output_stride: int = 8) -> 
         One of `BACKBONES`.
     width : int
         Channels after the first convolution; 64 is the published width, and the only one for ResNet-50 and -101.
-        Multiples of 8 are fastest.
+        Multiples of 8 are fastest. Of EfficientNet-Lite0, whose own widths are fixed, the channels of its output.
     output_stride : {4, 8}
         Pixels of input per pixel of output. 8 is torchvision's FCN. 4 leaves out the max-pooling, for small images;
-        only the networks of basic blocks have it.
+        the networks of basic blocks have it, and it is the only one of EfficientNet-Lite0.
 
     Returns
     -------
-    nn.Sequential
+    nn.Module
         (N, 3, H, W) -> (N, channels, ceil(H / output_stride), ceil(W / output_stride)), submodules named as in
         torchvision (`conv1`, `bn1`, `layer1` ...); its attribute `out_channels` holds the channels.
 
@@ -108,6 +153,8 @@ def build_encoder(backbone: str, *, width: int = 64, output_stride: int = 8) -> 
     ------
     ValueError
         For an unknown name or an unsupported combination.
+    NetworkError
+        If the library that has this network is not installed.
     """
     if output_stride not in (4, 8):
         raise ValueError(f"output_stride must be 4 or 8, not {output_stride}")
@@ -126,10 +173,14 @@ def build_encoder(backbone: str, *, width: int = 64, output_stride: int = 8) -> 
         kept = OrderedDict((n, m) for n, m in network.named_children() if n not in ("avgpool", "fc"))
         encoder = nn.Sequential(kept)
         encoder.out_channels = 2048
+    elif backbone in EFFICIENTNETS:
+        if output_stride != 4:
+            raise ValueError(f"{backbone} has an output stride of 4, not {output_stride}")
+        encoder = EfficientNetEncoder(width)
     else:
         raise ValueError(f"unknown backbone {backbone!r}; choose one of {', '.join(BACKBONES)}")
     for module in encoder.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and backbone not in EFFICIENTNETS:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return encoder
 

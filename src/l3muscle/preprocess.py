@@ -8,10 +8,9 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from l3muscle.models import IMAGENET_MEAN, IMAGENET_STD
 from l3muscle.settings import ImageSettings
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 AIR_HU = -1000
 
 

@@ -15,8 +15,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from l3muscle.errors import L3MuscleError
-from l3muscle.models import BOTTLENECKS
 from l3muscle.pretext import SOURCE_TASKS
+from l3muscle.pretext.pretrained import PUBLISHED
 from l3muscle.settings import (
     AugmentationSettings,
     CohortSettings,
@@ -66,13 +66,27 @@ class Profile(Settings):
     def _source_tasks(self) -> "Profile":
         for task in self.grid.source_tasks:
             _one_of(task, SOURCE_TASKS)
-            weights = self.published_weights(task)
-            if weights is not None and self.network.backbone not in BOTTLENECKS:
+            weights, there = self.published_weights(task), PUBLISHED.get(task, ())
+            if weights is not None and self.network.backbone not in there:
                 raise ValueError(
                     f"sources.{task}.weights: there are no weights {weights} of {self.network.backbone}; set it to "
-                    f"procedural, or network.backbone to one of {', '.join(BOTTLENECKS)}"
+                    f"procedural, or network.backbone to one of {', '.join(there)}"
+                )
+            if self.builds_on_classification(task) and self.published_weights("classification") is None:
+                raise ValueError(
+                    f"sources.{task}.initialisation: only published weights of classification can be built on; set it "
+                    "to random"
                 )
         return self
+
+    def with_precision(self, precision: Literal["fp32", "bf16"]) -> "Profile":
+        """The same profile, trained in this precision."""
+        return self.model_copy(update={"training": self.training.model_copy(update={"precision": precision})})
+
+    def builds_on_classification(self, source_task: str) -> bool:
+        """Whether a source task that is learned here begins from the published weights of classification."""
+        learned = self.published_weights(source_task) is None
+        return learned and getattr(self.source(source_task), "initialisation", "random") == "classification"
 
     def source(self, source_task: str) -> Any:
         """Settings of a source task; None of random initialisation."""

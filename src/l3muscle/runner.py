@@ -153,6 +153,8 @@ class _Run:
         study = self.study
         for sentence in study.changes():
             self.say(sentence)
+        if study.profile.training.precision == "bf16" and runtime.resolve_precision("auto") == "fp32":
+            self.say("this processor has no instructions for bf16, which takes many times as long here as fp32 does")
         remove_abandoned(study.folder)
         study.store.remove_damaged("failed")
         study.write_plan()

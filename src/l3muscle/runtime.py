@@ -76,8 +76,9 @@ def gpus() -> list[str]:
     return [name.strip() for name in named.split(",")][:count]
 
 
-def resolve_precision(precision: Literal["auto", "fp32", "bf16"], device: str) -> Literal["fp32", "bf16"]:
-    """Choose bfloat16 where the processor has instructions for it; elsewhere it is emulated, and slower."""
+def resolve_precision(precision: Literal["auto", "fp32", "bf16"], device: str = "") -> Literal["fp32", "bf16"]:
+    """Choose bfloat16 where the processor has instructions for it; elsewhere it is emulated, and much slower."""
+    device = device or best_device()
     if precision != "auto":
         return precision
     if device == "cuda":

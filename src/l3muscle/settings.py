@@ -29,7 +29,7 @@ class CohortSettings(Settings):
     test_patients: Positive  # held out and outlined by the observers (Section 2.1)
     seed: int
     size: Annotated[int, Field(ge=64, le=1024)]  # pixels a side of the phantom's slices
-    setting: Literal["realistic", "randomised"]  # a clinic's patients, or domain-randomised ones
+    diversity: Fraction  # 0 draws a clinic's patients and scanners, 1 wider than life (domain randomisation)
 
 
 class NetworkSettings(Settings):

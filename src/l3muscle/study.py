@@ -84,7 +84,8 @@ class Study:
         rois: Sequence[str] = (),
         profile_name: str | None = None,
     ) -> None:
-        self.profile = profile
+        # What the processor offers decides `auto`, and with it what every model is.
+        self.profile = profile.with_precision(runtime.resolve_precision(profile.training.precision))
         self.profile_name = profile_name or profile.name
         self.runs = runs
         self.folder = runs / profile.name
@@ -115,7 +116,7 @@ class Study:
                 patients=settings.patients,
                 seed=settings.seed,
                 size=settings.size,
-                setting=settings.setting,
+                diversity=settings.diversity,
                 test_patients=settings.test_patients,
                 workers=workers,
                 progress=on_patient,
@@ -176,6 +177,8 @@ class Study:
             "shape": profile.image.shape,
             "loop": loop,
         }
+        if profile.builds_on_classification(source_task):
+            content["classification"] = self.source_key("classification")
         if SOURCE_TASKS[source_task].uses_cohort:
             content |= {
                 "cohort": self.cohort.slices_fingerprint,

@@ -4,7 +4,15 @@ import pytest
 import torch
 import torchvision
 
-from l3muscle.models import BACKBONES, BasicBlock, TransferError, build_encoder, build_fcn, transfer_weights
+from l3muscle.models import (
+    BACKBONES,
+    EFFICIENTNETS,
+    BasicBlock,
+    TransferError,
+    build_encoder,
+    build_fcn,
+    transfer_weights,
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +84,7 @@ def test_a_basic_block_is_torchvisions_with_a_strided_shortcut():
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_convolution_gets_a_gradient(name):
     torch.manual_seed(0)
-    network = build_fcn(name)
+    network = build_fcn(name, output_stride=4 if name in EFFICIENTNETS else 8)
     network(torch.randn(2, 3, 32, 32)).square().mean().backward()
     silent = [n for n, p in network.named_parameters() if p.grad is None or (p.ndim == 4 and not p.grad.any())]
     assert silent == []
@@ -122,7 +130,7 @@ def test_the_head_is_torchvisions():
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("vgg16", {}, "^unknown backbone 'vgg16'; choose one of resnet8, resnet10, .*resnet50, resnet101$"),
+        ("vgg16", {}, "^unknown backbone 'vgg16'; choose one of resnet8, resnet10, .*resnet101, efficientnet_lite0$"),
         ("resnet18", {"output_stride": 16}, "^output_stride must be 4 or 8, not 16$"),
         ("resnet18", {"width": 0}, "^width must be positive, not 0$"),
         ("resnet101", {"output_stride": 4}, "^resnet101 is torchvision's network: width 64 and output stride 8"),

@@ -15,7 +15,7 @@ def write(folder: Path, text: str, name: str = "mine") -> str:
 
 
 def test_shipped_profiles_load():
-    assert {"smoke", "laptop", "laptop-full", "paper", "paper-offline"} <= set(available_profiles())
+    assert {"smoke", "laptop", "full", "paper", "paper-offline"} <= set(available_profiles())
     assert all(load_profile(name).name == name for name in available_profiles())
 
 

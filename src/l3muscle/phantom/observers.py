@@ -14,7 +14,10 @@ from l3muscle.phantom.canvas import smooth_field
 
 OBSERVERS = 10
 MARGIN_MM = 60.0  # how far outside the expert's outline an observer's may run
-STRAY_MM = 31.0  # mean distance from muscle of what is taken in by mistake
+ALIKE_HU = (0, 120)  # attenuation at which a neighbouring organ is taken for muscle
+BULGE_MM = (9.0, 16.0)  # how far outside the muscle an outline runs for a stretch
+TOUCH_MM = 4.0  # how near to muscle it must lie
+REACH_MM = (10.0, 30.0)  # how far into it the outline runs
 AIR_BELOW_HU = -400
 THIN_MM = 2.0  # half of what no part of the body is thinner than
 
@@ -33,14 +36,17 @@ class Habit:
         Standard deviation of the hand's wandering.
     forgets : float
         Chance of leaving part of a compartment out.
+    bulges : float
+        Mean number of stretches along which the outline runs outside the muscle, over fat.
     strays : float
-        Mean number of times that the outline takes in a piece of a neighbouring organ.
+        Mean number of neighbouring organs of which the outline takes in a piece.
     """
 
     bias_mm: float
     smoothing_mm: float
     slip_mm: float
     forgets: float
+    bulges: float
     strays: float
 
 
@@ -48,11 +54,12 @@ def habit_of(observer: int) -> Habit:
     """The stable habits of observer 0 to 9, the same in every cohort."""
     rng = np.random.default_rng(np.random.SeedSequence([0x0B5E, observer]))
     return Habit(
-        bias_mm=float(rng.normal(-0.12, 0.25)),
-        smoothing_mm=float(rng.uniform(1.8, 3.2)),
-        slip_mm=float(rng.uniform(1.1, 1.7)),
-        forgets=float(rng.uniform(0.12, 0.27)),
-        strays=float(rng.uniform(1.6, 3.8)),
+        bias_mm=float(rng.normal(-0.45, 0.25)),
+        smoothing_mm=float(rng.uniform(1.2, 2.0)),
+        slip_mm=float(rng.uniform(0.6, 1.0)),
+        forgets=float(rng.uniform(0.13, 0.25)),
+        bulges=float(rng.uniform(2.8, 4.5)),
+        strays=float(rng.uniform(0.0, 0.2)),
     )
 
 
@@ -123,14 +130,10 @@ def outline_as_observer(
             # A stretch of one compartment, not all of it: an observer stops where fat begins to look like muscle.
             stretch = smooth_field(rng, inside.shape, 45 / pixel) > rng.uniform(0.1, 0.9)
             inside &= ~((parts == part) & stretch)
-    edge = np.argwhere(inside & ~ndimage.binary_erosion(inside))
-    for _ in range(rng.poisson(habit.strays)):
-        # Most lie against muscle, a few are a loop of bowel or another organ some way off.
-        bearing, distance = rng.uniform(-np.pi, np.pi), rng.exponential(STRAY_MM)
-        centre = edge[rng.integers(len(edge))] + distance * np.array([np.sin(bearing), np.cos(bearing)]) / spacing
-        radius = rng.uniform(7, 13)
-        rows, columns = np.ogrid[: inside.shape[0], : inside.shape[1]]
-        inside |= np.hypot((rows - centre[0]) * spacing[0], (columns - centre[1]) * spacing[1]) < radius
+    for row, column in _points(inside & ~ndimage.binary_erosion(inside), rng.poisson(habit.bulges), rng):
+        # The pen leaves the edge for a stretch, where fat is taken for the muscle's border.
+        inside |= _blob(inside.shape, row, column, spacing, rng.uniform(*BULGE_MM), rng)
+    inside |= _neighbours(inside, parts > 0, hu[box], spacing, pieces=rng.poisson(habit.strays), rng=rng)
     distance = ndimage.distance_transform_edt(inside, sampling=spacing)
     distance -= ndimage.distance_transform_edt(~inside, sampling=spacing)
     smooth = ndimage.gaussian_filter(distance, [habit.smoothing_mm / s for s in spacing])
@@ -139,6 +142,43 @@ def outline_as_observer(
     # Nobody draws over air: the pen stops at the skin and at gas, and does not leave the body for the couch.
     outline[box] = (smooth > 0) & _body(hu[box] > AIR_BELOW_HU, mask[box], steps=max(round(THIN_MM / pixel), 1))
     return outline
+
+
+def _neighbours(
+    inside: np.ndarray,
+    muscle: np.ndarray,
+    hu: np.ndarray,
+    spacing: tuple[float, float],
+    *,
+    pieces: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Pieces of organs that touch muscle and look like it: bowel, vessels, liver, kidney, up to where they end."""
+    pixel = float(np.mean(spacing))
+    smooth = ndimage.gaussian_filter(hu.astype(np.float32), 1.2 / pixel)
+    alike = (smooth > ALIKE_HU[0]) & (smooth < ALIKE_HU[1]) & ~muscle
+    alike = ndimage.binary_opening(alike, iterations=max(round(THIN_MM / pixel), 1))
+    touching = alike & ndimage.binary_dilation(inside, iterations=max(round(TOUCH_MM / pixel), 1))
+    taken = np.zeros_like(inside)
+    for row, column in _points(touching, pieces, rng):
+        parts, _ = ndimage.label(alike & _blob(inside.shape, row, column, spacing, rng.uniform(*REACH_MM), rng))
+        taken |= (parts == parts[row, column]) & (parts > 0)
+    return taken
+
+
+def _points(where: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Some of the pixels of a mask, (count, 2); none of an empty mask."""
+    pixels = np.argwhere(where)
+    return pixels[rng.integers(len(pixels), size=count)] if len(pixels) else pixels
+
+
+def _blob(
+    shape: tuple[int, ...], row: int, column: int, spacing: tuple[float, float], radius: float, rng: np.random.Generator
+) -> np.ndarray:
+    """An uneven disc of this radius, mm."""
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    reach = np.hypot((rows - row) * spacing[0], (columns - column) * spacing[1])
+    return reach * (1 + 0.25 * smooth_field(rng, shape, 10 / float(np.mean(spacing)))) < radius
 
 
 def _body(tissue: np.ndarray, mask: np.ndarray, *, steps: int) -> np.ndarray:

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -24,8 +23,8 @@ from l3muscle.phantom import PHANTOM_VERSION, anatomy
 from l3muscle.phantom.body import Body
 from l3muscle.phantom.canvas import AIR_HU, Canvas
 from l3muscle.phantom.observers import assign_observers, outline_as_observer
-from l3muscle.phantom.people import PhantomPatient, draw_domain_randomised_patient, draw_patient
-from l3muscle.phantom.scanner import Setting, draw_couch, draw_scanner, scan
+from l3muscle.phantom.people import Draw, PhantomPatient, draw_patient
+from l3muscle.phantom.scanner import draw_couch, draw_scanner, scan
 
 FIELD_OF_VIEW_MM = (500.0, 600.0, 700.0)  # reconstruction diameters usual for the CT of a PET-CT
 ABOUT = "phantom.json"
@@ -62,7 +61,7 @@ class PhantomSlice:
 
 # More threads only wait for one another over matrices this small, and their number would change the last digits.
 @threadpool_limits.wrap(limits=1, user_api="blas")
-def phantom_slice(seed: int, *, size: int = 512, setting: Setting = "realistic") -> PhantomSlice:
+def phantom_slice(seed: int, *, size: int = 512, diversity: float = 0.0) -> PhantomSlice:
     """Draw one patient at L3.
 
     Parameters
@@ -72,20 +71,17 @@ def phantom_slice(seed: int, *, size: int = 512, setting: Setting = "realistic")
         kind of processor), however many cores there are.
     size : int
         Pixels a side.
-    setting : {"realistic", "randomised"}
-        A clinic's patients and scanners, or domain randomisation of both.
+    diversity : float
+        From 0, a clinic's patients and scanners, to 1, domain randomisation of both.
     """
     rng = np.random.default_rng(np.random.SeedSequence([0x4C33, seed]))
-    realistic = setting == "realistic"
-    patient = draw_patient(rng) if realistic else draw_domain_randomised_patient(rng)
+    draw = Draw(rng, diversity)
+    patient = draw_patient(rng, diversity)
     widest = 2 * (patient.wall_width + patient.fat_side)
-    if realistic:
-        fields = [fov for fov in FIELD_OF_VIEW_MM if fov > widest + 20] or [FIELD_OF_VIEW_MM[-1]]
-        pixel = float(rng.choice(fields)) / size
-    else:
-        pixel = float(rng.uniform(max(300, 0.97 * widest), 700)) / size
-    scoliotic = rng.random() < (0.1 if realistic else 0.3)
-    stray = 1.0 if realistic else 2.0
+    fields = [fov for fov in FIELD_OF_VIEW_MM if fov > widest + 20] or [FIELD_OF_VIEW_MM[-1]]
+    pixel = draw.mix(float(rng.choice(fields)), rng.uniform(max(300, 0.97 * widest), 700)) / size
+    scoliotic = draw.chance(0.1, 0.3)
+    stray = 1 + diversity
     half_width = patient.wall_width + patient.fat_side + (125 if patient.arms else 22)
     front, back = patient.wall_front + patient.fat_front + 22, 80 * patient.stature + patient.fat_back + 22
     canvas = Canvas(
@@ -103,13 +99,13 @@ def phantom_slice(seed: int, *, size: int = 512, setting: Setting = "realistic")
     draw_couch(tissue, pixel, rng)
     compartments = np.zeros((size, size), dtype=np.uint8)
     compartments[canvas.box] = canvas.label
-    image = scan(tissue, pixel, draw_scanner(rng, setting), rng)
+    image = scan(tissue, pixel, draw_scanner(rng, diversity), rng)
     hu = np.clip(np.rint(image), -1024, 3071).astype(np.int16)
     return PhantomSlice(hu, compartments > 0, compartments, (pixel, pixel), patient)
 
 
 def write_patient(
-    index: int, *, folder: Path, seed: int, size: int, setting: Setting, observers: Mapping[int, tuple[int, ...]]
+    index: int, *, folder: Path, seed: int, size: int, diversity: float, observers: Mapping[int, tuple[int, ...]]
 ) -> dict[str, object]:
     """Draw one patient of a cohort, `PHANTOM-0001` ..., and write it into a folder of its own; returns who it is.
 
@@ -119,12 +115,12 @@ def write_patient(
         In the cohort, from 0.
     folder : Path
         Of the cohort.
-    seed, size, setting
+    seed, size, diversity
         Of the cohort, as `write_phantom` takes them.
     observers : mapping of int to tuple of int
         Who outlines which patients beside the expert, from `observers_of`.
     """
-    phantom = phantom_slice(seed * 1_000_003 + index, size=size, setting=setting)
+    phantom = phantom_slice(seed * 1_000_003 + index, size=size, diversity=diversity)
     name = f"PHANTOM-{index + 1:04d}"
     own = folder / name
     own.mkdir()
@@ -149,7 +145,7 @@ def write_phantom(
     patients: int = 204,
     seed: int = 0,
     size: int = 512,
-    setting: Setting = "realistic",
+    diversity: float = 0.0,
     test_patients: int = 37,
     workers: int = 1,
     progress: Callable[[int], None] | None = None,
@@ -167,7 +163,8 @@ def write_phantom(
     seed : int
     size : int
         Pixels a side.
-    setting : {"realistic", "randomised"}
+    diversity : float
+        From 0 to 1; see `phantom_slice`.
     workers : int
         Processes.
     progress : callable, optional
@@ -176,15 +173,16 @@ def write_phantom(
     Raises
     ------
     PhantomError
-        If the folder exists or cannot be written, or there are more test patients than patients.
+        If the folder exists or cannot be written, there are more test patients than patients, or the diversity is
+        not between 0 and 1.
     """
-    if setting not in get_args(Setting):
-        raise PhantomError(f"there is no setting {setting!r}; choose one of {', '.join(get_args(Setting))}")
+    if not 0 <= diversity <= 1:
+        raise PhantomError(f"the diversity of a phantom lies between 0 and 1, and is not {diversity:g}")
     if test_patients > patients:
         raise PhantomError(f"{test_patients} test patients cannot be chosen from {patients} patients")
     if folder.exists():
         raise PhantomError(f"{folder} exists already")
-    settings = {"seed": seed, "size": size, "setting": setting}
+    settings = {"seed": seed, "size": size, "diversity": diversity}
     try:
         with replaced(folder) as draft:
             draft.mkdir()

@@ -1,14 +1,12 @@
 """How a phantom patient is imaged: couch, blur, noise, streaks and the scanner's own scale of HU."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy import fft, ndimage
 
 from l3muscle.phantom.canvas import smooth_field
-
-Setting = Literal["realistic", "randomised"]
+from l3muscle.phantom.people import Draw, uniform
 
 
 @dataclass(frozen=True)
@@ -26,30 +24,19 @@ class Scanner:
     coarse: float  # pixel of an image that was resampled once before; 0 for none
 
 
-def draw_scanner(rng: np.random.Generator, setting: Setting) -> Scanner:
-    """Draw a scanner: those of a clinic's PET-CT, or any."""
-    if setting == "realistic":
-        return Scanner(
-            blur=rng.uniform(0.45, 0.95),
-            noise=rng.uniform(7, 20),
-            cut=rng.uniform(0.22, 0.38),
-            stretch=rng.uniform(-0.3, 0.5),
-            sharpening=0.0,
-            gain=1.0,
-            offset=0.0,
-            shading=3.0,
-            coarse=0.0,
-        )
+def draw_scanner(rng: np.random.Generator, diversity: float) -> Scanner:
+    """Draw a scanner: those of a clinic's PET-CT at a diversity of 0, any at 1."""
+    draw = Draw(rng, diversity)
     return Scanner(
-        blur=rng.uniform(0.3, 1.7),
-        noise=float(np.exp(rng.uniform(np.log(2), np.log(45)))),
-        cut=rng.uniform(0.12, 0.6),
-        stretch=rng.uniform(-0.5, 0.8),
-        sharpening=float(rng.random() < 0.3) * rng.uniform(0, 0.8),
-        gain=rng.uniform(0.93, 1.07),
-        offset=rng.uniform(-12, 12),
-        shading=rng.uniform(0, 10),
-        coarse=float(rng.random() < 0.3) * rng.uniform(1, 3.2),
+        blur=draw.number(uniform(0.45, 0.95), uniform(0.3, 1.7)),
+        noise=draw.number(uniform(7, 20), lambda share: 2 * 22.5**share),
+        cut=draw.number(uniform(0.22, 0.38), uniform(0.12, 0.6)),
+        stretch=draw.number(uniform(-0.3, 0.5), uniform(-0.5, 0.8)),
+        sharpening=draw.chance(0, 0.3) * rng.uniform(0, 0.8),
+        gain=draw.number(uniform(1, 1), uniform(0.93, 1.07)),
+        offset=draw.number(uniform(0, 0), uniform(-12, 12)),
+        shading=draw.number(uniform(3, 3), uniform(0, 10)),
+        coarse=draw.chance(0, 0.3) * rng.uniform(1, 3.2),
     )
 
 

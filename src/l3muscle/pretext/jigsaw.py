@@ -18,8 +18,8 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from l3muscle.models import build_encoder
-from l3muscle.preprocess import IMAGENET_MEAN, IMAGENET_STD, to_network_input
+from l3muscle.models import IMAGENET_MEAN, IMAGENET_STD, build_encoder
+from l3muscle.preprocess import to_network_input
 from l3muscle.pretext.unlabelled import UnlabelledImages
 from l3muscle.settings import AugmentationSettings, Positive, PositiveFloat, UnlabelledSettings
 from l3muscle.training import Task

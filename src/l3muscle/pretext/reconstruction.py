@@ -12,8 +12,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from l3muscle.models import build_fcn
-from l3muscle.preprocess import IMAGENET_MEAN, IMAGENET_STD, to_network_input
+from l3muscle.models import IMAGENET_MEAN, IMAGENET_STD, build_fcn
+from l3muscle.preprocess import to_network_input
 from l3muscle.pretext.unlabelled import UnlabelledImages
 from l3muscle.settings import AugmentationSettings, UnlabelledSettings
 from l3muscle.training import Task

@@ -20,8 +20,9 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from l3muscle.models import build_fcn
+from l3muscle.models import build_fcn, transfer_weights
 from l3muscle.preprocess import to_network_input
+from l3muscle.pretext.pretrained import load_published
 from l3muscle.settings import Positive, SourceTrainingSettings
 from l3muscle.training import Task
 
@@ -39,6 +40,8 @@ class SegmentationSettings(SourceTrainingSettings):
     """COCO's published weights, or labelling generated scenes in their stead."""
 
     weights: Literal["procedural", "COCO_WITH_VOC_LABELS_V1"]
+    # What the network has before it sees generated scenes; COCO's had ImageNet's encoder.
+    initialisation: Literal["random", "classification"]
     classes: Annotated[int, Field(ge=2, le=64)]
     shapes_per_scene: Positive
     validation_scenes: Positive
@@ -117,72 +120,99 @@ def draw_scenes(
     labels : Tensor of int64, (N, rows, columns)
         Outside, rind, wall, filling, collars, cores, and from 6 on the blobs, by their lobes.
     """
-    rows, columns = shape
-    dice = _Dice(count, shape, generator, device)
-    y = torch.linspace(-1, 1, rows, device=device)[:, None].expand(rows, columns)
-    x = torch.linspace(-1, 1, columns, device=device)[None, :].expand(rows, columns)
+    scenes = _Scenes(count, shape, generator, device)
+    # One material for all that is soft, give or take: brightness is no way to tell it apart.
+    mottle, fine, soft = scenes.noise(6), scenes.noise(24), scenes.level(SOFT)
+    within = scenes.draw_body(soft, mottle, fine)
+    for number in range(shapes_per_scene):
+        texture = fine if number % 2 else mottle
+        if number % 3 == 2:
+            scenes.draw_core(within, soft, texture, lobes=1 + number // 3 % 4)
+        else:
+            scenes.draw_blob(within, soft, texture, classes=classes)
+    return scenes.finished()
 
+
+class _Scenes(_Dice):
+    """A batch of scenes while they are drawn, one structure over the other."""
+
+    def __init__(self, count: int, shape: tuple[int, int], generator: Generator, device: torch.device | str) -> None:
+        super().__init__(count, shape, generator, device)
+        rows, columns = shape
+        self.y = torch.linspace(-1, 1, rows, device=device)[:, None].expand(rows, columns)
+        self.x = torch.linspace(-1, 1, columns, device=device)[None, :].expand(rows, columns)
+        self.images = self.level(EMPTY) + torch.zeros(count, rows, columns, device=device)
+        self.labels = torch.zeros(count, rows, columns, dtype=torch.int64, device=device)
+
+    @staticmethod
     def polar(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Radius, and the step of the angle for reading a curve."""
         step = ((torch.atan2(v, u) + math.pi) * (ANGLES / (2 * math.pi))).long() % ANGLES
         return torch.hypot(u, v), step
 
+    @staticmethod
     def read(curve: Tensor, step: Tensor) -> Tensor:
+        """Value of a closed curve at each pixel."""
         return curve.gather(1, step.flatten(1)).view(step.shape)
 
-    def paint(inside: Tensor, label: int | Tensor, level: Tensor, texture: Tensor) -> None:
-        nonlocal images, labels
-        images = torch.where(inside, level + texture, images)
-        labels = torch.where(inside, torch.as_tensor(label, device=device), labels)
+    def paint(self, inside: Tensor, label: int | Tensor, level: Tensor, texture: Tensor) -> None:
+        """Lay a structure over what is there."""
+        self.images = torch.where(inside, level + texture, self.images)
+        self.labels = torch.where(inside, torch.as_tensor(label, device=self.device), self.labels)
 
-    def place() -> tuple[Tensor, Tensor]:
-        """Where a structure is the origin, and along a random axis stretched."""
-        turn, stretch = dice.uniform(0, math.pi), torch.exp(dice.uniform(-0.4, 0.4))
-        dy, dx = y - dice.uniform(-0.8, 0.8), x - dice.uniform(-0.8, 0.8)
+    def draw_body(self, soft: Tensor, mottle: Tensor, fine: Tensor) -> Tensor:
+        """Outline, rind, wall and filling; returns the pixels within the wall."""
+        u = (self.x - self.uniform(-0.15, 0.15)) / self.uniform(0.7, 1.1)
+        v = (self.y - self.uniform(-0.15, 0.15)) / self.uniform(0.7, 1.1)
+        radius, step = self.polar(u, v)
+        outline = 1 + 0.06 * self.wave(6)
+        self.paint(radius < self.read(outline, step), RIND_LABEL, self.level(RIND), 0.05 * fine)
+        outline = outline - self.uniform(0.03, 0.25)[..., 0] * torch.exp(0.5 * self.wave(6))
+        self.paint(radius < self.read(outline, step), WALL_LABEL, soft, self.uniform(0, 0.1) * fine)
+        thickness = self.uniform(0.04, 0.16)[..., 0] * torch.exp(0.7 * self.wave(9)) - 0.03
+        outline = (outline - thickness.clamp_min(0)).clamp_min(0.1)
+        filling = self.level(FILLING)
+        within = radius < self.read(outline, step)
+        self.paint(within, FILLING_LABEL, filling, self.uniform(0, 0.1) * (mottle + fine))
+        return within
+
+    def centred(self) -> tuple[Tensor, Tensor]:
+        """Coordinates about a random point, stretched along a random axis."""
+        turn, stretch = self.uniform(0, math.pi), torch.exp(self.uniform(-0.4, 0.4))
+        dy, dx = self.y - self.uniform(-0.8, 0.8), self.x - self.uniform(-0.8, 0.8)
         return (
             (torch.cos(turn) * dx + torch.sin(turn) * dy) * stretch,
             (torch.cos(turn) * dy - torch.sin(turn) * dx) / stretch,
         )
 
-    images = dice.level(EMPTY) + torch.zeros(count, rows, columns, device=device)
-    labels = torch.zeros(count, rows, columns, dtype=torch.int64, device=device)
-    mottle, fine = dice.noise(6), dice.noise(24)
-    # One material for all that is soft, give or take: brightness is no way to tell it apart.
-    soft = dice.level(SOFT)
+    def draw_core(self, within: Tensor, soft: Tensor, texture: Tensor, *, lobes: int) -> None:
+        """A bright core in a lobed collar of the soft material."""
+        distance, step = self.polar(*self.centred())
+        edge = 1 + 0.08 * self.read(self.wave(8), step)
+        texture = self.uniform(0, 0.1) * texture
+        size = self.uniform(0.06, 0.14)
+        collar = 2.2 + 0.8 * torch.cos(lobes * step * (2 * math.pi / ANGLES))
+        level = soft + self.uniform(-0.05, 0.05)
+        self.paint(within & (distance < size * edge * collar), COLLAR_LABEL, level, texture)
+        self.paint(distance < size * edge, CORE_LABEL, self.level(BRIGHT), texture)
 
-    u = (x - dice.uniform(-0.15, 0.15)) / dice.uniform(0.7, 1.1)
-    v = (y - dice.uniform(-0.15, 0.15)) / dice.uniform(0.7, 1.1)
-    radius, step = polar(u, v)
-    outline = 1 + 0.06 * dice.wave(6)
-    paint(radius < read(outline, step), RIND_LABEL, dice.level(RIND), 0.05 * fine)
-    outline = outline - dice.uniform(0.03, 0.25)[..., 0] * torch.exp(0.5 * dice.wave(6))
-    paint(radius < read(outline, step), WALL_LABEL, soft, dice.uniform(0, 0.1) * fine)
-    thickness = dice.uniform(0.04, 0.16)[..., 0] * torch.exp(0.7 * dice.wave(9)) - 0.03
-    outline = (outline - thickness.clamp_min(0)).clamp_min(0.1)
-    filling = dice.level(FILLING)
-    within = radius < read(outline, step)
-    paint(within, FILLING_LABEL, filling, dice.uniform(0, 0.1) * (mottle + fine))
+    def draw_blob(self, within: Tensor, soft: Tensor, texture: Tensor, *, classes: int) -> None:
+        """A blob of one of the classes, by its lobes."""
+        distance, step = self.polar(*self.centred())
+        edge = 1 + 0.08 * self.read(self.wave(8), step)
+        texture = self.uniform(0, 0.1) * texture
+        kind = torch.randint(classes, (self.count, 1, 1), generator=self.generator).to(self.device)
+        lobed = torch.cos((kind + 1) * step * (2 * math.pi / ANGLES)) * torch.where(kind == 0, 0.0, 0.3)
+        inside = within & (distance < self.uniform(0.06, 0.28) * (edge + lobed))
+        level = torch.where(self.happens(0.6), soft + self.uniform(-0.1, 0.1), self.uniform(0, 1))
+        self.paint(inside, FIRST_BLOB_LABEL + kind, level, texture)
 
-    for number in range(shapes_per_scene):
-        p, q = place()
-        distance, step = polar(p, q)
-        edge = 1 + 0.08 * read(dice.wave(8), step)
-        texture = dice.uniform(0, 0.1) * (fine if number % 2 else mottle)
-        if number % 3 == 2:
-            lobes, size = 1 + number // 3 % 4, dice.uniform(0.06, 0.14)
-            collar = 2.2 + 0.8 * torch.cos(lobes * step * (2 * math.pi / ANGLES))
-            paint(within & (distance < size * edge * collar), COLLAR_LABEL, soft + dice.uniform(-0.05, 0.05), texture)
-            paint(distance < size * edge, CORE_LABEL, dice.level(BRIGHT), texture)
-        else:
-            kind = torch.randint(classes, (count, 1, 1), generator=generator).to(device)
-            lobed = torch.cos((kind + 1) * step * (2 * math.pi / ANGLES)) * torch.where(kind == 0, 0.0, 0.3)
-            inside = within & (distance < dice.uniform(0.06, 0.28) * (edge + lobed))
-            level = torch.where(dice.happens(0.6), soft + dice.uniform(-0.1, 0.1), dice.uniform(0, 1))
-            paint(inside, FIRST_BLOB_LABEL + kind, level, texture)
-
-    blurred = F.avg_pool2d(F.pad(images[:, None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)[:, 0]
-    images = torch.lerp(images, blurred, dice.uniform(0, 1)) + dice.uniform(0.005, 0.05) * dice.grain()
-    return images.clamp(0, 1)[:, None], labels
+    def finished(self) -> tuple[Tensor, Tensor]:
+        """Images, blurred and noisy as an imaging system leaves them, and labels."""
+        padded = F.pad(self.images[:, None], (1, 1, 1, 1), mode="replicate")
+        images = torch.lerp(self.images, F.avg_pool2d(padded, 3, stride=1)[:, 0], self.uniform(0, 1))
+        images = images + self.uniform(0.005, 0.05) * self.grain()
+        return images.clamp(0, 1)[:, None], self.labels
 
 
 class ProceduralSegmentation(Task):
@@ -242,4 +272,7 @@ class ProceduralSegmentation(Task):
 def build(profile: "Profile", images: Tensor, *, seed: int, device: str) -> tuple[nn.Module, Task]:
     """The untrained network of this source task and its task; parameters as in `l3muscle.pretext.SourceTask`."""
     task = ProceduralSegmentation(profile.sources.segmentation, profile.image.shape, seed=seed, device=device)
-    return build_fcn(**dict(profile.network), out_channels=task.out_channels), task
+    network = build_fcn(**dict(profile.network), out_channels=task.out_channels)
+    if profile.sources.segmentation.initialisation == "classification":
+        transfer_weights(load_published(profile, "classification"), network)
+    return network, task

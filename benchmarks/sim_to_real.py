@@ -1,10 +1,10 @@
-"""From simulated to real CT: train on phantoms of each setting alone, score on annotated real slices.
+"""From simulated to real CT: train on phantoms of one diversity alone, score on annotated real slices.
 
-    python benchmarks/carry_over.py ct.nii.gz muscle.nii.gz --planes 0 1 2 3 4 --out results/carry-over
+    python benchmarks/sim_to_real.py ct.nii.gz muscle.nii.gz --planes 0 1 2 3 4 --out results/sim-to-real
 
-Both settings get the network, images and steps of the profile `carry-over`, on two halves of 400 phantoms each, with
-one training a half; neither sees a real slice before it is scored. Writes `scores.csv` (one row a network and slice)
-and `provenance.json`.
+Both diversities get the network, images and steps of the profile `sim-to-real`, on two halves of 400 phantoms each,
+with one training a half; neither sees a real slice before it is scored. Writes `scores.csv` (one row a network and
+slice) and `provenance.json`.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from l3muscle.runtime import provenance
 from l3muscle.segmenter.model_file import Segmenter
 from l3muscle.study import StudyResults
 
-SETTINGS = ("realistic", "randomised")
+DIVERSITIES = (0.0, 1.0)
 
 
 def segmenters(results: StudyResults) -> Iterator[tuple[str, Segmenter]]:
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument(
         "--planes", type=int, nargs="+", required=True, help="axial slices to score, as the file counts"
     )
-    parser.add_argument("--profile", default="carry-over")
+    parser.add_argument("--profile", default="sim-to-real")
     parser.add_argument("--size", type=int, default=200, help="phantoms that each network learns from")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
@@ -52,15 +52,15 @@ def main() -> None:
     grid = {"source_tasks": ["random"], "sizes": [arguments.size], "folds": 2, "subsets": 1, "repeats": 1}
     given = {"extends": arguments.profile, "keep_weights": "all", "grid": grid}
     rows, phantom_dice = [], {}
-    for setting in SETTINGS:
-        own = {**given, "name": f"carry-over-{setting}", "cohort": {"setting": setting}}
+    for diversity in DIVERSITIES:
+        own = {**given, "name": f"sim-to-real-{diversity:g}", "cohort": {"diversity": diversity}}
         results = run(own, arguments.runs, arguments.workers, None)
-        phantom_dice[setting] = round(float(results.scores()["dice"].mean()), 4)
+        phantom_dice[f"{diversity:g}"] = round(float(results.scores()["dice"].mean()), 4)
         for name, segmenter in segmenters(results):
             for plane in arguments.planes:
                 hu, on = image.hu(plane), image.grid(plane)
                 score = Reference(mask.mask_on(on), hu, on.spacing).score(segmenter.predict(hu, on.spacing))
-                rows.append({"setting": setting, "network": name, "plane": plane, **score._asdict()})
+                rows.append({"diversity": diversity, "network": name, "plane": plane, **score._asdict()})
     arguments.out.mkdir(parents=True, exist_ok=True)
     scores = pd.DataFrame(rows)
     scores.to_csv(arguments.out / "scores.csv", index=False, float_format="%.4f")
@@ -71,8 +71,8 @@ def main() -> None:
         "provenance": provenance(),
     }
     (arguments.out / "provenance.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    print(scores.groupby("setting")[["dice", "rms_dta_cm"]].agg(["mean", "std"]).round(3))
-    print("on phantoms of their own setting:", phantom_dice)
+    print(scores.groupby("diversity")[["dice", "rms_dta_cm"]].agg(["mean", "std"]).round(3))
+    print("on phantoms of their own diversity:", phantom_dice)
 
 
 if __name__ == "__main__":
