@@ -54,12 +54,12 @@ def habit_of(observer: int) -> Habit:
     """The stable habits of observer 0 to 9, the same in every cohort."""
     rng = np.random.default_rng(np.random.SeedSequence([0x0B5E, observer]))
     return Habit(
-        bias_mm=float(rng.normal(-0.45, 0.25)),
-        smoothing_mm=float(rng.uniform(1.2, 2.0)),
-        slip_mm=float(rng.uniform(0.6, 1.0)),
-        forgets=float(rng.uniform(0.13, 0.25)),
-        bulges=float(rng.uniform(2.8, 4.5)),
-        strays=float(rng.uniform(0.0, 0.2)),
+        bias_mm=float(rng.normal(-0.5, 0.25)),
+        smoothing_mm=float(rng.uniform(1.0, 1.6)),
+        slip_mm=float(rng.uniform(0.4, 0.8)),
+        forgets=float(rng.uniform(0.14, 0.28)),
+        bulges=float(rng.uniform(2.8, 4.4)),
+        strays=float(rng.uniform(0.0, 0.1)),
     )
 
 
