@@ -143,8 +143,18 @@ def test_a_setting_changes_the_identity_of_what_it_affects_and_of_nothing_else(f
         ("network.width", 12),
         ("grid.seed", 1),
         ("threads_per_worker", 2),
+        ("training.precision", "bf16"),
     ):
         assert changed(**{setting: value}) == both, setting
+
+
+def test_a_model_is_one_of_the_precision_that_it_was_trained_in(finished, monkeypatch):
+    """What `auto` becomes on a processor is part of the identity, not the word."""
+    on_this, auto = finished.profile.training.precision, {"training.precision": "auto"}
+    monkeypatch.setattr(study.runtime, "resolve_precision", lambda asked: on_this)
+    assert with_settings(finished, **auto).keys == finished.keys
+    monkeypatch.setattr(study.runtime, "resolve_precision", lambda asked: "bf16")
+    assert not set(with_settings(finished, **auto).keys.values()) & set(finished.keys.values())
 
 
 def test_the_method_and_the_slices_are_part_of_every_identity_and_the_observers_of_none(finished, monkeypatch):
