@@ -1,4 +1,4 @@
-"""What a score table must hold, its cells and its failures, on tables small enough to count by hand."""
+"""What a score table must hold, its configurations and its failures, on tables small enough to count by hand."""
 
 import numpy as np
 import pandas as pd
