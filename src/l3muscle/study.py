@@ -110,11 +110,10 @@ class Study:
         StudyError
             If one of the worker processes dies.
         """
-        folder = self.cohort_folder
-        if not self.is_phantom or folder.is_dir():
+        if not self.is_phantom or self.cohort_folder.is_dir():
             return False
         try:
-            write_phantom(folder, **dict(self.profile.cohort), workers=workers, progress=on_patient)
+            write_phantom(self.cohort_folder, **dict(self.profile.cohort), workers=workers, progress=on_patient)
         except BrokenExecutor:
             raise StudyError("a process that drew the phantom has died; the same command draws it anew") from None
         return True
@@ -317,9 +316,8 @@ class Study:
         deadline : float, optional
             When the training has to leave its state and stop, as `time.time()` counts.
         """
-        key = self.keys[experiment]
-        failure = f"failed/{key}.json"
-        checkpoint = self.checkpoint(key, deadline)
+        failure = f"failed/{self.keys[experiment]}.json"
+        checkpoint = self.checkpoint(self.keys[experiment], deadline)
         try:
             yield checkpoint
         except TrainingPaused:
