@@ -1,6 +1,8 @@
 """What pages get by themselves: what a term means, where a chapter runs, what a run does not have."""
 
 import re
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -44,11 +46,20 @@ def explain_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             link["classes"].append("l3-term")
 
 
+@cache
+def shown_by_chapters(source: str) -> re.Pattern[str]:
+    """Names of the figures and tables that the notebooks of a project can show, whatever the run."""
+    texts = [path.read_text(encoding="utf-8") for path in Path(source, "notebooks").glob("*.ipynb")]
+    names = {name for text in texts for name in re.findall(r'\\"((?:fig|tab)-[\w{}-]+)\\"', text)}
+    # The name of one of several stands there as a pattern, such as `fig-{task}-curve`.
+    return re.compile("|".join(re.sub(r"{\w+}", r"\\w+", name) for name in sorted(names)))
+
+
 def leave_out_what_was_not_run(
     app: Sphinx, env: Any, node: nodes.Element, content: nodes.Element
 ) -> nodes.Element | None:
     """Name a figure or table that chapters show in other runs but not in this one, where prose refers to it."""
-    missing = node.get("reftype") == "numref" and node["reftarget"].startswith(("fig-", "tab-"))
+    missing = node.get("reftype") == "numref" and shown_by_chapters(str(app.srcdir)).fullmatch(node["reftarget"])
     return nodes.inline("", "(not in this run)") if missing else None
 
 

@@ -4,7 +4,6 @@
 const l3viewer = (() => {
   const BASE = new URL("viewer/", document.currentScript.src);
   const RANKS = ["best", "median", "worst"];
-  const DIGITS = { dice: 3, rms_dta_cm: 2, sma_cm2: 1, smd_hu: 1 };
   const LINES = {
     observers: { colour: "#ffffff", width: 1, alpha: 0.75 },
     expert: { colour: "#ffb000", width: 2, alpha: 1 },
@@ -114,10 +113,11 @@ const l3viewer = (() => {
   const report = () => {
     const { slice, about } = shown;
     const predicted = prediction(slice);
-    for (const [name, digits] of Object.entries(DIGITS)) {
-      element(name).textContent = number(predicted?.[name], digits);
-      const expert = element(`expert-${name}`);
-      if (expert) expert.textContent = number(slice.expert[name], digits);
+    for (const cell of document.querySelectorAll("#l3-values [data-measure]")) {
+      const { measure, digits } = cell.dataset;
+      cell.textContent = number(predicted?.[measure], digits);
+      const expert = element(`expert-${measure}`);
+      if (expert) expert.textContent = number(slice.expert[measure], digits);
     }
     const which = `${index.tasks[state.task]}, n = ${state.n}`;
     const what = predicted ? `${which}; model of ${called(model())}` : `${which}: not in this run`;

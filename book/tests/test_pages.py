@@ -3,23 +3,20 @@
 Runs on the pages in `book/_build/html`, which `make book` leaves; skips aloud without them or without a Chromium.
 """
 
-import csv
-import io
 import json
 import math
 import os
 import random
 import re
-import statistics
 import time
 import zipfile
-from collections import defaultdict
-from html.parser import HTMLParser
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from scipy import stats
 
 HTML = Path(__file__).resolve().parents[1] / "_build" / "html"
@@ -46,6 +43,14 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
 
+def complaints(line) -> list[str]:
+    return [f"console: {line.text}"] if line.type == "error" and KNOWN not in line.text else []
+
+
+def from_elsewhere(url: str) -> list[str]:
+    return [f"from elsewhere: {url}"] if urlsplit(url).scheme in ("http", "https") else []
+
+
 @pytest.fixture
 def visit(browser):
     """Open a page of the book; what the browser complains of is gathered in `faults`."""
@@ -58,20 +63,8 @@ def visit(browser):
         tab.faults = []
         tab.on("pageerror", lambda error: tab.faults.append(f"error: {error}"))
         tab.on("requestfailed", lambda request: tab.faults.append(f"not loaded: {request.url}"))
-        tab.on(
-            "console",
-            lambda line: (
-                tab.faults.append(f"console: {line.text}") if line.type == "error" and KNOWN not in line.text else None
-            ),
-        )
-        tab.on(
-            "request",
-            lambda request: (
-                tab.faults.append(f"from elsewhere: {request.url}")
-                if urlsplit(request.url).scheme in ("http", "https")
-                else None
-            ),
-        )
+        tab.on("console", lambda line: tab.faults.extend(complaints(line)))
+        tab.on("request", lambda request: tab.faults.extend(from_elsewhere(request.url)))
         path, _, anchor = page.partition("#")
         tab.goto((HTML / path).as_uri() + (f"#{anchor}" if anchor else ""), wait_until="load")
         return tab
@@ -103,7 +96,7 @@ CUT_OFF = """() => [...document.querySelectorAll('article table[id^="tab-"]')]
 
 
 def axe_faults(tab) -> list[str]:
-    """What axe finds serious, with the place."""
+    """What axe finds serious, with the element."""
     # It would fetch the style sheets once more, which a page from a folder may not.
     options = {"preload": False, "resultTypes": ["violations"]}
     found = axe.Axe().run(tab, "article.bd-article", options).response["violations"]
@@ -137,35 +130,27 @@ def test_pages_are_light() -> None:
     assert heavy == {}
 
 
-class Links(HTMLParser):
+@cache
+def links_of(page: str) -> tuple[list[str], set[str]]:
     """Targets that a page links to, and the anchors that it has."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.anchors: set[str] = set()
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        self.anchors |= {value for name in ("id", "name") if (value := values.get(name))}
-        if tag == "a" and values.get("href"):
-            self.links.append(values["href"])
+    soup = BeautifulSoup((HTML / page).read_bytes(), "html.parser")
+    anchors = {tag[name] for name in ("id", "name") for tag in soup.find_all(attrs={name: True})}
+    return [link["href"] for link in soup.select("a[href]")], anchors
 
 
 def test_internal_links_lead_somewhere() -> None:
-    pages = {page: Links((HTML / page).read_text(encoding="utf-8")) for page in [*PAGES, "index.html"]}
+    pages = {page: links_of(page) for page in [*PAGES, "index.html"]}
     dead = []
-    for page, content in pages.items():
-        for link in content.links:
+    for page, (links, _) in pages.items():
+        for link in links:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:
                 continue
             target = (HTML / page).parent / unquote(parts.path) if parts.path else HTML / page
-            anchors = pages.get(os.path.relpath(target, HTML))
+            _, anchors = pages.get(os.path.relpath(target, HTML), ([], None))
             if "=" in parts.fragment and target == HTML / VIEWER:
                 continue  # a view of the viewer, which shows another where it has none
-            lost = parts.fragment and anchors is not None and unquote(parts.fragment) not in anchors.anchors
+            lost = parts.fragment and anchors is not None and unquote(parts.fragment) not in anchors
             if not target.exists() or lost:
                 dead.append(f"{page}: {link}")
     assert dead == []
@@ -183,63 +168,35 @@ def test_every_chapter_shows_the_same_results() -> None:
     assert {digits for found in chapters.values() for digits in found} == {about["results"]}
 
 
-def downloaded_text(name: str) -> str:
-    """A file out of the archive that the front page offers."""
-    front = Links((HTML / FRONT).read_text(encoding="utf-8"))
-    [link] = {link for link in front.links if link.endswith("tables.zip")}
-    with zipfile.ZipFile((HTML / FRONT).parent / unquote(link)) as archive:
-        return archive.read(name).decode()
+def downloaded() -> zipfile.ZipFile:
+    """The archive that the front page offers."""
+    [link] = {link for link in links_of(FRONT)[0] if link.endswith("tables.zip")}
+    return zipfile.ZipFile((HTML / FRONT).parent / unquote(link))
 
 
-def downloaded(name: str) -> list[dict[str, str]]:
-    """A table out of it, row by row."""
-    return list(csv.DictReader(io.StringIO(downloaded_text(name))))
+def table(name: str) -> pd.DataFrame:
+    """A table out of it."""
+    with downloaded() as archive, archive.open(name) as stream:
+        return pd.read_csv(stream, dtype={"patient_id": str})
 
 
 def test_points_of_the_front_page_are_means_of_the_scores() -> None:
-    dice = defaultdict(list)
-    for row in downloaded("scores.csv"):
-        dice[row["source_task"], row["n_train"]].append(float(row["dice"]))
+    dice = table("scores.csv").astype({"n_train": str}).groupby(["source_task", "n_train"])["dice"].mean()
     page = (HTML / FRONT).read_text(encoding="utf-8")
     titles = re.findall(r"<title>(\w+)[^<,]*, n = (\d+): (\d\.\d{3}) \(95", page)
-    assert {(task, n) for task, n, _ in titles} == set(dice)
+    assert {(task, n) for task, n, _ in titles} == set(dice.index)
     for task, n, value in titles:
-        assert value == f"{statistics.fmean(dice[task, n]):.3f}"
+        assert value == f"{dice[task, n]:.3f}"
 
 
-class Tables(HTMLParser):
+def numbered_tables(page: str) -> dict[str, list[dict[str, str]]]:
     """Numbered tables of a page by name: for each row the text under each head."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tables: dict[str, list[dict[str, str]]] = {}
-        self._name, self._heads, self._row, self._cell = "", [], [], None
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "table":
-            self._name, self._heads = dict(attrs).get("id") or "", []
-        elif tag == "tr":
-            self._row = []
-        elif tag in ("td", "th"):
-            self._cell = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._cell is not None:
-            self._cell += data
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th") and self._cell is not None:
-            self._row.append(" ".join(self._cell.split()))
-            self._cell = None
-        elif tag == "tr" and self._name:
-            if self._heads:
-                row = dict(zip(self._heads, self._row, strict=True))
-                self.tables.setdefault(self._name, []).append(row)
-            else:
-                self._heads = self._row
-        elif tag == "table":
-            self._name = ""
+    soup = BeautifulSoup((HTML / page).read_bytes(), "html.parser")
+    tables = {}
+    for drawn in soup.select("table[id]"):
+        heads, *rows = ([" ".join(c.get_text().split()) for c in row.select("th, td")] for row in drawn.select("tr"))
+        tables[drawn["id"]] = [dict(zip(heads, row, strict=True)) for row in rows]
+    return tables
 
 
 def _with_interval(values: pd.Series) -> str:
@@ -249,8 +206,7 @@ def _with_interval(values: pd.Series) -> str:
 
 def entries_from_scores() -> dict[tuple[str, str, str], str]:
     """What entries of tables must say, worked out from the scores alone: (table, row, column) and text."""
-    names = ("scores.csv", "training-curves.csv", "observer-scores.csv")
-    scores, curves, observers = (pd.read_csv(io.StringIO(downloaded_text(name))) for name in names)
+    scores, curves, observers = map(table, ("scores.csv", "training-curves.csv", "observer-scores.csv"))
     entries = {}
     for (task, n), own in scores.groupby(["source_task", "n_train"]):
         entries["tab-dice", task, f"n = {n}"] = _with_interval(own["dice"])
@@ -261,8 +217,8 @@ def entries_from_scores() -> dict[tuple[str, str, str], str]:
     for (task, n), value in lowest.groupby(["source_task", "n_train"]).mean().items():
         entries["tab-validation-loss", task, f"n = {n}"] = f"{value:.3f}"
     for observer, own in observers.groupby("observer"):
-        entries["tab-observer-each", observer, "Dice"] = f"{own['dice'].mean():.3f}"
-    for row, column in (("Dice", "dice"), ("RMS-DTA, cm", "rms_dta_cm")):
+        entries["tab-observer-each", observer, "DSC"] = f"{own['dice'].mean():.3f}"
+    for row, column in (("DSC", "dice"), ("RMS-DTA, cm", "rms_dta_cm")):
         of_images = observers.groupby("patient_id")[column].mean()
         entries["tab-observers", row, "this run"] = f"{of_images.mean():.3f}"
     return entries
@@ -273,7 +229,7 @@ def test_ten_entries_at_random_are_what_the_scores_say() -> None:
     about = json.loads((EXECUTED / "run.json").read_text(encoding="utf-8"))
     tables = {}
     for page in PAGES:
-        tables |= Tables((HTML / page).read_text(encoding="utf-8")).tables
+        tables |= numbered_tables(page)
     entries = entries_from_scores()
     # Another run is asked other entries; the same run the same.
     for name, row, column in random.Random(about["results"]).sample(sorted(entries), 10):
@@ -283,12 +239,10 @@ def test_ten_entries_at_random_are_what_the_scores_say() -> None:
 
 
 def test_values_of_every_figure_and_table_are_in_the_download() -> None:
-    front = Links((HTML / FRONT).read_text(encoding="utf-8"))
-    [link] = {link for link in front.links if link.endswith("tables.zip")}
-    with zipfile.ZipFile((HTML / FRONT).parent / unquote(link)) as archive:
+    with downloaded() as archive:
         kept = {Path(name).name for name in archive.namelist()}
     chapters = [page for page in PAGES if re.fullmatch(r"book/executed/[a-z_]+\.html", page)]
-    links = {link for page in chapters for link in Links((HTML / page).read_text(encoding="utf-8")).links}
+    links = {link for page in chapters for link in links_of(page)[0]}
     linked = {Path(link).name for link in links if link.endswith(".csv")}
     assert linked and linked <= kept
 
@@ -379,13 +333,10 @@ def test_viewer_shows_any_model(visit) -> None:
     models = tab.evaluate("[...document.getElementById('l3-model').options].map((option) => option.value)")
     tab.select_option("#l3-model", models[-1])
     wait_ready(tab, f"document.getElementById('l3-model').value === '{models[-1]}'")
-    scores = {
-        (row["source_task"], row["n_train"], row["fold"], row["subset"], row["repeat"], row["patient_id"]): row["dice"]
-        for row in downloaded("scores.csv")
-    }
-    choice = [tab.input_value(f"#l3-{name}") for name in ("task", "n", "model")]
+    scores = table("scores.csv").set_index(["source_task", "n_train", "fold", "subset", "repeat", "patient_id"])["dice"]
+    task, n, model = (tab.input_value(f"#l3-{name}") for name in ("task", "n", "model"))
     patient = tab.evaluate("document.getElementById('l3-image').selectedOptions[0].text")
-    dice = float(scores[(*choice[:2], *choice[2].split("."), patient)])
+    dice = scores[(task, int(n), *map(int, model.split(".")), patient)]
     assert tab.inner_text("#l3-dice") == f"{dice:.3f}"
 
 

@@ -34,21 +34,8 @@ OnlyNumbers = Annotated[list[int] | None, typer.Option(help="Only these; may be 
 WorkersOption = Annotated[int, typer.Option(min=1, help="Local worker processes.")]
 
 
-class Queue(StrEnum):
-    """Batch systems of compute clusters."""
-
-    slurm = "slurm"
-    pbs = "pbs"
-    lsf = "lsf"
-    sge = "sge"
-
-
-class MaskFormat(StrEnum):
-    """How masks are written."""
-
-    seg = "seg"
-    rtstruct = "rtstruct"
-    nifti = "nifti"
+Queue = StrEnum("Queue", ["slurm", "pbs", "lsf", "sge"])  # batch systems of compute clusters
+MaskFormat = StrEnum("MaskFormat", ["seg", "rtstruct", "nifti"])
 
 
 def say(line: str) -> None:
@@ -100,7 +87,7 @@ def cohort_phantom(
     size: Annotated[int, typer.Option(min=64, max=1024, help="Pixels a side.")] = 512,
     diversity: Annotated[
         float,
-        typer.Option(min=0, max=1, help="0: a clinic's patients and scanners; 1: wider than life, to learn for any."),
+        typer.Option(min=0, max=1, help="0: a clinic's patients and scanners; 1: domain-randomised, to learn for any."),
     ] = 0.0,
     workers: WorkersOption = 2,
 ) -> None:
@@ -248,8 +235,8 @@ def study_archive(
     from l3muscle.study import open_results
 
     results = open_results(profile, runs)
-    place = write_archive(results, archive)
-    say(f"{len(results.records)} of {results.planned()} models kept in {place}")
+    folder = write_archive(results, archive)
+    say(f"{len(results.records)} of {results.planned()} models kept in {folder}")
 
 
 @app.command()
@@ -288,7 +275,7 @@ def book(
 @app.command()
 def train(
     folder: Annotated[Path, typer.Argument(help="Folder of slices (DICOM, NIfTI), ten or more of them outlined.")],
-    out: Annotated[Path, typer.Option(help="Folder for the model, its card, held-out scores and pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model, its model card, held-out scores and pictures.")],
     profile: ProfileOption = "laptop",
     start_from: Annotated[
         str, typer.Option(help="best (by the finished run), a source task, or a model file (.safetensors).")
@@ -303,7 +290,7 @@ def train(
     ] = False,
     roi: RoiOption = None,
     check_only: Annotated[bool, typer.Option("--check-only", help="Only check the outlines.")] = False,
-    licence: Annotated[str, typer.Option(help="Licence of the model, for its card.")] = "",
+    licence: Annotated[str, typer.Option(help="Licence of the model, for its model card.")] = "",
     workers: WorkersOption = 2,
 ) -> None:
     """Train a segmenter on a few outlined slices of your own, and estimate how good it is."""
@@ -342,7 +329,7 @@ def train(
     for line in model.lines():
         say(line)
     say(
-        f"model, card, held-out scores and pictures in {out}; "
+        f"model, model card, held-out scores and pictures in {out}; "
         f"next: l3muscle segment SLICES --model {model.path} --out ..."
     )
 

@@ -1,6 +1,6 @@
 """One notebook, executed by papermill in a kernel of its own. Imported by every worker, so it imports little."""
 
-import os
+import json
 import signal
 import time
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ import papermill
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
+
+from l3muscle.files import replaced
 
 # ipykernel keeps what libraries write to the terminal for itself, and loses it when it dies: here it goes to the log.
 KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=50", "--IPKernelApp.capture_fd_output=False"]
@@ -91,10 +93,17 @@ def execute_notebook(
     # Papermill notes where and when it ran: neither belongs on a page.
     notebook.metadata.pop("papermill", None)
     notebook.metadata["l3muscle"] = metadata or {}
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    nbformat.write(notebook, temporary)
-    os.replace(temporary, out)
+    with replaced(out) as temporary:
+        nbformat.write(notebook, temporary)
     return Outcome("done")
+
+
+def is_current(out: Path, inputs: str) -> bool:
+    """Whether a notebook was executed to its end with `metadata` whose entry `inputs` is this."""
+    try:
+        return json.loads(out.read_text(encoding="utf-8"))["metadata"]["l3muscle"]["inputs"] == inputs
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _logging_to(log: Path | None) -> type[AsyncKernelManager]:

@@ -19,7 +19,7 @@ from l3muscle.augment import augment
 from l3muscle.cohort import Cohort
 from l3muscle.errors import L3MuscleError
 from l3muscle.losses import LOSSES
-from l3muscle.metrics import Reference
+from l3muscle.metrics import Reference, Score
 from l3muscle.models import FCN, build_fcn
 from l3muscle.preprocess import Crop, crop_of, prepare_image, prepare_mask, restore_mask, to_network_input
 from l3muscle.pretext import SOURCE_TASKS
@@ -309,11 +309,11 @@ def score(predictions: np.ndarray, prepared: PreparedCohort) -> pd.DataFrame:
 
 
 def score_observers(cohort: Cohort) -> pd.DataFrame:
-    """Score every observer outline against the expert (Section 2.4): one row an outline."""
+    """Score every observer outline against the expert (Section 2.4): one row an outline, none without observers."""
     rows = []
     for patient_id, outlines in cohort.observers.items():
         index = cohort.index(patient_id)
         reference = Reference(cohort.masks[index], cohort.images[index], cohort.spacing[index])
         for observer, mask in outlines.items():
             rows.append({"observer": observer, "patient_id": patient_id, **reference.score(mask)._asdict()})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["observer", "patient_id", *Score._fields])

@@ -12,6 +12,7 @@ from l3muscle.models import IMAGENET_MEAN, IMAGENET_STD
 from l3muscle.settings import ImageSettings
 
 AIR_HU = -1000
+BODY_HU = -250  # a little below fat
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,35 @@ class Crop:
     right: int
 
 
-def body_centre(hu: np.ndarray) -> tuple[float, float]:
-    """Centre (row, column), in pixels, of the box around the body.
+def body(hu: np.ndarray, opening: int = 2) -> np.ndarray:
+    """The body of a slice: its largest connected region of tissue; empty where there is none.
 
-    The body is the largest connected region denser than fat's lower end, after an opening that parts it from the
-    couch. A slice without any such region (all air) gives the centre of the image.
+    Parameters
+    ----------
+    hu : ndarray, (H, W)
+        Hounsfield units.
+    opening : int
+        Iterations of the opening that parts it from the couch.
+
+    Returns
+    -------
+    ndarray, (H, W) bool
     """
-    dense = ndimage.binary_opening(hu > -250, iterations=2)
-    labels, count = ndimage.label(dense)
-    if count == 0:
-        return (hu.shape[0] - 1) / 2, (hu.shape[1] - 1) / 2
+    labels, _ = ndimage.label(ndimage.binary_opening(hu > BODY_HU, iterations=opening))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    rows, columns = ndimage.find_objects(labels)[sizes.argmax() - 1]
+    return (labels == sizes.argmax()) & (labels > 0)
+
+
+def body_box(hu: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the body of a slice (H, W); the whole slice where there is none."""
+    boxes = ndimage.find_objects(body(hu).astype(np.uint8))
+    return boxes[0] if boxes else (slice(0, hu.shape[0]), slice(0, hu.shape[1]))
+
+
+def body_centre(hu: np.ndarray) -> tuple[float, float]:
+    """Centre (row, column), in pixels, of the box around the body."""
+    rows, columns = body_box(hu)
     return (rows.start + rows.stop - 1) / 2, (columns.start + columns.stop - 1) / 2
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from l3muscle.experiment import Experiment
 from l3muscle.metrics import METRICS_VERSION
 from l3muscle.profile import Profile, load_profile
 from l3muscle.store import Store, StoreError, key_of
+from l3muscle.training import Fit
 
 PLAN, SPLITS = "plan.json", "splits.json"
 PLAN_FORMAT = 4  # of plan.json; a reader refuses any other
@@ -33,8 +35,36 @@ def score_key(model_key: str) -> str:
     return key_of({"model": model_key, "metrics": METRICS_VERSION})
 
 
+def notebook_name(source_task: str, n_train: int | None = None) -> str:
+    """Name, without its suffix, of the executed notebook of a configuration; without a size, of a source task."""
+    return f"pretrain-{source_task}" if n_train is None else f"experiment-{source_task}-n{n_train:03d}"
+
+
+def fit_record(fitted: Fit) -> dict[str, Any]:
+    """What is kept of how a training went, besides its curve."""
+    return {
+        "best_step": fitted.best_step,
+        "best_validation_loss": min(point.validation_loss for point in fitted.curve),
+        "steps": fitted.curve[-1].step,
+        "stopped": fitted.stopped,
+        "resumed_at": fitted.resumed_at,
+        "seconds": round(fitted.seconds, 3),
+        "validation_seconds": round(fitted.validation_seconds, 3),
+    }
+
+
+def curve_table(fitted: Fit) -> pd.DataFrame:
+    """The curve of a training: one row a validation."""
+    return pd.DataFrame([asdict(point) for point in fitted.curve]).dropna(axis=1, how="all")
+
+
+def pack_predictions(predictions: np.ndarray) -> dict[str, np.ndarray]:
+    """Outlines, (n_test, H, W) bool, as the arrays that a model keeps of them."""
+    return {"packed": np.packbits(predictions, -1), "width": np.array(predictions.shape[-1])}
+
+
 def unpack_predictions(arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """Outlines, (n_test, H, W) bool, from the arrays that a model keeps of them."""
+    """Outlines from the arrays of `pack_predictions`."""
     return np.unpackbits(arrays["packed"], axis=-1, count=int(arrays["width"])).astype(bool)
 
 
@@ -68,10 +98,10 @@ class StudyResults:
             raise StudyError(str(error)) from None
         if self.plan is None:
             raise StudyError(f"no study has been started in {folder.resolve()}; {again} starts it")
-        found = self.plan.get("format") if isinstance(self.plan, dict) else None
-        if found != PLAN_FORMAT:
+        written = self.plan.get("format") if isinstance(self.plan, dict) else None
+        if written != PLAN_FORMAT:
             raise StudyError(
-                f"{folder.resolve()} was written by another version of L3 Muscle (its plan has format {found}, this "
+                f"{folder.resolve()} was written by another version of L3 Muscle (its plan has format {written}, this "
                 f"version reads {PLAN_FORMAT}); {again} makes it anew, or use the version that wrote it"
             )
         try:
@@ -99,12 +129,9 @@ class StudyResults:
 
     def failures(self) -> dict[Experiment, str]:
         """Models that failed when they were last tried and are still missing, with the reason."""
-        found = {}
-        for experiment, key in self._planned.items():
-            failure = None if experiment in self.records else self.store.document(f"failed/{key}.json")
-            if failure is not None:
-                found[experiment] = failure["reason"]
-        return found
+        missing = {experiment: key for experiment, key in self._planned.items() if experiment not in self.records}
+        failures = {experiment: self.store.document(f"failed/{key}.json") for experiment, key in missing.items()}
+        return {experiment: failure["reason"] for experiment, failure in failures.items() if failure is not None}
 
     def failed_notebooks(self) -> dict[str, str]:
         """Notebooks that failed when they were last run, with the reason."""
@@ -124,6 +151,10 @@ class StudyResults:
     def scores(self) -> pd.DataFrame:
         """One row a model and test image."""
         return self._tables("scores", "scores")
+
+    def scores_of(self, experiment: Experiment) -> pd.DataFrame:
+        """Scores of one model: one row a test image, in the order of the splits' test patients."""
+        return self.store.table("scores", score_key(self.keys[experiment]), "scores")
 
     def curves(self) -> pd.DataFrame:
         """One row a model and validation: step, train_loss, validation_loss."""
@@ -167,10 +198,41 @@ class StudyResults:
         """Outlines of the test slices: (n_test, H, W) bool, in the order of the splits' test patients."""
         return unpack_predictions(self.store.arrays("models", self.keys[experiment], "predictions"))
 
+    def changes(self, profile: Profile, cohort: Cohort, keys: Iterable[str]) -> list[str]:
+        """What is no longer as it was when the run was last started, as sentences; empty where all is.
+
+        Nothing is ever mixed: what a change affects has another identity and is made again. But whoever changed
+        something unawares wants to know before it is.
+
+        Parameters
+        ----------
+        profile : Profile
+        cohort : Cohort
+        keys : iterable of str
+            Of the models, as they are now.
+        """
+        sentences = []
+        if self.plan["cohort"] != cohort.fingerprint:
+            sentences.append("the cohort is not the one of the last run: its patients, images or outlines differ")
+        was, now = self.plan["profile"], profile.model_dump(mode="json")
+        parts = [part for part in now if part not in ("name", "description") and was.get(part) != now[part]]
+        if parts:
+            sentences.append(f"settings have changed since the last run: {', '.join(parts)}")
+        count = sum(self.store.has("models", key) for key in set(self._planned.values()) - set(keys))
+        if count:
+            sentences.append(f"{count} finished models belong to what was before; they are kept and not counted")
+        return sentences
+
     @property
     def cohort_folder(self) -> Path:
         """Where the cohort lies that the run used."""
         return Path(os.path.normpath(self.folder / self.plan["cohort_folder"]))
+
+    @property
+    def cohort_options(self) -> dict[str, Any]:
+        """Parameters of a `Study` on the same cohort."""
+        options = {name: self.plan[name] for name in ("usable_only", "rois")}
+        return options | {"cohort_folder": None if self.plan["phantom"] else self.cohort_folder}
 
     def cohort(self) -> Cohort:
         """The cohort that the run used.
@@ -190,9 +252,8 @@ class StudyResults:
 
     def splits(self) -> Splits:
         """The splits that the run used."""
-        found = self.store.document(SPLITS)
         try:
-            return Splits.from_json(json.dumps(found))
+            return Splits.from_json(json.dumps(self.store.document(SPLITS)))
         except SplitsError as error:
             raise StudyError(f"{self.folder / SPLITS} cannot be read: {error}") from None
 

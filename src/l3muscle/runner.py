@@ -26,11 +26,11 @@ from jupyter_client.kernelspec import KernelSpecManager
 
 from l3muscle import runtime
 from l3muscle.errors import L3MuscleError
-from l3muscle.execution import Job, Outcome, run_job
+from l3muscle.execution import Job, Outcome, is_current, run_job
 from l3muscle.experiment import Experiment, choose
 from l3muscle.files import remove_abandoned
 from l3muscle.progress import progress_bar
-from l3muscle.results import StudyError, score_key
+from l3muscle.results import StudyError, notebook_name, score_key
 from l3muscle.study import Study
 
 DEATHS = 3  # of processes, with no model finished in between, after which a run stops
@@ -195,17 +195,16 @@ class _Run:
         then: dict[str, tuple[Job, str | None]] = {}
         for (task, size), chosen in self.configurations.items():
             keys = [study.keys[experiment] for experiment in chosen]
-            name = f"experiment-{task}-n{size:03d}"
+            name = notebook_name(task, size)
             job = self._job("experiment", name, {"source_task": task, "n_train": size, **filters}, keys)
             before = None
             if task != "random":
-                name_before = f"pretrain-{task}"
-                pretrain = self._job("pretrain", name_before, {"source_task": task}, [study.source_key(task)])
-                if not study.has_source(task) or not self._is_current(pretrain):
-                    before = name_before
+                pretrain = self._job("pretrain", notebook_name(task), {"source_task": task}, [study.source_key(task)])
+                if not study.has_source(task) or not _is_current(pretrain):
+                    before = pretrain.name
                     first[before] = (pretrain, None)
             scored = all(study.is_done(e) and study.store.sound("scores", score_key(study.keys[e])) for e in chosen)
-            if not (scored and self._is_current(job)):
+            if not (scored and _is_current(job)):
                 then[name] = (job, before)
         return first | then
 
@@ -225,15 +224,6 @@ class _Run:
             kernel=self.kernel,
             deadline=self.deadline,
         )
-
-    @staticmethod
-    def _is_current(job: Job) -> bool:
-        """Whether the executed notebook is there and shows these models."""
-        try:
-            notebook = json.loads(Path(job.out).read_text(encoding="utf-8"))
-            return notebook["metadata"].get("l3muscle", {}).get("inputs") == job.metadata["inputs"]
-        except (OSError, ValueError, KeyError, AttributeError):
-            return False
 
     # --- doing it ----------------------------------------------------------------------------------------------
 
@@ -307,6 +297,10 @@ class _Run:
             f"(try ONEDNN_MAX_CPU_ISA=AVX2 before the command). What they wrote is in {self.study.folder / 'logs'}; "
             f"this runs the one notebook by itself: papermill {template} {job.name}.ipynb {given}"
         )
+
+
+def _is_current(job: Job) -> bool:
+    return is_current(Path(job.out), job.metadata["inputs"])
 
 
 def _outcome(future: Future) -> Outcome:

@@ -41,7 +41,10 @@ from l3muscle.results import (
     SPLITS,
     StudyError,
     StudyResults,
+    curve_table,
+    fit_record,
     open_results,
+    pack_predictions,
     score_key,
     unpack_predictions,
     with_axes,
@@ -107,20 +110,10 @@ class Study:
         StudyError
             If one of the worker processes dies.
         """
-        folder, settings = self.cohort_folder, self.profile.cohort
-        if not self.is_phantom or folder.is_dir():
+        if not self.is_phantom or self.cohort_folder.is_dir():
             return False
         try:
-            write_phantom(
-                folder,
-                patients=settings.patients,
-                seed=settings.seed,
-                size=settings.size,
-                diversity=settings.diversity,
-                test_patients=settings.test_patients,
-                workers=workers,
-                progress=on_patient,
-            )
+            write_phantom(self.cohort_folder, **dict(self.profile.cohort), workers=workers, progress=on_patient)
         except BrokenExecutor:
             raise StudyError("a process that drew the phantom has died; the same command draws it anew") from None
         return True
@@ -272,8 +265,8 @@ class Study:
         }
         tables, arrays = {}, {}
         if fitted is not None:
-            record |= _fit_record(fitted)
-            tables["curve"] = _curve_table(fitted)
+            record |= fit_record(fitted)
+            tables["curve"] = curve_table(fitted)
             if task.classes is not None:
                 best = next(point for point in fitted.curve if point.step == fitted.best_step)
                 record |= {"validation_accuracy": best.validation_accuracy, "chance": 1 / task.classes}
@@ -323,9 +316,8 @@ class Study:
         deadline : float, optional
             When the training has to leave its state and stop, as `time.time()` counts.
         """
-        key = self.keys[experiment]
-        failure = f"failed/{key}.json"
-        checkpoint = self.checkpoint(key, deadline)
+        failure = f"failed/{self.keys[experiment]}.json"
+        checkpoint = self.checkpoint(self.keys[experiment], deadline)
         try:
             yield checkpoint
         except TrainingPaused:
@@ -352,7 +344,7 @@ class Study:
             "experiment": asdict(experiment),
             "training_ids": self.training_ids(experiment),
             "validation_ids": self.splits.validation_ids(experiment.fold),
-            **_fit_record(fitted),
+            **fit_record(fitted),
             "profile": self.profile.name,
             "provenance": runtime.provenance(),
         }
@@ -360,8 +352,8 @@ class Study:
             "models",
             self.keys[experiment],
             record,
-            tables={"curve": _curve_table(fitted)},
-            arrays={"predictions": {"packed": np.packbits(predictions, -1), "width": np.array(predictions.shape[-1])}},
+            tables={"curve": curve_table(fitted)},
+            arrays={"predictions": pack_predictions(predictions)},
             weights=fitted.weights if policy == "all" or (policy == "representative" and representative) else None,
         )
 
@@ -425,43 +417,12 @@ class Study:
         return StudyResults(self.folder)
 
     def changes(self) -> list[str]:
-        """What is no longer as it was when this run was last started, as sentences; empty where all is.
-
-        Nothing is ever mixed: what a change affects has another identity and is made again. But whoever changed
-        something unawares wants to know before it is.
-        """
+        """What is no longer as it was when this run was last started, as sentences; empty where all is."""
         try:
-            before = StudyResults(self.folder)
+            before = self.results()
         except StudyError:
             return []
-        sentences = []
-        if before.plan["cohort"] != self.cohort.fingerprint:
-            sentences.append("the cohort is not the one of the last run: its patients, images or outlines differ")
-        was, now = before.plan["profile"], self.profile.model_dump(mode="json")
-        parts = [part for part in now if part not in ("name", "description") and was.get(part) != now[part]]
-        if parts:
-            sentences.append(f"settings have changed since the last run: {', '.join(parts)}")
-        gone = {entry["key"] for entry in before.plan["experiments"]} - set(self.keys.values())
-        count = sum(self.store.has("models", key) for key in gone)
-        if count:
-            sentences.append(f"{count} finished models belong to what was before; they are kept and not counted")
-        return sentences
-
-
-def _fit_record(fitted: Fit) -> dict[str, Any]:
-    return {
-        "best_step": fitted.best_step,
-        "best_validation_loss": min(point.validation_loss for point in fitted.curve),
-        "steps": fitted.curve[-1].step,
-        "stopped": fitted.stopped,
-        "resumed_at": fitted.resumed_at,
-        "seconds": round(fitted.seconds, 3),
-        "validation_seconds": round(fitted.validation_seconds, 3),
-    }
-
-
-def _curve_table(fitted: Fit) -> pd.DataFrame:
-    return pd.DataFrame([asdict(point) for point in fitted.curve]).dropna(axis=1, how="all")
+        return before.changes(self.profile, self.cohort, self.keys.values())
 
 
 def open_study(profile: str, runs: str | Path = "runs", cohort: str | Path = "") -> Study:
@@ -479,14 +440,11 @@ def open_study(profile: str, runs: str | Path = "runs", cohort: str | Path = "")
     ------
     ProfileError, CohortError, StudyError, StoreError
     """
-    settings = load_profile(profile)
-    folder, how = Path(cohort) if cohort else None, {}
-    if folder is None:
+    how = {"cohort_folder": Path(cohort)} if cohort else {}
+    if not cohort:
         with suppress(StudyError):
-            results = StudyResults(Path(runs) / settings.name)
-            how = {name: results.plan[name] for name in ("usable_only", "rois")}
-            folder = None if results.plan["phantom"] else results.cohort_folder
-    study = Study(settings, runs=Path(runs), cohort_folder=folder, profile_name=profile, **how)
+            how = open_results(profile, runs).cohort_options
+    study = Study(load_profile(profile), runs=Path(runs), profile_name=profile, **how)
     study.make_phantom()
     study.write_plan()
     return study

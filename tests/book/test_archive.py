@@ -24,12 +24,12 @@ def archive(tmp_path) -> Path:
     return tmp_path
 
 
-def test_strip_names_date_commit_and_machine(archive):
-    found = open_archive("trial", archive)
-    assert found.scores.dice.tolist() == [0.5, 0.75]
-    assert "From the archive" in found.strip
-    assert "2026-01-02" in found.strip
-    assert "aaaaaaaaaa with uncommitted changes" in found.strip
+def test_the_header_names_date_commit_and_machine(archive):
+    trial = open_archive("trial", archive)
+    assert trial.scores.dice.tolist() == [0.5, 0.75]
+    assert trial.origin == "from the archive: trial, 2026-01-02"
+    assert "*From the archive: trial, 2026-01-02*" in trial.header
+    assert "aaaaaaaaaa with uncommitted changes" in trial.header
 
 
 def test_from_a_notebooks_folder_the_archive_is_one_above(archive, monkeypatch):
@@ -68,8 +68,8 @@ def test_everything_committed_can_be_opened(folder):
 def test_a_run_is_kept_with_what_its_tests_compare(finished, runs, tmp_path):
     results = open_results("smoke", runs)
     for _ in range(2):
-        place = write_archive(results, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["smoke"] and place == tmp_path / "smoke"
+        folder = write_archive(results, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["smoke"] and folder == tmp_path / "smoke"
     kept, scores = open_archive("smoke", tmp_path), results.scores()
     assert kept.about["experiments"] == len(results.records) == kept.about["planned"]
     assert kept.about["sources"]["random"] == "random"
@@ -89,12 +89,12 @@ def test_patients_who_are_no_phantoms_are_numbered(finished, runs, tmp_path):
     results = open_results("smoke", runs)
     names = set(results.scores()["patient_id"])
     results.plan["phantom"] = False
-    place = write_archive(results, tmp_path)
+    folder = write_archive(results, tmp_path)
     kept = open_archive("smoke", tmp_path)
     assert kept.scores["patient_id"].nunique() == len(names)
     assert kept.scores["patient_id"].str.fullmatch(r"patient \d{3}").all()
     assert set(kept.observers["patient_id"]) <= set(kept.scores["patient_id"])
-    written = "".join(path.read_text() for path in place.iterdir())
+    written = "".join(path.read_text() for path in folder.iterdir())
     assert not any(name in written for name in names)
 
 

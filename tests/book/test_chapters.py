@@ -4,22 +4,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import nbformat
-import pandas as pd
+import numpy as np
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from l3muscle.book.show import SHOWN
+from l3muscle.cohort import Cohort
+from l3muscle.experiment import score_observers
+from l3muscle.store import Store
 from l3muscle.study import StudyResults
 
 TOP = Path(__file__).resolve().parents[2]
 
 
-def without_observers(monkeypatch: pytest.MonkeyPatch) -> None:
-    cohort = StudyResults.cohort
-    columns = ["observer", "patient_id", "dice", "rms_dta_cm", "smd_difference_hu", "sma_difference_cm2"]
+def without_observers(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    cohort, store = StudyResults.cohort, Store(folder)
+    store.write("observers", "none", {}, tables={"scores": score_observers(Cohort(*np.zeros((3, 0, 0, 0)), (), {}))})
     monkeypatch.setattr(StudyResults, "cohort", lambda self: replace(cohort(self), observers={}))
-    monkeypatch.setattr(StudyResults, "observer_scores", lambda self: pd.DataFrame(columns=columns))
+    monkeypatch.setattr(StudyResults, "observer_scores", lambda self: store.table("observers", "none", "scores"))
 
 
 def with_one_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,8 +70,8 @@ def shown_by(chapter: str, runs: Path) -> tuple[list[str], str]:
 
 
 @pytest.mark.parametrize("chapter", ["segmentation_accuracy", "errors", "observers", "measures"])
-def test_without_observers_a_chapter_shows_what_needs_none(finished, runs, monkeypatch, chapter):
-    without_observers(monkeypatch)
+def test_without_observers_a_chapter_shows_what_needs_none(finished, runs, monkeypatch, tmp_path, chapter):
+    without_observers(monkeypatch, tmp_path)
     shown, _ = shown_by(chapter, runs)
     assert "**What was found" in shown[-1]
     lacking = [text for text in shown if "l3-not-run" in text]

@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from l3muscle.book.cohort_overview import OverviewError, split_table, summarise, write_overview
-from l3muscle.book.reference_values import reference_values
+from l3muscle.book.cohort_overview import OverviewError, reference_values, split_table, summarise, write_overview
 from l3muscle.cohort import CohortError, CohortReport, check_folder
 from l3muscle.cohort.splits import Splits
 from l3muscle.metrics import muscle_area

@@ -7,23 +7,23 @@ import platform
 import shutil
 import zipfile
 from datetime import datetime
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from rocrate.rocrate import ROCrate
 
-from l3muscle.book.crate import CrateError, pseudonyms, write_crate
+from l3muscle.book.crate import CrateError, write_crate
+from l3muscle.book.run_header import names_of
 from l3muscle.store import Store
 from l3muscle.study import StudyError, StudyResults, open_results
-
-TOP = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def folder(finished, runs, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("crate") / "crate"
-    return write_crate(open_results("smoke", runs), out, notebooks=TOP / "notebooks")
+    return write_crate(open_results("smoke", runs), out)
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +42,16 @@ def test_the_root_names_the_profiles_that_it_follows(crate):
         assert crate.root_dataset[field]
 
 
-def test_the_main_entity_is_a_workflow_with_language_inputs_and_outputs(crate):
-    workflow = crate.mainEntity
-    assert set(workflow.type) == {"File", "SoftwareSourceCode", "ComputationalWorkflow"}
-    assert workflow["programmingLanguage"]["name"] == "Python"
-    parameters = [*workflow["input"], workflow["output"]]
-    assert all(parameter.type == "FormalParameter" and parameter["additionalType"] for parameter in parameters)
+def test_the_workflows_are_the_notebooks_that_train_with_language_inputs_and_outputs(crate):
+    workflows = crate.get_by_type("ComputationalWorkflow")
+    assert ids(workflows) == {"notebooks/pretrain.ipynb", "notebooks/experiment.ipynb"}
+    assert crate.mainEntity.id == "notebooks/experiment.ipynb"
+    for workflow in workflows:
+        assert set(workflow.type) == {"File", "SoftwareSourceCode", "ComputationalWorkflow"}
+        assert workflow["programmingLanguage"]["name"] == "Python"
+        parameters = [*workflow["input"], workflow["output"]]
+        assert all(parameter.type == "FormalParameter" and parameter["additionalType"] for parameter in parameters)
+    parameters = [*crate.mainEntity["input"], crate.mainEntity["output"]]
     for identifier in ("profile.json", "#cohort", "scores.csv"):
         assert ids(crate.dereference(identifier)["exampleOfWork"]) <= ids(parameters)
 
@@ -68,6 +72,8 @@ def test_every_training_is_an_action_of_known_code_with_times_inputs_and_results
     assert "scores.csv" in ids(run["result"]) and "provenance.json" in ids(run["result"])
     fine_tuned = next(action for action in actions if action["name"].startswith("segmentation n=2"))
     assert "#weights-segmentation" in ids(fine_tuned["object"])
+    learned = next(action for action in actions if action["name"] == "source task segmentation")
+    assert learned["instrument"].id == "notebooks/pretrain.ipynb" and fine_tuned["instrument"].id == crate.mainEntity.id
 
 
 def test_every_file_is_there_with_its_hash(crate, folder):
@@ -105,32 +111,29 @@ def own(finished, runs, tmp_path) -> StudyResults:
     """The same run, as if its cohort were somebody's own."""
     shutil.copytree(runs / "smoke", tmp_path / "smoke")
     plan = StudyResults(tmp_path / "smoke").plan
-    plan |= {"phantom": False, "cohort_folder": "/data/Mrs Example"}
+    (tmp_path / "Mrs Example").symlink_to(finished.cohort_folder)
+    plan |= {"phantom": False, "cohort_folder": "../Mrs Example"}
     plan["profile"]["sources"]["weights_folder"] = str(Path("/home", "someone", "weights"))
     Store(tmp_path / "smoke").write_document("plan.json", plan)
     return StudyResults(tmp_path / "smoke")
 
 
-def test_people_are_numbered_anew(own, tmp_path):
-    out = write_crate(own, tmp_path / "crate.zip", notebooks=TOP / "notebooks")
+def test_people_have_the_pseudonyms_of_the_pages(own, tmp_path):
+    out = write_crate(own, tmp_path / "crate.zip")
     with zipfile.ZipFile(out) as archive:
         content = {name: archive.read(name).decode() for name in archive.namelist() if "notebooks" not in name}
-    for word in ("PHANTOM-", "Mrs Example", "someone", *own.observer_scores()["observer"].unique()):
-        assert not [name for name, text in content.items() if word in text and "workflow/" not in name], word
+    told = pd.read_csv(StringIO(content["observers.csv"]))["observer"]
+    assert not set(told) & set(own.observer_scores()["observer"])
+    for word in ("PHANTOM-", "Mrs Example", "someone"):
+        assert not [name for name, text in content.items() if word in text], word
     splits = json.loads(content["splits.json"])
-    assert all(patient.startswith("patient-") for patient in splits["test_ids"])
+    names = names_of(own)
+    assert splits["test_ids"] == [names[patient] for patient in own.splits().test_ids]
+    assert all(patient.startswith("patient ") for patient in splits["test_ids"])
     assert content["scores.csv"].count(splits["test_ids"][0]) == 8  # the same number in every file
     told = json.loads(content["provenance.json"])["experiments"]
     assert {patient for fold in splits["folds"] for patient in fold} >= set(told[0]["training_ids"])
     assert ROCrate(out).mainEntity is not None
-
-
-def test_numbers_tell_nothing_of_names_and_are_the_same_each_time():
-    names = [f"name {letter}" for letter in "abcdefgh"]
-    numbers = pseudonyms(names, "patient", salt="x")
-    assert numbers == pseudonyms(names[::-1] * 2, "patient", salt="x") and len(set(numbers.values())) == 8
-    assert list(numbers) != sorted(numbers)
-    assert numbers != pseudonyms(names, "patient", salt="y")
 
 
 def test_what_is_there_is_not_overwritten_and_nothing_is_not_described(finished, runs, tmp_path):

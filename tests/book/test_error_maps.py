@@ -79,9 +79,7 @@ def test_distances_of_a_run_are_those_of_the_measure(results: StudyResults, coho
     experiment = one_model_each(results)[0]
     own = table[(table["source_task"] == experiment.source_task) & (table["n_train"] == experiment.n_train)]
     assert list(own["patient_id"]) == list(results.splits().test_ids)
-    scores = results.scores()
-    key = scores[(scores[list(vars(experiment))] == list(vars(experiment).values())).all(axis=1)]
-    np.testing.assert_allclose(own["surface"], key["rms_dta_cm"], atol=1e-9)
+    np.testing.assert_allclose(own["surface"], results.scores_of(experiment)["rms_dta_cm"], atol=1e-9)
     patient, masks = next(iter(cohort.observers.items()))
     k = cohort.index(patient)
     first = table[(table["source_task"] == "observers") & (table["patient_id"] == patient)].iloc[0]

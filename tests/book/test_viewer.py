@@ -45,8 +45,8 @@ def test_the_body_is_what_is_left_of_a_slice():
     hu = np.full((100, 120), -1000)
     hu[30:70, 40:90] = 40
     hu[90:92] = 40  # couch
-    assert viewer.body_box(hu) == (slice(24, 76), slice(34, 96))
-    assert viewer.body_box(np.full((10, 12), -1000)) == (slice(0, 10), slice(0, 12))
+    assert viewer.around_body(hu) == (slice(24, 76), slice(34, 96))
+    assert viewer.around_body(np.full((10, 12), -1000)) == (slice(0, 10), slice(0, 12))
 
 
 def test_every_configuration_has_its_extremes(written):
@@ -66,11 +66,11 @@ def test_every_configuration_has_its_extremes(written):
 
 def test_every_mask_is_there_with_the_measures_of_the_run(written):
     results, folder = written
-    cohort, scores = results.cohort(), results.scores()
+    cohort = results.cohort()
     for number, patient in enumerate(results.splits().test_ids):
         _, content = arguments(folder / f"slice-{number}.js")
         k = cohort.index(patient)
-        box = viewer.body_box(cohort.images[k])
+        box = viewer.around_body(cohort.images[k])
         assert np.array_equal(opened(content["expert"]["mask"]), cohort.masks[k][box])
         assert len(content["observers"]) == len(cohort.observers[patient])
         for experiment in results.records:
@@ -79,8 +79,7 @@ def test_every_mask_is_there_with_the_measures_of_the_run(written):
             shown = predictions[f"{experiment.n_train}|{model}"]
             assert task == experiment.source_task
             assert np.array_equal(opened(shown["mask"]), results.predictions(experiment)[number][box])
-            own = (scores[list(vars(experiment))] == list(vars(experiment).values())).all(axis=1)
-            row = scores[own & (scores.patient_id == patient)].iloc[0]
+            row = results.scores_of(experiment).loc[number]
             assert shown["dice"] == pytest.approx(row.dice, abs=1e-4)
             assert shown["sma_cm2"] == pytest.approx(row.sma_cm2, abs=1e-2)
 

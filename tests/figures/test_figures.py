@@ -8,9 +8,11 @@ import matplotlib.colors
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 from l3muscle import figures
+from l3muscle.book.cohort_overview import reference_values, split_table
 from l3muscle.book.error_maps import ErrorMap
 from l3muscle.cohort.splits import Splits
 from l3muscle.figures.style import GRID, INK, OUTLINE_STYLE, PAPER, TASK_STYLE
@@ -123,12 +125,9 @@ def test_an_svg_follows_the_theme_and_shares_no_id_with_another(scores):
     assert one == figures.svg_text(drawn_curve(scores), "fig-a", "A <curve>"), "the same figure gives the same text"
 
 
-def test_source_tasks_differ_in_colour_and_marker():
+def test_source_tasks_differ_and_the_style_ends_with_the_figure(scores):
     colours, markers = zip(*TASK_STYLE.values(), strict=True)
     assert len(set(colours)) == len(set(markers)) == len(TASK_STYLE)
-
-
-def test_the_style_ends_with_the_figure(scores):
     before = dict(matplotlib.rcParams)
     drawn_curve(scores)
     assert dict(matplotlib.rcParams) == before
@@ -150,9 +149,8 @@ def test_curves_of_a_source_task_show_both_losses_and_chance():
     )
     lines = figures.source_curve(curve, ylabel="loss").axes[0].lines
     assert [list(line.get_ydata()) for line in lines if len(line.get_ydata())] == [[2.0, 1.0], [2.0, 1.5]]
-    lines = {
-        line.get_label(): list(line.get_ydata()) for line in figures.accuracy_curve(curve, chance=0.02).axes[0].lines
-    }
+    [axes] = figures.accuracy_curve(curve, chance=0.02).axes
+    lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     assert lines == {"validation": [0.1, 0.4], "chance (2.0%)": [0.02, 0.02]}
 
 
@@ -231,11 +229,8 @@ def test_observers_stand_image_by_image():
 
 def test_readings_of_the_distance_are_drawn_with_their_values(block):
     figure = figures.distance_definitions(np.roll(block, 2, axis=1), block, (1, 1))
-    assert [title.splitlines()[0] for title in titles(figure)] == [
-        "surface (used here)",
-        "symmetric",
-        "Equation 4 as printed",
-    ]
+    names = [title.splitlines()[0] for title in titles(figure)]
+    assert names == ["surface (used here)", "symmetric", "Equation 4 as printed"]
     table = pd.DataFrame({"surface": [0.1, 0.4, np.nan], "symmetric": [0.2, 0.5, np.nan], "equation4": [0.2, 0.8, 1]})
     [axes] = figures.distance_readings(table).axes
     assert len(axes.collections[0].get_offsets()) == 4, "two readings of the two outlines that have all"
@@ -243,21 +238,13 @@ def test_readings_of_the_distance_are_drawn_with_their_values(block):
 
 def test_matrices_show_the_paper_below_and_the_run_above():
     ours = pd.DataFrame({"n_train": [5], "first": ["random"], "second": ["segmentation"], "p_value": [0.25]})
-    paper = pd.DataFrame(
-        {
-            "n_train": [5, 100],
-            "first": "segmentation",
-            "second": "random",
-            "number": [0.001, 0.4],
-            "below": [True, False],
-        }
-    )
+    paper = pd.DataFrame({"n_train": [5, 100], "number": [0.001, 0.4], "below": [True, False]})
+    paper = paper.assign(first="segmentation", second="random")
     figure = figures.p_value_matrices(ours, paper, labels=LABELS)
     shown = {axes.get_title(loc="left"): [text.get_text() for text in axes.texts] for axes in figure.axes}
     assert shown == {"n = 5": [".250", "<.001"], "n = 100": ["–", ".400"]}
-    assert "p < 0.05" in [
-        text.get_text() for text in figures.p_value_matrices(ours, paper, labels=LABELS, alpha=0.05).legends[0].texts
-    ]
+    [legend] = figures.p_value_matrices(ours, paper, labels=LABELS, alpha=0.05).legends
+    assert "p < 0.05" in [text.get_text() for text in legend.texts]
 
 
 def test_bland_altman_draws_bias_limits_and_margin():
@@ -272,10 +259,23 @@ def test_bland_altman_draws_bias_limits_and_margin():
 def test_a_split_map_shows_smaller_sets_inside_larger_ones():
     ids = tuple(f"P{k:02d}" for k in range(14))
     splits = Splits(ids[10:], (ids[:5], ids[5:10]), ((ids[5:10],), (ids[:5],)))
-    [axes] = figures.split_map(splits, [2, 4]).axes
+    [axes] = figures.split_map(split_table(splits), [2, 4]).axes
     grid = axes.collections[0].get_array().reshape(2, 14)
     assert grid[0].tolist() == [3] * 5 + [1, 1, 2, 2, 0] + [4] * 4
     assert grid[1].tolist() == [1, 1, 2, 2, 0] + [3] * 5 + [4] * 4
+
+
+def test_a_training_batch_shows_images_tiles_labels_and_classes():
+    images = torch.arange(2 * 3 * 6 * 9.0).reshape(2, 3, 6, 9)
+    for target, rows in ((images, 2), (images[:, 0], 2), (torch.tensor([4, 7]), 1)):
+        figure = figures.training_batch(images, target)
+        assert len(figure.axes) == 2 * rows
+    assert titles(figure) == ["class 4", "class 7"]
+    whole = figure.axes[1].images[0].get_array()
+    assert whole[0, 0] == pytest.approx(images[1, 0, 0, 0] / images[1, 0].max()) and whole[-1, -1] == 1
+    tiles = images.unflatten(2, (3, 2)).unflatten(4, (3, 3)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    shown = figures.training_batch(tiles, torch.tensor([4, 7])).axes[1].images[0].get_array()
+    np.testing.assert_array_equal(shown, whole)
 
 
 def test_hounsfield_units_of_a_cohort_are_shared_out(block):
@@ -289,15 +289,8 @@ def test_hounsfield_units_of_a_cohort_are_shared_out(block):
 
 def test_a_cohort_stands_beside_published_values():
     measures = pd.DataFrame({"sma_cm2": [90.0, 150.0], "smd_hu": [30.0, 40.0], "sex": ["women", "men"]})
-    published = pd.DataFrame(
-        {
-            "measure": ["sma_cm2"] * 2,
-            "sex": ["men", "women"],
-            "value": [134.0, 89.2],
-            "kind": "limit",
-            "population": ["a", "b"],
-        }
-    )
+    published = reference_values()
     figure = figures.against_reference(measures, published)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["limit, a", "limit, b"]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert [name.split(",")[0] for name in names] == ["5th percentile", "mean − 2 SD"]
     assert len(figures.against_reference(measures.assign(sex=np.nan), published).axes) == 2

@@ -141,7 +141,7 @@ def test_a_power_law_is_forecast_and_a_flat_curve_promises_nothing():
 
 def test_intervals_count_patients_and_not_slices():
     scores = pd.DataFrame({"patient_id": ["a", "b", "c", "d"] * 5, "slice": range(20)})
-    for measure in estimate.MEASURES:
+    for measure in estimate.COMPARED:
         scores[measure] = np.tile([0.7, 0.8, 0.9, 0.8], 5)
     row = estimate.error_table(scores).iloc[0]
     assert (row.patients, row.slices) == (4, 20)
@@ -151,9 +151,9 @@ def test_intervals_count_patients_and_not_slices():
 
 def test_one_patient_gives_no_interval_and_nobody_reads_nan():
     scores = pd.DataFrame({"patient_id": ["a"] * 3, "member": True, "n_train": 3})
-    for measure in estimate.MEASURES:
+    for measure in estimate.COMPARED:
         scores[measure] = [0.7, 0.8, 0.9]
     card = {"training_data": {"slices": 3, "patients": 1}, "error_estimate": {"warning": ""}}
     first, dice, *_ = lines = TrainedSegmenter(Path("model.safetensors"), card, scores).lines()
     assert first == "held out once each: 3 slices of 1 patient"
-    assert dice == "Dice: 0.800 (no interval; worst 0.700)" and "nan" not in " ".join(lines)
+    assert dice == "Dice similarity coefficient: 0.800 (no interval; worst 0.700)" and "nan" not in " ".join(lines)

@@ -45,7 +45,7 @@ def observers(rng, shift: float = 0.0) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-# Mean Dice and RMS-DTA of each start at each size: the paper's findings, and their opposite.
+# Mean Dice and RMS-DTA of each source task at each size: the paper's findings, and their opposite.
 AS_PAPER = {
     "segmentation": ((0.901, 0.55), (0.905, 0.312), *[(0.94, 0.316)] * 5),
     "classification": ((0.83, 0.80), (0.901, 0.325), *[(0.94, 0.316)] * 5),
@@ -71,11 +71,11 @@ def as_paper(rng) -> pd.DataFrame:
 def reversed_findings(rng) -> pd.DataFrame:
     """Segmentation last instead of first, worse with more slices, ending far from the expert and from one another."""
     parts = []
-    for place, task in enumerate(("random", "reconstruction", "classification", "jigsaw", "segmentation")):
+    for rank, task in enumerate(("random", "reconstruction", "classification", "jigsaw", "segmentation")):
         for step, n_train in enumerate(SIZES):
-            dice = 0.93 - 0.01 * place - (0.03 + 0.005 * place) * step
-            distance = 0.3 if step == 0 else 0.2 + 0.15 * place + 0.3 * step
-            if n_train == 10 and place < 2:
+            dice = 0.93 - 0.01 * rank - (0.03 + 0.005 * rank) * step
+            distance = 0.3 if step == 0 else 0.2 + 0.15 * rank + 0.3 * step
+            if n_train == 10 and rank < 2:
                 dice = 0.995
             for fold in range(4):
                 errors = (10.0 * (step + 1) * (task != "random" or step > 0), 20.0 * (step + 1))
@@ -212,7 +212,7 @@ def test_what_shows_a_claim_is_in_the_book():
 
 @pytest.fixture(scope="module")
 def some() -> Run:
-    """Two sizes of three starts, and observers; no measure is another's mirror image."""
+    """Two sizes of three source tasks, and observers; no measure is another's mirror image."""
     rng = np.random.default_rng(3)
     scores = as_paper(rng).query("n_train in (5, 10) and source_task in ('random', 'jigsaw', 'segmentation')")
     return Run(scores.reset_index(drop=True), observers(rng))
@@ -287,8 +287,8 @@ def test_a_mean_is_compared_with_the_printed_one(some):
 
 
 def test_the_spread_is_the_range_of_the_means(some):
-    starts = "random jigsaw segmentation"
-    (one,) = compared(some, "spread", "dice", source_tasks=starts, sizes="5", against="10").values()
+    tasks = "random jigsaw segmentation"
+    (one,) = compared(some, "spread", "dice", source_tasks=tasks, sizes="5", against="10").values()
     means = some.scores.groupby(["n_train", "source_task"])["dice"].mean().groupby("n_train").agg(np.ptp)
     assert one.gain == pytest.approx(means[5] - means[10]) and one.low < one.gain < one.high
     (open_,) = compared(some, "spread", "dice", source_tasks="all", sizes="5", against="10").values()
@@ -296,7 +296,7 @@ def test_the_spread_is_the_range_of_the_means(some):
 
 
 @pytest.mark.parametrize(("test", "measure"), [("levene", "dice"), ("error_size", "sma_difference_cm2")])
-def test_both_ends_are_compared_start_by_start(some, test, measure):
+def test_both_ends_are_compared_by_source_task(some, test, measure):
     found = compared(some, test, measure, source_tasks="random classification", sizes="smallest", against="largest")
     few, many = (some.values(measure, "random", n) for n in (5, 10))
     if test == "levene":
@@ -322,7 +322,7 @@ def test_what_is_needed_is_held_against_the_most(some, monkeypatch):
     assert str(jigsaw) == "jigsaw: not run" and str(own) == "own: not run"
 
 
-def test_the_print_is_read_cell_by_cell(monkeypatch):
+def test_the_print_is_read_value_by_value(monkeypatch):
     """Every line that the print decides turns when one of the values that it speaks of does."""
     table = reported_p_values()
     chosen = claims().query("test in ('dunnett', 'mann_whitney') and relation in ('better', 'worse', 'no difference')")

@@ -9,13 +9,6 @@ from score_rows import model, observer, stacked
 from l3muscle.statistics import learning_curve_table, observer_band
 
 
-def test_learning_curve_interval_covers_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    scores = stacked(*(model(rng.normal(0.9, 0.05, 20), n=n) for n in range(300)))
-    rows = learning_curve_table(scores, "dice")
-    assert 0.91 <= ((rows["low"] < 0.9) & (rows["high"] > 0.9)).mean() <= 0.99
-
-
 def test_a_point_of_a_learning_curve_is_the_t_interval_of_its_predictions():
     scores = stacked(
         model([0.5, np.nan, 2.5], "rms_dta_cm", failure=["", "empty", ""]),

@@ -13,11 +13,11 @@ from l3muscle.statistics import (
     reported_p_values,
 )
 from l3muscle.statistics.printed import (
+    appendix_text,
     is_below,
     printed_configurations,
     printed_number,
     printed_pairs,
-    stars_text,
 )
 
 COLUMNS = ["source_task", "n_train", "fold", "subset", "repeat", "patient_id", "rms_dta_cm", "failure"]
@@ -47,19 +47,20 @@ def test_every_printed_value_is_there_as_text():
 
 
 @pytest.mark.parametrize(
-    ("text", "below", "number"),
+    ("text", "number", "sides"),
     [
-        ("<0.001", True, np.nan),
-        ("***", True, np.nan),
-        ("****", True, np.nan),
-        ("0.001", False, 0.001),
-        ("0.0012", False, 0.0012),
-        ("0.038", False, 0.038),
-        ("1.000", False, 1.0),
+        # Below or not at 0.01, at 0.001 and at 0.0001; None where the print does not tell.
+        ("<0.001", np.nan, (True, True, None)),
+        ("***", np.nan, (True, True, None)),
+        ("****", np.nan, (True, True, None)),
+        ("0.001", 0.001, (True, False, False)),
+        ("0.0012", 0.0012, (True, False, False)),
+        ("0.038", 0.038, (False, False, False)),
+        ("1.000", 1.0, (False, False, False)),
     ],
 )
-def test_a_printed_value_is_a_number_or_below_the_level(text, below, number):
-    assert is_below(text) is below
+def test_a_printed_value_is_a_number_or_below_a_level_as_far_as_it_tells(text, number, sides):
+    assert tuple(is_below(text, alpha) for alpha in (0.01, 0.001, 0.0001)) == sides
     np.testing.assert_equal(printed_number(text), number)
 
 
@@ -117,76 +118,49 @@ def test_appendix_c_is_found_by_our_names(first, second, n, name, printed, numbe
     ],
 )
 def test_p_values_are_written_as_the_paper_does(p, three, four):
-    assert p_text(p) == three and stars_text(p) == four
+    assert p_text(p) == three and appendix_text(p) == four
 
 
 @pytest.mark.parametrize(
-    ("n", "p", "verdict", "paper", "ours"),
+    ("n", "p", "verdict", "alpha", "paper", "ours"),
     [
         # Printed below 0.001 and underlined.
-        (5, 0.0002, "worse", "<u>< 0.001</u>", "<u>< 0.001</u>"),
-        (5, 0.0002, "better", "<u>< 0.001</u>", "**< 0.001** ≠"),
-        (5, 0.001, "", "<u>< 0.001</u>", "0.001 ≠"),
-        (5, np.nan, "", "<u>< 0.001</u>", "n/a"),
+        (5, 0.0002, "worse", 0.001, "<u>< 0.001</u>", "<u>< 0.001</u>"),
+        (5, 0.0002, "better", 0.001, "<u>< 0.001</u>", "**< 0.001** ≠"),
+        (5, 0.001, "", 0.001, "<u>< 0.001</u>", "0.001 ≠"),
+        (5, np.nan, "", 0.001, "<u>< 0.001</u>", "n/a"),
         # Printed as a number.
-        (25, 0.5, "", "0.038", "0.500"),
-        (25, 0.001, "", "0.038", "0.001"),
-        (25, 0.0009, "better", "0.038", "**< 0.001** ≠"),
-        (25, 0.0009, "worse", "0.038", "<u>< 0.001</u> ≠"),
-        (25, 0.01, "worse", "0.038", "<u>0.010</u>"),
-        (25, np.nan, "", "0.038", "n/a"),
+        (25, 0.5, "", 0.001, "0.038", "0.500"),
+        (25, 0.001, "", 0.001, "0.038", "0.001"),
+        (25, 0.0009, "better", 0.001, "0.038", "**< 0.001** ≠"),
+        (25, 0.0009, "worse", 0.001, "0.038", "<u>< 0.001</u> ≠"),
+        (25, 0.01, "worse", 0.001, "0.038", "<u>0.010</u>"),
+        (25, np.nan, "", 0.001, "0.038", "n/a"),
         # Printed below 0.001 and not underlined, which is better.
-        (50, 0.0009, "better", "< 0.001", "**< 0.001**"),
-        (50, 0.0009, "worse", "< 0.001", "<u>< 0.001</u> ≠"),
-        (50, 0.7, "", "< 0.001", "0.700 ≠"),
+        (50, 0.0009, "better", 0.001, "< 0.001", "**< 0.001**"),
+        (50, 0.0009, "worse", 0.001, "< 0.001", "<u>< 0.001</u> ≠"),
+        (50, 0.7, "", 0.001, "< 0.001", "0.700 ≠"),
         # Not printed.
-        (30, 0.0009, "better", "–", "**< 0.001**"),
-        (30, 0.7, "", "–", "0.700"),
+        (30, 0.0009, "better", 0.001, "–", "**< 0.001**"),
+        (30, 0.7, "", 0.001, "–", "0.700"),
+        # Other levels. Printed 0.038: on another side of 0.05 than 0.2, on the same side of 0.01. Printed below 0.001:
+        # nothing is known of a smaller level but the side of the control.
+        (25, 0.2, "", 0.05, "0.038", "0.200 ≠"),
+        (25, 0.2, "", 0.01, "0.038", "0.200"),
+        (25, 0.02, "worse", 0.05, "0.038", "<u>0.020</u>"),
+        (25, 0.005, "better", 0.01, "0.038", "**0.005** ≠"),
+        (5, 0.0005, "", 0.0001, "<u>< 0.001</u>", "< 0.001"),
+        (5, 0.005, "worse", 0.01, "<u>< 0.001</u>", "<u>0.005</u>"),
+        (5, 0.00001, "better", 0.0001, "<u>< 0.001</u>", "**< 0.001** ≠"),
     ],
 )
-def test_a_p_value_lies_below_its_printed_value(n, p, verdict, paper, ours):
+def test_a_p_value_lies_below_its_printed_value(n, p, verdict, alpha, paper, ours):
     table = pd.DataFrame({"source_task": ["random"], "n_train": [n], "p_value": [p], "verdict": [verdict]})
-    assert beside_paper(table, "dice", {"random": "Random"}).to_dict("list") == {
+    assert beside_paper(table, "dice", {"random": "Random"}, alpha=alpha).to_dict("list") == {
         "source task": ["Random", ""],
         "values": ["paper", "this run"],
         f"n = {n}": [paper, ours],
     }
-
-
-@pytest.mark.parametrize(
-    ("text", "alpha", "below"),
-    [
-        ("<0.001", 0.01, True),
-        ("<0.001", 0.001, True),
-        ("<0.001", 0.0001, None),  # the print does not tell
-        ("****", 0.0001, None),
-        ("0.0012", 0.01, True),
-        ("0.038", 0.01, False),
-        ("0.038", 0.05, True),
-        ("0.001", 0.001, False),
-    ],
-)
-def test_a_printed_value_lies_on_a_side_of_any_level_as_far_as_it_tells(text, alpha, below):
-    assert is_below(text, alpha) is below
-
-
-@pytest.mark.parametrize(
-    ("n", "p", "verdict", "alpha", "ours"),
-    [
-        # Printed 0.038: on another side of 0.05 than 0.2, on the same side of 0.01.
-        (25, 0.2, "", 0.05, "0.200 ≠"),
-        (25, 0.2, "", 0.01, "0.200"),
-        (25, 0.02, "worse", 0.05, "<u>0.020</u>"),
-        (25, 0.005, "better", 0.01, "**0.005** ≠"),
-        # Printed below 0.001 and underlined: nothing is known of a smaller level but the side of the control.
-        (5, 0.0005, "", 0.0001, "< 0.001"),
-        (5, 0.005, "worse", 0.01, "<u>0.005</u>"),
-        (5, 0.00001, "better", 0.0001, "**< 0.001** ≠"),
-    ],
-)
-def test_marks_go_by_the_level_of_the_tests(n, p, verdict, alpha, ours):
-    table = pd.DataFrame({"source_task": ["random"], "n_train": [n], "p_value": [p], "verdict": [verdict]})
-    assert beside_paper(table, "dice", {"random": "Random"}, alpha=alpha).loc[1, f"n = {n}"] == ours
 
 
 # Eight values that all lie beyond eight others: p = 2 / (16 choose 8), below 0.001.
@@ -202,17 +176,17 @@ def test_a_matrix_lies_beside_the_papers():
     order = ["jigsaw", "random", "segmentation", "reconstruction", "own"]
     assert list(text) == order
     assert list(text.index) == [pair for task in order for pair in ((task, "paper"), ("", "this run"))]
-    stars = "\\*\\*\\*"
+    mark = "\\*\\*\\*"
     paper, ours = text.iloc[::2].to_numpy().tolist(), text.iloc[1::2].to_numpy().tolist()
     assert paper == [
-        ["1.0", f"{stars}\\*", stars, f"{stars}\\*", "–"],
-        [f"{stars}\\*", "1.0", f"{stars}\\*", "0.9588", "–"],
-        [f"{stars}\\*", f"{stars}\\*", "1.0", f"{stars}\\*", "–"],
-        [f"{stars}\\*", "0.9588", f"{stars}\\*", "1.0", "–"],
+        ["1.0", f"{mark}\\*", mark, f"{mark}\\*", "–"],
+        [f"{mark}\\*", "1.0", f"{mark}\\*", "0.9588", "–"],
+        [f"{mark}\\*", f"{mark}\\*", "1.0", f"{mark}\\*", "–"],
+        [f"{mark}\\*", "0.9588", f"{mark}\\*", "1.0", "–"],
         ["–", "–", "–", "–", "1.0"],
     ]
     alike = f"{stats.mannwhitneyu(HIGH, AMID).pvalue:.4f}"
-    better, worse = f"**{stars}**", f"<u>{stars}</u>"
+    better, worse = f"**{mark}**", f"<u>{mark}</u>"
     assert ours == [
         ["1.0", "n/a", "n/a", "n/a", "n/a"],
         ["n/a", "1.0", worse, alike, "1.0000"],
@@ -226,19 +200,13 @@ def test_the_other_side_of_the_level_is_marked():
     values = {"jigsaw": LOW, "classification": HIGH, "random": AMID}
     scores = scores_of({(task, 5): of_task for task, of_task in values.items()})
     text = mann_whitney_beside_paper(scores, n_train=5, labels={"jigsaw": "J", "classification": "C", "random": "R"})
-    # Table C.1 has 0.2694 between jigsaw and classification, stars elsewhere.
+    # Table C.1 has 0.2694 between jigsaw and classification, `***` elsewhere.
     alike = f"{stats.mannwhitneyu(HIGH, AMID).pvalue:.4f} ≠"
     assert text.iloc[1].tolist() == ["", "this run", "1.0", "**\\*\\*\\*** ≠", "**\\*\\*\\***"]
     assert text.iloc[3].tolist() == ["", "this run", "<u>\\*\\*\\*</u> ≠", "1.0", alike]
     assert text.iloc[5].tolist() == ["", "this run", "<u>\\*\\*\\*</u>", alike, "1.0"]
-    assert list(text) == ["source task", "values", "J", "C", "R"] and list(text["source task"]) == [
-        "J",
-        "",
-        "C",
-        "",
-        "R",
-        "",
-    ]
+    assert list(text) == ["source task", "values", "J", "C", "R"]
+    assert list(text["source task"]) == ["J", "", "C", "", "R", ""]
 
 
 def test_a_matrix_is_marked_by_the_level_of_its_tests():

@@ -6,11 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from l3muscle.statistics import (
-    control_sample,
-    dunnett_table,
-    readings_table,
-)
+from l3muscle.statistics import control_sample, dunnett_table, readings_table
 from l3muscle.statistics.printed import printed_configurations
 from l3muscle.statistics.readings import _compare
 
@@ -50,21 +46,6 @@ def tables():
     ]
     observers = [measured(rng, 0.9, observer=f"o{observer}") for observer in range(4)]
     return pd.concat(scores, ignore_index=True), pd.concat(observers, ignore_index=True)
-
-
-def closeness(p_values: dict, printed: dict) -> dict[str, float]:
-    """Of a run's p-values and printed numbers (NaN: below 0.001) by cell, step by step."""
-    both = [(p, printed[cell]) for cell, p in p_values.items() if cell in printed]
-    tested = [(p, q) for p, q in both if not np.isnan(p)]
-    sides = [(p < 0.001) == np.isnan(q) for p, q in tested]
-    numbers = [abs(p - q) for p, q in tested if p >= 0.001 and not np.isnan(q)]
-    distances = [abs(max(p, 0.001) - (0.001 if np.isnan(q) else q)) for p, q in tested]
-    means = [np.mean(values) if values else np.nan for values in (sides, numbers, distances)]
-    return dict(zip(CLOSENESS, [len(tested), len(both) - len(tested), *means], strict=True))
-
-
-def assert_close(row: dict, expected: dict) -> None:
-    np.testing.assert_allclose([row[name] for name in CLOSENESS], [expected[name] for name in CLOSENESS], rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -113,25 +94,24 @@ def test_closeness_by_hand(p, number, below, expected):
     assert list(outcome.values()) == pytest.approx(expected, nan_ok=True)
 
 
-@pytest.mark.parametrize("metric", ["rms_dta_cm", "sma_cm2"])
-def test_each_reading_is_as_close_as_its_own_table(tables, metric):
+@pytest.mark.parametrize(("metric", "untested"), [("rms_dta_cm", 1), ("sma_cm2", 0)])
+def test_each_reading_is_as_close_as_its_own_table(tables, metric, untested):
     scores, observers = tables
     scores = scores.copy()
-    # No distance in one of the printed cells, which is not tested then.
+    # No distance in one of the printed configurations, which is not tested then.
     scores.loc[(scores["source_task"] == "random") & (scores["n_train"] == 5), "rms_dta_cm"] = np.nan
     table = readings_table(scores, observers, metric)
     assert list(table) == ["metric", "control", "family", "unit", *CLOSENESS, "note"]
     assert (table["note"] == "").all()
-    printed = {(r.source_task, r.n_train): r.number for r in printed_configurations(metric).itertuples()}
-    untested = 1 if metric == "rms_dta_cm" else 0
+    printed = printed_configurations(metric)
     for row in table.to_dict("records"):
         control = control_sample(row["control"], row["metric"], observers=observers, scores=scores)
-        own = dunnett_table(scores, control, row["metric"], family=row["family"], unit=row["unit"])
-        p_values = {(r.source_task, r.n_train): r.p_value for r in own.itertuples()}
-        expected = closeness(p_values, printed)
-        # Of nine cells four are printed.
-        assert (expected["compared"], expected["untested"]) == (4 - untested, untested)
-        assert_close(row, expected)
+        tested = dunnett_table(scores, control, row["metric"], family=row["family"], unit=row["unit"])
+        both = tested.merge(printed, on=["source_task", "n_train"])
+        expected = _compare(*(both[name].to_numpy() for name in ("p_value", "number", "below")))
+        # Of nine configurations four are printed.
+        assert (row["compared"], row["untested"]) == (4 - untested, untested)
+        assert [row[name] for name in CLOSENESS] == pytest.approx(list(expected.values()), nan_ok=True)
 
 
 def test_the_closest_reading_comes_first(tables):

@@ -101,18 +101,6 @@ def test_an_interval_may_leave_the_sizes_that_were_run():
     assert row["share_reached"] == pytest.approx(26 / 32, abs=0.01)
 
 
-def test_the_draws_follow_the_seed():
-    def shares(**settings) -> float:
-        scores, observers = curve({5: 0.8, 20: 0.9}), raters([0.75] * 3 + [0.95] * 3)
-        return slices_needed_table(scores, observers, **settings)["share_reached"][0]
-
-    assert shares() == shares(seed=0, replicates=2000) != shares(seed=1)
-    # A share of 2000 draws, and of none fewer.
-    assert shares() * 2000 == pytest.approx(round(shares() * 2000)) and shares(replicates=100) * 100 % 1 == 0
-    with pytest.raises(ValueError, match="at least 100 replicates"):
-        shares(replicates=99)
-
-
 def test_source_tasks_without_an_answer_say_why_and_leave_the_others_theirs():
     scores = stacked(
         curve({5: 0.8}, task="jigsaw"),

@@ -1,21 +1,23 @@
 """Results that were measured elsewhere, or take too long for every build, kept in `results/` with their provenance."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from l3muscle.book.pseudonyms import shown_names
+from l3muscle.book.pseudonyms import renamed
+from l3muscle.book.run_header import as_header, names_of
 from l3muscle.errors import L3MuscleError, reason_of
+from l3muscle.experiment import AXES
 from l3muscle.files import remove, replaced
 from l3muscle.runtime import origin
-from l3muscle.study import Experiment, StudyResults
+from l3muscle.statistics.score_table import COMPARED
+from l3muscle.study import StudyResults
 
 ARCHIVE = Path("results")
-MEASURES = ("dice", "rms_dta_cm", "smd_difference_hu", "sma_difference_cm2")
 OBSERVERS = "observers.csv"
 
 
@@ -45,11 +47,14 @@ class Archived:
     observers: pd.DataFrame | None = None
 
     @property
-    def strip(self) -> str:
-        """Where the numbers come from, as a strip for the top of a page."""
-        where = origin(self.about["provenance"])
-        line = f"*From the archive: {self.name}, {self.about['measured']}* — {where}"
-        return f"```{{div}} l3-strip\n{line}\n```\n"
+    def origin(self) -> str:
+        """Where the numbers come from, as captions say it."""
+        return f"from the archive: {self.name}, {self.about['measured']}"
+
+    @property
+    def header(self) -> str:
+        """The same with commit and machine, as the header of a page."""
+        return as_header(f"*F{self.origin[1:]}* — {origin(self.about['provenance'])}")
 
 
 def open_archive(name: str, archive: Path = ARCHIVE) -> Archived:
@@ -75,7 +80,7 @@ def open_archive(name: str, archive: Path = ARCHIVE) -> Archived:
         # Where nothing failed the column is empty, and would be read as numbers.
         scores = pd.read_csv(folder / "scores.csv", dtype={"failure": str})
         archived = Archived(name, scores, about, observers)
-        _ = archived.strip
+        _ = archived.header
     except FileNotFoundError as error:
         raise ArchiveError(f"there is no archived result {name!r} ({error.filename} is missing)") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -124,22 +129,15 @@ def write_archive(results: StudyResults, archive: Path = ARCHIVE) -> Path:
         "provenance": machines[0],
         "other_machines": machines[1:],
     }
-    axes = [field.name for field in fields(Experiment)]
-    scores = scores[[*axes, "patient_id", *MEASURES, "failure"]]
-    if not results.plan["phantom"]:
-        names = shown_names(results.cohort(), phantom=False)
-        scores = scores.assign(patient_id=scores["patient_id"].map(names))
-        if not observers.empty:
-            observers = observers.assign(
-                patient_id=observers["patient_id"].map(names), observer=observers["observer"].map(names)
-            )
+    names = names_of(results)
+    scores = renamed(scores[[*AXES, "patient_id", *COMPARED, "failure"]], names)
     folder = archive / results.profile.name
     try:
         with replaced(folder) as draft:
             draft.mkdir()
             scores.to_csv(draft / "scores.csv", index=False, float_format="%.6g")
             if not observers.empty:
-                kept = observers[["observer", "patient_id", *MEASURES]]
+                kept = renamed(observers[["observer", "patient_id", *COMPARED]], names)
                 kept.to_csv(draft / OBSERVERS, index=False, float_format="%.6g")
             (draft / "provenance.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
             remove(folder)

@@ -12,7 +12,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import nbformat
 from ruamel.yaml import YAML
 
 from l3muscle.book.archive import ARCHIVE
@@ -21,7 +20,7 @@ from l3muscle.book.front_page import write_front_page
 from l3muscle.book.show import write_values
 from l3muscle.book.viewer import write_viewer
 from l3muscle.errors import L3MuscleError
-from l3muscle.execution import execute_notebook
+from l3muscle.execution import execute_notebook, is_current
 from l3muscle.study import StudyResults
 
 TEMPLATES = Path("notebooks")
@@ -49,8 +48,8 @@ def chapters(toc: Path = Path("_toc.yml")) -> list[Path]:
 
     def files(node: Any) -> list[str]:
         if isinstance(node, dict):
-            own = [node["file"]] if "file" in node else []
-            return own + [name for key, value in node.items() if key != "file" for name in files(value)]
+            page = [node["file"]] if "file" in node else []
+            return page + [name for key, value in node.items() if key != "file" for name in files(value)]
         return [name for value in node for name in files(value)] if isinstance(node, list) else []
 
     templates = [TEMPLATES / f"{Path(name).name}.ipynb" for name in files(content) if Path(name).parent == EXECUTED]
@@ -61,7 +60,7 @@ def chapters(toc: Path = Path("_toc.yml")) -> list[Path]:
 
 
 def _inputs(template: Path, parameters: dict[str, Any], results: StudyResults) -> str:
-    """Hash of all that a chapter shows: its cells, the package, the run, and the archived results that it names."""
+    """Hash of all that a chapter shows: its text, the package, the run, and the archived results that it names."""
     text = template.read_text(encoding="utf-8")
     digest = hashlib.sha256(json.dumps([text, parameters, results.plan]).encode())
     digest.update(json.dumps(sorted(results.keys.values())).encode())
@@ -71,13 +70,6 @@ def _inputs(template: Path, parameters: dict[str, Any], results: StudyResults) -
     for path in sorted(p for p in ARCHIVE.rglob("*") if p.is_file() and p.relative_to(ARCHIVE).parts[0] in text):
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _is_current(executed: Path, inputs: str) -> bool:
-    try:
-        return nbformat.read(executed, as_version=4).metadata.get("l3muscle", {}).get("inputs") == inputs
-    except (OSError, ValueError):
-        return False
 
 
 def execute_chapters(
@@ -116,7 +108,7 @@ def execute_chapters(
 
     def bring_up_to_date(template: Path, out: Path) -> None:
         inputs = _inputs(template, parameters, results)
-        current = _is_current(out, inputs)
+        current = is_current(out, inputs)
         with speaking:
             say(f"{template.stem}: {'up to date' if current else 'executing'}")
         if current:
@@ -169,8 +161,8 @@ def build_book(*, say: Callable[[str], None] = print) -> Path:
     BookError
         With jupyter-book's last lines.
     """
-    start = "from jupyter_book.cli.main import main; main()"
-    command = [sys.executable, "-c", start, "build", ".", "--path-output", "book", "-W", "-n", "--keep-going"]
+    main = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", main, "build", ".", "--path-output", "book", "-W", "-n", "--keep-going"]
     say("building the pages")
     outcome = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}

@@ -1,5 +1,6 @@
 """What a cohort holds, shown before anything is trained on it: counts, measures, pictures, refusals."""
 
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +30,9 @@ def measure_patients(cohort: Cohort) -> pd.DataFrame:
         One row a patient: patient_id, rows, columns (pixels), row_spacing_mm, column_spacing_mm, sma_cm2, smd_hu (after
         bone removal, Section 2.3), observers (how many outlined the slice).
     """
-    rows = []
-    for patient_id, hu, mask, spacing in zip(
-        cohort.patient_ids, cohort.images, cohort.masks, cohort.spacing, strict=True
-    ):
-        rows.append(
+    patients = zip(cohort.patient_ids, cohort.images, cohort.masks, cohort.spacing, strict=True)
+    return pd.DataFrame(
+        [
             {
                 "patient_id": patient_id,
                 "rows": hu.shape[0],
@@ -44,8 +43,19 @@ def measure_patients(cohort: Cohort) -> pd.DataFrame:
                 "smd_hu": muscle_density(remove_bone(mask, hu, tuple(spacing)), hu),
                 "observers": len(cohort.observers.get(patient_id, {})),
             }
-        )
-    return pd.DataFrame(rows)
+            for patient_id, hu, mask, spacing in patients
+        ]
+    )
+
+
+def reference_values() -> pd.DataFrame:
+    """Published values to hold a cohort against: measure (`sma_cm2` or `smd_hu`), sex, kind, value, source, population.
+
+    Both sources are of healthy kidney donors and candidates; the paper's patients, and the phantom that stands in for
+    them, have cancer and are older, so that more than a few of them should lie below.
+    """
+    with (resources.files("l3muscle") / "data" / "reference_values.csv").open(encoding="utf-8") as stream:
+        return pd.read_csv(stream)
 
 
 def split_table(splits: Splits) -> pd.DataFrame:
@@ -80,22 +90,17 @@ def summarise(measures: pd.DataFrame) -> list[dict[str, str]]:
         "sma_cm2": ("muscle area, cm²", ".1f"),
         "smd_hu": ("muscle density, HU", ".1f"),
     }
-    rows = [{"of the cohort": "patients", "median": str(len(measures)), "from": "", "to": ""}]
-    size = measures.iloc[0]
-    rows.append({"of the cohort": "pixels", "median": f"{size['rows']} x {size['columns']}", "from": "", "to": ""})
-    for column, (name, digits) in names.items():
-        values = measures[column]
-        rows.append(
-            {
-                "of the cohort": name,
-                "median": format(values.median(), digits),
-                "from": format(values.min(), digits),
-                "to": format(values.max(), digits),
-            }
-        )
-    observed = int((measures.observers > 0).sum())
-    rows.append({"of the cohort": "patients with observers", "median": str(observed), "from": "", "to": ""})
-    return rows
+
+    def row(name: str, median: object, least: str = "", most: str = "") -> dict[str, str]:
+        return {"of the cohort": name, "median": str(median), "from": least, "to": most}
+
+    measured = [
+        row(name, *(format(value, digits) for value in (values.median(), values.min(), values.max())))
+        for values, (name, digits) in ((measures[column], about) for column, about in names.items())
+    ]
+    size, observed = measures.iloc[0], int((measures["observers"] > 0).sum())
+    whole = [row("patients", len(measures)), row("pixels", f"{size['rows']} x {size['columns']}")]
+    return [*whole, *measured, row("patients with observers", observed)]
 
 
 def write_overview(report: CohortReport, out: Path) -> pd.DataFrame:

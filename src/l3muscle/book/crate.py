@@ -1,19 +1,17 @@
 """A run as a Workflow Run RO-Crate 0.5 (https://w3id.org/ro/wfrun/workflow/0.5): what was made, from what, by what.
 
-It holds the code of the study, its notebooks, settings, splits, scores and curves, and a record of each training
-(`CreateAction`). It names no person, machine or folder; patients and observers of an own cohort are numbered anew.
+Its workflows are the two notebooks that train. It holds all notebooks, settings, splits, scores and curves, and of each
+training a record (`CreateAction`). It names no person, machine or folder: people of an own cohort have the pseudonyms
+of the book's pages.
 """
 
 import hashlib
 import json
 import mimetypes
 import platform
-import random
-import secrets
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from importlib import resources
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +19,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from l3muscle import __version__
+from l3muscle.book.pseudonyms import renamed
+from l3muscle.book.run_header import names_of
 from l3muscle.errors import L3MuscleError, reason_of
+from l3muscle.runner import notebook_folder
 from l3muscle.study import StudyError, StudyResults
 
 if TYPE_CHECKING:
@@ -31,38 +32,19 @@ PROFILES = ("https://w3id.org/ro/wfrun/process/0.5", "https://w3id.org/ro/wfrun/
 CODE_LICENCE, DATA_LICENCE = "https://spdx.org/licenses/MIT", "https://creativecommons.org/licenses/by/4.0/"
 PAPER = "https://doi.org/10.1002/mp.15533"
 DONE = "http://schema.org/CompletedActionStatus"
+WORKFLOWS = {"sources": "pretrain", "models": "experiment"}  # notebooks, by the kind of what they make
 
 
 class CrateError(L3MuscleError):
     """A crate that cannot be written."""
 
 
-def pseudonyms(names: Iterable[str], prefix: str, *, salt: str) -> dict[str, str]:
-    """Number names in an order that tells nothing of them; the same salt gives the same numbers."""
-    order = sorted(set(names))
-    random.Random(hashlib.sha256(f"{prefix} {salt}".encode()).hexdigest()).shuffle(order)
-    return {name: f"{prefix}-{number:04d}" for number, name in enumerate(order, 1)}
+def _renamed(content: Any, names: Mapping[str, str]) -> Any:
+    """Names in lists within lists, as the crate gives them."""
+    return names[content] if isinstance(content, str) else [_renamed(part, names) for part in content]
 
 
-def _names(results: StudyResults) -> dict[str, str]:
-    """Pseudonyms of the patients and observers of an own cohort, drawn anew for each crate; none for a phantom."""
-    if results.plan["phantom"]:
-        return {}
-    salt, splits = secrets.token_hex(16), results.splits()
-    patients = [*splits.test_ids, *(patient for fold in splits.folds for patient in fold)]
-    observers = pseudonyms(results.observer_scores().get("observer", []), "observer", salt=salt)
-    return {**pseudonyms(patients, "patient", salt=salt), **observers}
-
-
-def _renamed(content: Any, names: dict[str, str]) -> Any:
-    """A name, names in lists within lists, or a table with columns of names, as the crate gives them."""
-    if isinstance(content, pd.DataFrame):
-        columns = [column for column in ("patient_id", "observer") if column in content]
-        return content.assign(**{column: content[column].map(lambda name: names.get(name, name)) for column in columns})
-    return names.get(content, content) if isinstance(content, str) else [_renamed(part, names) for part in content]
-
-
-def _record(record: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+def _record(record: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     ids = {field: _renamed(record[field], names) for field in ("training_ids", "validation_ids") if field in record}
     return {**record, **ids}
 
@@ -76,25 +58,30 @@ def _add(crate: "ROCrate", path: str, content: str | pd.DataFrame | dict[str, An
     return crate.add_file(StringIO(text), dest_path=path, properties=about, record_size=True)
 
 
-def _add_workflow(crate: "ROCrate", notebooks: Path) -> Any:
+def _add_notebooks(crate: "ROCrate") -> dict[str, Any]:
+    """Add every notebook, and return the two that train, by the kind of what they make."""
     from rocrate.model import ComputerLanguage
 
-    code = resources.files("l3muscle").joinpath("study.py").read_text(encoding="utf-8")
     python = {"name": "Python", "version": platform.python_version()}
     language = crate.add(ComputerLanguage(crate, "https://www.python.org/", python))
-    about = {"name": "the study: every experiment of a grid", "version": __version__, "license": CODE_LICENCE}
-    about["sha256"] = hashlib.sha256(code.encode()).hexdigest()
-    workflow = crate.add_workflow(
-        StringIO(code), "workflow/study.py", properties=about, main=True, lang=language, record_size=True
-    )
-    workflow["input"] = [
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(notebook_folder().glob("*.ipynb"))}
+    workflows = {}
+    for kind, name in WORKFLOWS.items():
+        text = texts.pop(name)
+        about = {"name": f"notebook {name}", "version": __version__, "license": CODE_LICENCE}
+        about["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+        options = {"properties": about, "main": kind == "models", "lang": language, "record_size": True}
+        workflows[kind] = crate.add_workflow(StringIO(text), f"notebooks/{name}.ipynb", **options)
+    for name, text in texts.items():
+        _add(crate, f"notebooks/{name}.ipynb", text, f"notebook {name}, not executed")
+    inputs = [
         crate.add_formal_parameter("settings", "File", "#input-settings", valueRequired=True),
         crate.add_formal_parameter("cohort", "Dataset", "#input-cohort", valueRequired=True),
     ]
-    workflow["output"] = crate.add_formal_parameter("scores", "File", "#output-scores")
-    for path in sorted(notebooks.glob("*.ipynb")):
-        _add(crate, f"notebooks/{path.name}", path.read_text(encoding="utf-8"), f"notebook {path.stem}, not executed")
-    return workflow
+    workflows["sources"]["input"] = workflows["models"]["input"] = inputs
+    workflows["sources"]["output"] = crate.add_formal_parameter("weights", "File", "#output-weights")
+    workflows["models"]["output"] = crate.add_formal_parameter("scores", "File", "#output-scores")
+    return workflows
 
 
 def _span(results: StudyResults, kind: str, key: str, seconds: float) -> dict[str, str]:
@@ -104,12 +91,14 @@ def _span(results: StudyResults, kind: str, key: str, seconds: float) -> dict[st
     return {"startTime": started.isoformat(timespec="seconds"), "endTime": ended.isoformat(timespec="seconds")}
 
 
-def _add_trainings(crate: "ROCrate", results: StudyResults, inputs: list[Any], made: list[Any]) -> list[Any]:
+def _add_trainings(
+    crate: "ROCrate", results: StudyResults, workflows: dict[str, Any], inputs: list[Any], made: list[Any]
+) -> list[Any]:
     """An action for each source task, which makes weights, and for each experiment, which makes `made`."""
 
     def action(kind: str, key: str, name: str, seconds: float, used: list[Any], result: list[Any]) -> Any:
         about = {"name": name, "agent": {"@id": "#agent"}, "actionStatus": DONE, **_span(results, kind, key, seconds)}
-        return crate.add_action(crate.mainEntity, f"#{kind}-{key}", used, result, about)
+        return crate.add_action(workflows[kind], f"#{kind}-{key}", used, result, about)
 
     actions, weights = [], {}
     for task, key in results.plan["sources"].items():
@@ -125,15 +114,15 @@ def _add_trainings(crate: "ROCrate", results: StudyResults, inputs: list[Any], m
     return actions
 
 
-def build_crate(results: StudyResults, notebooks: Path) -> "ROCrate":
-    """Describe a run; arguments and errors as for `write_crate`."""
+def build_crate(results: StudyResults) -> "ROCrate":
+    """Describe a run; errors as for `write_crate`."""
     if not results.records:
         raise StudyError(f"no experiment in {results.folder} is finished yet: there is nothing to describe")
     try:
         from rocrate.rocrate import ROCrate
     except ImportError:
         raise CrateError("a crate needs the package rocrate: pip install 'l3-muscle[crate]'") from None
-    plan, names, crate = results.plan, _names(results), ROCrate(version="1.1")
+    plan, names, crate = results.plan, names_of(results), ROCrate(version="1.1")
     crate.metadata.extra_terms["sha256"] = "https://w3id.org/ro/terms/workflow-run#sha256"
     crate.name, crate.license = f"L3 Muscle: run of the profile {results.profile.name}", DATA_LICENCE
     crate.description = (
@@ -144,7 +133,7 @@ def build_crate(results: StudyResults, notebooks: Path) -> "ROCrate":
     crate.root_dataset["conformsTo"] = [crate.add_jsonld({"@id": uri, "@type": "CreativeWork"}) for uri in PROFILES]
     crate.root_dataset["citation"] = crate.add_jsonld({"@id": PAPER, "@type": "ScholarlyArticle"})
     crate.add_jsonld({"@id": "#agent", "@type": "Person", "name": "anonymous"})
-    workflow = _add_workflow(crate, notebooks)
+    workflows = _add_notebooks(crate)
     settings = results.profile.model_dump(mode="json")
     settings["sources"]["weights_folder"] = None  # a folder of somebody's machine
     splits = {part: _renamed(patients, names) for part, patients in asdict(results.splits()).items()}
@@ -160,22 +149,23 @@ def build_crate(results: StudyResults, notebooks: Path) -> "ROCrate":
         "experiments": [_record(record, names) for _, record in sorted(results.records.items())],
     }
     outcomes = [
-        _add(crate, "scores.csv", _renamed(results.scores(), names), "scores, one row a model and test image"),
+        _add(crate, "scores.csv", renamed(results.scores(), names), "scores, one row a model and test image"),
         _add(crate, "curves.csv", results.curves(), "training curves of the experiments"),
-        _add(crate, "observers.csv", _renamed(results.observer_scores(), names), "scores of the observers"),
+        _add(crate, "observers.csv", renamed(results.observer_scores(), names), "scores of the observers"),
         _add(crate, "provenance.json", provenance, "commit, versions, hardware and duration of every training"),
     ]
-    parameters = [*workflow["input"], workflow["output"]]
+    parameters = [*workflows["models"]["input"], workflows["models"]["output"]]
     for entity, parameter in zip([*inputs[:2], outcomes[0]], parameters, strict=True):
         entity["exampleOfWork"] = parameter
-    actions = _add_trainings(crate, results, inputs, outcomes[:2])
+    actions = _add_trainings(crate, results, workflows, inputs, outcomes[:2])
     about = {"name": crate.name, "agent": {"@id": "#agent"}, "actionStatus": DONE}
     about |= {"startTime": min(a["startTime"] for a in actions), "endTime": max(a["endTime"] for a in actions)}
-    crate.root_dataset["mentions"] = [crate.add_action(workflow, "#run", inputs, outcomes, about), *actions]
+    run = crate.add_action(crate.mainEntity, "#run", inputs, outcomes, about)
+    crate.root_dataset["mentions"] = [run, *actions]
     return crate
 
 
-def write_crate(results: StudyResults, out: Path, *, notebooks: Path = Path("notebooks")) -> Path:
+def write_crate(results: StudyResults, out: Path) -> Path:
     """Write a run as a crate; returns `out`, a folder or a `.zip` file that must not exist.
 
     Raises
@@ -187,7 +177,7 @@ def write_crate(results: StudyResults, out: Path, *, notebooks: Path = Path("not
     """
     if out.exists():
         raise CrateError(f"{out} exists already; name a new folder or .zip file")
-    crate = build_crate(results, notebooks)
+    crate = build_crate(results)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         (crate.write_zip if out.suffix == ".zip" else crate.write)(out)

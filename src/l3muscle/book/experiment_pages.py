@@ -7,8 +7,10 @@ from pathlib import Path
 
 import nbformat
 
+from l3muscle.book.show import markdown_table
 from l3muscle.book.viewer import view_address
 from l3muscle.pretext import SOURCE_TASKS
+from l3muscle.results import notebook_name
 from l3muscle.study import StudyResults
 
 INTRODUCTION = """# Experiments
@@ -19,14 +21,9 @@ how to make it again. The numbers are mean Dice coefficients over models and tes
 """
 
 
-def page_name(source_task: str, n_train: int) -> str:
-    """Name of the page of a configuration, without its suffix."""
-    return f"experiment-{source_task}-n{n_train:03d}"
-
-
 def page_address(results: StudyResults, source_task: str, n_train: int) -> str:
     """Address of the page of a configuration, from a chapter; of the viewer where its notebook is not finished."""
-    path = results.folder / "notebooks" / f"{page_name(source_task, n_train)}.ipynb"
+    path = results.folder / "notebooks" / f"{notebook_name(source_task, n_train)}.ipynb"
     finished = path.is_file() and "l3muscle" in nbformat.read(path, as_version=4).metadata
     return f"experiments/{path.stem}.html" if finished else view_address(source_task, n_train)
 
@@ -85,20 +82,16 @@ def _introduce(notebook: nbformat.NotebookNode) -> None:
 
 
 def _table(results: StudyResults, pages: set[str]) -> str:
-    grid = results.profile.grid
-    means = {}
+    means, rows = {}, []
     if results.records:
         means = results.scores().groupby(["source_task", "n_train"])["dice"].mean().to_dict()
-    lines = [
-        "| source task | learned | " + " | ".join(f"n = {size}" for size in grid.sizes) + " |",
-        "| --- |" + " --- |" * (len(grid.sizes) + 1),
-    ]
-    for task in grid.source_tasks:
-        source = f"pretrain-{task}"
-        cells = [SOURCE_TASKS[task].label, f"[how]({source}.ipynb)" if source in pages else "–"]
-        for size in grid.sizes:
-            name = page_name(task, size)
+    for task in results.profile.grid.source_tasks:
+        source = notebook_name(task)
+        learned = f"[how]({source}.ipynb)" if source in pages else "–"
+        row = {"source task": SOURCE_TASKS[task].label, "learned": learned}
+        for size in results.profile.grid.sizes:
+            name = notebook_name(task, size)
             text = f"{means[task, size]:.3f}" if (task, size) in means else "not run"
-            cells.append(f"[{text}]({name}.ipynb)" if name in pages else text)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n" + "\n".join(lines) + "\n"
+            row[f"n = {size}"] = f"[{text}]({name}.ipynb)" if name in pages else text
+        rows.append(row)
+    return f"\n{markdown_table(rows)}\n"

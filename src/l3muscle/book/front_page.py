@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from l3muscle.book.error_maps import one_model_each
 from l3muscle.book.experiment_pages import page_address
+from l3muscle.book.pseudonyms import renamed
 from l3muscle.book.run_header import (
     as_header,
     cohort_notice,
@@ -26,16 +27,11 @@ from l3muscle.book.run_header import (
 )
 from l3muscle.book.show import FOLDER, THIS_RUN, table_text
 from l3muscle.figures import contact_sheet, learning_curve, svg_text
-from l3muscle.metrics import MEASURES
 from l3muscle.pretext.fractals import draw_fractals, draw_systems
 from l3muscle.pretext.scenes import draw_scenes
-from l3muscle.statistics import (
-    REPORTED_NAMES,
-    dunnett_table,
-    learning_curve_table,
-    observer_band,
-    reported_p_values,
-)
+from l3muscle.statistics import best_median_worst, dunnett_table, learning_curve_table, observer_band
+from l3muscle.statistics.printed import printed_configurations
+from l3muscle.statistics.score_table import ALPHA
 from l3muscle.study import StudyResults
 
 NOT_RUN, NEVER = "not run", "at no size"
@@ -45,10 +41,10 @@ STEPS = ("slices", "source-tasks", "few-outlines", "test")
 STEP_SHAPE, STEP_WIDTH_IN = (96, 128), 3.2  # of generated images, pixels; of a picture
 
 
-def _level_from(worse: Mapping[int, bool]) -> str:
-    """The size from which on no size is worse than the observers."""
+def _level_from(worse: Mapping[int, bool], nothing: str = NOT_RUN) -> str:
+    """The size from which on no size is worse than the observers; `nothing` where there is no size."""
     if not worse:
-        return NOT_RUN
+        return nothing
     level = None
     for n in sorted(worse, reverse=True):
         if worse[n]:
@@ -73,17 +69,16 @@ def answer_table(tests: pd.DataFrame, curve: pd.DataFrame, labels: Mapping[str, 
     DataFrame
         Text, one row a source task.
     """
-    printed = reported_p_values()
-    printed = printed[(printed["metric"] == MEASURES["dice"].name) & (printed["versus"] == "")]
+    printed = printed_configurations("dice")
     sizes = sorted(curve["n_train"].unique())
     rows = []
     for task, label in labels.items():
-        paper = printed[printed["source_task"] == REPORTED_NAMES[task]]
+        paper = printed[printed["source_task"] == task]
         ours = tests[tests["source_task"] == task]
         means = curve[curve["source_task"] == task].set_index("n_train")["mean"]
         row = {
             "source task": label,
-            "paper": _level_from(dict(zip(paper["n_train"], paper["marked"] == "worse", strict=True))),
+            "paper": _level_from(dict(zip(paper["n_train"], paper["marked"] == "worse", strict=True)), "–"),
             "this run": _level_from(dict(zip(ours["n_train"], ours["verdict"] == "worse", strict=True))),
         }
         for n in dict.fromkeys((sizes[0], sizes[-1])):
@@ -134,8 +129,8 @@ def _source_images(results: StudyResults) -> list[np.ndarray]:
         points = settings.classification.points
         images.append(draw_fractals(maps, chances, STEP_SHAPE, points=points, generator=generator)[0, 0].numpy())
     if results.source_kind("segmentation") == "procedural":
-        own = settings.segmentation
-        look = {"classes": own.classes, "shapes_per_scene": own.shapes_per_scene}
+        scenes = settings.segmentation
+        look = {"classes": scenes.classes, "shapes_per_scene": scenes.shapes_per_scene}
         images.append(draw_scenes(1, STEP_SHAPE, **look, generator=generator)[0][0, 0].numpy())
     if (given := results.source_examples("reconstruction")) is not None:
         images.append(given["output"][0])
@@ -157,10 +152,8 @@ def step_pictures(results: StudyResults) -> dict[str, Figure]:
     cohort, splits = results.cohort(), results.splits()
     trained = splits.training_ids(0, 0, min(4, len(splits.orders[0][0])))
     experiment = max(one_model_each(results), key=lambda one: one.n_train)
-    scores = results.scores()
-    own = scores[(scores[list(vars(experiment))] == list(vars(experiment).values())).all(axis=1)]
-    patient = own.sort_values("dice")["patient_id"].iloc[len(own) // 2]
-    mask = results.predictions(experiment)[splits.test_ids.index(patient)]
+    median = best_median_worst(results.scores_of(experiment))["median"]
+    patient, mask = splits.test_ids[median], results.predictions(experiment)[median]
     masks = {**cohort.observers.get(patient, {}), "expert": cohort.masks[cohort.index(patient)], "prediction": mask}
     learned = _source_images(results)
 
@@ -189,9 +182,7 @@ def write_tables(results: StudyResults, folder: Path) -> Path:
     names = names_of(results)
     files = {f"{FOLDER}/{file.name}": file.read_text(encoding="utf-8") for file in (folder / FOLDER).glob("*.csv")}
     for name, table in tables.items():
-        for column in {"patient_id", "observer"} & set(table):
-            table = table.assign(**{column: table[column].map(names)})
-        files[f"{name}.csv"] = table.to_csv(index=False, float_format="%.9g", lineterminator="\n")
+        files[f"{name}.csv"] = renamed(table, names).to_csv(index=False, float_format="%.9g", lineterminator="\n")
     path = folder / "tables.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in sorted(files.items()):
@@ -234,8 +225,8 @@ def write_front_page(results: StudyResults, folder: Path) -> Path:
         answer = answer_table(dunnett_table(scores, observers, "dice"), curve, labels)
         brief, compared = answer_sentence(answer), f" The observers' mean is {band.mean:.3f}."
     caption = (
-        "The size from which on no test finds a source task worse than the observers (Dice, p < 0.001): the paper, on "
-        f"patients, beside this run, with this run's mean Dice at both ends. {ORIGIN}"
+        "The size from which on no test finds a source task worse than the observers (Dice, "
+        f"p < {ALPHA:g}): the paper, on patients, beside this run, with this run's mean Dice at both ends. {ORIGIN}"
     )
     text = f"""\
 {as_header(header_text(results))}

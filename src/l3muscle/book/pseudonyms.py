@@ -2,7 +2,9 @@
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
 
 from l3muscle.cohort import Cohort
 
@@ -42,3 +44,9 @@ def shown_names(cohort: Cohort, *, phantom: bool) -> dict[str, str]:
         return {name: name for name in (*cohort.patient_ids, *observers)}
     salt = cohort_salt(cohort)
     return pseudonyms(cohort.patient_ids, salt) | pseudonyms(observers, salt, "observer")
+
+
+def renamed(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """A table in which patients and observers are called by other names."""
+    columns = [column for column in ("patient_id", "observer") if column in table]
+    return table.assign(**{column: table[column].map(names) for column in columns})

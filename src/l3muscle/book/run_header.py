@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,10 @@ from IPython.display import display
 
 from l3muscle.book.pseudonyms import shown_names
 from l3muscle.book.show import markdown_table, notice
+from l3muscle.experiment import AXES
 from l3muscle.metrics import dice, rms_dta
 from l3muscle.runtime import origin
-from l3muscle.study import Experiment, StudyResults
-
-AXES = [field.name for field in fields(Experiment)]
+from l3muscle.study import StudyResults
 
 
 def labels_of(kinds: Mapping[str, str]) -> dict[str, str]:
@@ -181,26 +180,23 @@ def measure_again(results: StudyResults, *, configurations: int = 10, seed: int 
         scores; measured_dice and measured_rms_dta_cm, the means of what the stored masks measure against the expert's;
         largest_difference, over every single score of the configuration.
     """
-    scores, cohort = results.scores(), results.cohort()
-    stored = scores.set_index([*AXES, "patient_id"])[["dice", "rms_dta_cm"]].sort_index()
+    cohort, measures = results.cohort(), ["dice", "rms_dta_cm"]
+    test = [cohort.index(patient) for patient in results.splits().test_ids]
     finished = list(dict.fromkeys((experiment.source_task, experiment.n_train) for experiment in results.records))
     chosen = sorted(np.random.default_rng(seed).permutation(len(finished))[:configurations])
     rows = []
     for task, n_train in (finished[k] for k in chosen):
-        again = {}
-        for experiment in results.records:
-            if (experiment.source_task, experiment.n_train) != (task, n_train):
-                continue
-            for patient, mask in zip(results.splits().test_ids, results.predictions(experiment), strict=True):
-                k = cohort.index(patient)
-                pair = mask, cohort.masks[k]
-                again[(*asdict(experiment).values(), patient)] = dice(*pair), rms_dta(*pair, tuple(cohort.spacing[k]))
-        measured = pd.DataFrame(again.values(), index=pd.MultiIndex.from_tuples(again), columns=stored.columns)
-        before = stored.loc[measured.index]
+        models = [one for one in results.records if (one.source_task, one.n_train) == (task, n_train)]
+        shown = pd.concat([results.scores_of(model)[measures] for model in models])
+        pairs = [(mask, k) for model in models for k, mask in zip(test, results.predictions(model), strict=True)]
+        again = [
+            (dice(mask, cohort.masks[k]), rms_dta(mask, cohort.masks[k], tuple(cohort.spacing[k]))) for mask, k in pairs
+        ]
+        measured = pd.DataFrame(again, columns=measures)
         row = {"source_task": task, "n_train": n_train, "predictions": len(again)}
-        for name in stored.columns:
-            row |= {f"shown_{name}": before[name].mean(), f"measured_{name}": measured[name].mean()}
-        rows.append(row | {"largest_difference": np.nanmax(np.abs(measured.to_numpy() - before.to_numpy()))})
+        for name in measures:
+            row |= {f"shown_{name}": shown[name].mean(), f"measured_{name}": measured[name].mean()}
+        rows.append(row | {"largest_difference": np.nanmax(np.abs(measured.to_numpy() - shown.to_numpy()))})
     return pd.DataFrame(rows)
 
 
@@ -214,7 +210,7 @@ def models_table(results: StudyResults) -> pd.DataFrame:
         commit, key (of its files).
     """
     rows: list[dict[str, Any]] = []
-    means = results.scores().groupby(AXES)["dice"].mean() if results.records else {}
+    means = results.scores().groupby(list(AXES))["dice"].mean() if results.records else {}
     for experiment, record in results.records.items():
         rows.append(
             {
@@ -233,7 +229,7 @@ def models_table(results: StudyResults) -> pd.DataFrame:
 def model_listing(results: StudyResults, labels: Mapping[str, str]) -> str:
     """Every model of a run, folded away by source task, as Markdown."""
     parts = []
-    for task, own in models_table(results).groupby("source_task", sort=False):
+    for task, models in models_table(results).groupby("source_task", sort=False):
         rows = [
             {
                 "n": row.n_train,
@@ -243,7 +239,7 @@ def model_listing(results: StudyResults, labels: Mapping[str, str]) -> str:
                 "seconds": f"{row.seconds:.1f}" if row.state == "done" else "",
                 "files": f"`{row.key}`" if row.state == "done" else "",
             }
-            for row in own.sort_values(["n_train", "fold", "subset", "repeat"]).itertuples()
+            for row in models.sort_values(["n_train", "fold", "subset", "repeat"]).itertuples()
         ]
-        parts.append(f"````{{dropdown}} {labels[task]}: {len(own)} models\n{markdown_table(rows)}\n````\n")
+        parts.append(f"````{{dropdown}} {labels[task]}: {len(models)} models\n{markdown_table(rows)}\n````\n")
     return "\n".join(parts)

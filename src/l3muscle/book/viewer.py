@@ -15,32 +15,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy import ndimage
 
 from l3muscle.book.run_header import names_of, source_labels
-from l3muscle.metrics import muscle_area, muscle_density, remove_bone
-from l3muscle.study import Experiment, StudyResults
+from l3muscle.experiment import AXES
+from l3muscle.metrics import MEASURES, Reference
+from l3muscle.preprocess import body_box
+from l3muscle.statistics.score_table import DIFFERENCE_OF, MEASURE_OF, best_median_worst
+from l3muscle.study import StudyResults
 
 LOWEST_HU, HU_A_STEP = -350, 3  # grey value 0, and what one grey value is worth: up to 415 HU
-BODY_HU = -250
 MARGIN_PX = 6
 FIRST_VIEW = {"task": "segmentation", "n": 10}  # the paper's answer
+SHOWN = [column for column in MEASURES if column not in MEASURE_OF]
 
 
-def body_box(hu: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of the largest body in a slice, with a small margin; the whole slice where there is none.
-
-    Parameters
-    ----------
-    hu : ndarray, (H, W)
-    """
-    labels, count = ndimage.label(ndimage.binary_opening(hu > BODY_HU, iterations=2))
-    if count == 0:
-        return slice(0, hu.shape[0]), slice(0, hu.shape[1])
-    box = ndimage.find_objects(labels)[np.bincount(labels.ravel())[1:].argmax()]
+def around_body(hu: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the body in a slice (H, W), with a small margin; the whole slice where there is none."""
     rows, columns = (
         slice(max(side.start - MARGIN_PX, 0), min(side.stop + MARGIN_PX, length))
-        for side, length in zip(box, hu.shape, strict=True)
+        for side, length in zip(body_box(hu), hu.shape, strict=True)
     )
     return rows, columns
 
@@ -59,11 +52,12 @@ def png(image: np.ndarray) -> str:
     return base64.b64encode(stream.getvalue()).decode()
 
 
-def _rounded(values: dict[str, float], digits: dict[str, int]) -> dict[str, float | None]:
-    return {name: None if np.isnan(values[name]) else round(float(values[name]), d) for name, d in digits.items()}
-
-
-DIGITS = {"dice": 4, "rms_dta_cm": 3, "sma_cm2": 2, "smd_hu": 2}
+def _rounded(values: dict[str, float]) -> dict[str, float | None]:
+    """Measures, with a digit more than pages show."""
+    return {
+        name: None if np.isnan(value) else round(float(value), MEASURES[name].digits + 1)
+        for name, value in values.items()
+    }
 
 
 def _model_name(experiment: Any) -> str:
@@ -73,12 +67,12 @@ def _model_name(experiment: Any) -> str:
 def _configurations(scores: pd.DataFrame, names: dict[str, str]) -> dict[str, Any]:
     """The models of each configuration, and the prediction of best, median and worst Dice over models and images."""
     configurations = {}
-    for (task, n_train), own in scores.groupby(["source_task", "n_train"], sort=False):
-        ordered = list(own.sort_values(["dice", "patient_id"], ascending=False).itertuples())
-        ranked = {"best": ordered[0], "median": ordered[len(ordered) // 2], "worst": ordered[-1]}
+    for (task, n_train), rows in scores.groupby(["source_task", "n_train"], sort=False):
+        ranks = best_median_worst(rows)
+        ranked = zip(ranks, rows.loc[list(ranks.values())].itertuples(), strict=True)
         configurations[f"{task}|{n_train}"] = {
-            "models": sorted({_model_name(row) for row in ordered}),
-            **{rank: [names[row.patient_id], _model_name(row)] for rank, row in ranked.items()},
+            "models": sorted({_model_name(row) for row in rows.itertuples()}),
+            **{rank: [names[row.patient_id], _model_name(row)] for rank, row in ranked},
         }
     return configurations
 
@@ -93,15 +87,14 @@ def _write_predictions(
 ) -> None:
     """Write `slice-<number>-<source task>.js`: mask and measures of every model's prediction for one image."""
     test_ids = results.splits().test_ids
-    columns = [*Experiment.__dataclass_fields__, "patient_id"]
-    measures = scores.set_index(columns)[list(DIGITS)].to_dict("index")
+    measures = scores.set_index([*AXES, "patient_id"])[SHOWN].to_dict("index")
     for task in results.profile.grid.source_tasks:
         images: list[dict[str, Any]] = [{} for _ in boxes]
         for experiment in (one for one in results.records if one.source_task == task):
             key = f"{experiment.n_train}|{_model_name(experiment)}"
             for image, patient, box, mask in zip(images, test_ids, boxes, results.predictions(experiment), strict=True):
                 values = measures[(*vars(experiment).values(), patient)]
-                image[key] = _rounded(values, DIGITS) | {"mask": png(mask[box])}
+                image[key] = _rounded(values) | {"mask": png(mask[box])}
         for k, image in enumerate(images):
             if image:
                 _write(folder / f"slice-{k}-{task}.js", "predictions", k, task, image)
@@ -134,11 +127,11 @@ def write_viewer(results: StudyResults, folder: Path) -> Path:
     for number, patient in enumerate(results.splits().test_ids):
         k = cohort.index(patient)
         hu, expert, spacing = cohort.images[k], cohort.masks[k], tuple(float(side) for side in cohort.spacing[k])
-        box = body_box(hu)
-        own = {"sma_cm2": muscle_area(expert, spacing), "smd_hu": muscle_density(remove_bone(expert, hu, spacing), hu)}
+        box, reference = around_body(hu), Reference(expert, hu, spacing)
+        measured = {column: getattr(reference, column) for column in DIFFERENCE_OF}
         content = {
             "png": png(hu[box]),
-            "expert": {**_rounded(own, {"sma_cm2": 2, "smd_hu": 2}), "mask": png(expert[box])},
+            "expert": {**_rounded(measured), "mask": png(expert[box])},
             "observers": [png(mask[box]) for mask in cohort.observers.get(patient, {}).values()],
         }
         _write(folder / f"slice-{number}.js", "slice", number, content)
@@ -164,5 +157,13 @@ def view_address(source_task: str, n_train: int) -> str:
     return f"viewer.html#task={source_task}&n={n_train}"
 
 
+def _measure_row(column: str) -> str:
+    """A row of the viewer's table: of the prediction, and of the expert where the measure is of a single outline."""
+    row, expert = MEASURES[column], f' id="l3-expert-{column}"' if column in DIFFERENCE_OF else ""
+    cell = f'<td id="l3-{column}" data-measure="{column}" data-digits="{row.digits}"></td>'
+    return f'<tr><th scope="row">{row.label}</th>{cell}<td{expert}></td></tr>'
+
+
 # What the chapter shows; `viewer.js` fills it.
-VIEWER_HTML = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
+_TEMPLATE = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
+VIEWER_HTML = _TEMPLATE.replace("<!-- a row a measure -->", "\n".join(map(_measure_row, SHOWN)))

@@ -16,32 +16,6 @@ from l3muscle.figures.images import (
     image_grid,
     outlines,
     puzzles,
+    training_batch,
 )
 from l3muscle.figures.style import TASK_STYLE, BookFigure, new_figure, style, svg_text
-
-__all__ = [
-    "TASK_STYLE",
-    "BookFigure",
-    "accuracy_curve",
-    "against_reference",
-    "bland_altman",
-    "bone_removal",
-    "contact_sheet",
-    "distance_definitions",
-    "distance_readings",
-    "error_maps",
-    "hu_histogram",
-    "hu_shares",
-    "image_grid",
-    "learning_curve",
-    "new_figure",
-    "observer_agreement",
-    "outlines",
-    "p_value_matrices",
-    "puzzles",
-    "source_curve",
-    "split_map",
-    "style",
-    "svg_text",
-    "training_curves",
-]

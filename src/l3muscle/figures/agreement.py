@@ -8,7 +8,6 @@ import seaborn as sns
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from scipy.ndimage import binary_erosion
 from scipy.spatial import cKDTree
 
 from l3muscle.figures.style import (
@@ -22,17 +21,13 @@ from l3muscle.figures.style import (
     BookFigure,
     legend_below,
     new_figure,
+    new_grid,
     plain_log,
     style,
 )
-from l3muscle.metrics import rms_dta
+from l3muscle.metrics import MEASURES, boundary, rms_dta
+from l3muscle.statistics.score_table import ALPHA, COMPARED
 
-OBSERVER_PANELS = {
-    "dice": "Dice",
-    "rms_dta_cm": "RMS-DTA (cm)",
-    "smd_difference_hu": "density, observer − expert (HU)",
-    "sma_difference_cm2": "area, observer − expert (cm²)",
-}
 DASHED = (0, (4, 2))
 
 
@@ -47,32 +42,28 @@ def observer_agreement(observers: pd.DataFrame) -> BookFigure:
     Returns
     -------
     BookFigure
-        One panel a measure. Images stand in the same order in all, by their mean Dice; dots are outlines, bars the
-        means of an image, the line and its band the mean over images and its standard error.
+        One panel a measure that tests compare. Images stand in the same order in all, by their mean Dice; dots are
+        outlines, bars the means of an image, the line and its band the mean over images and its standard error.
     """
-    per_image = observers.groupby("patient_id")[list(OBSERVER_PANELS)].mean().sort_values("dice")
+    per_image = observers.groupby("patient_id")[list(COMPARED)].mean().sort_values("dice")
     rank = {patient: k for k, patient in enumerate(per_image.index, start=1)}
     observers = observers.assign(rank=observers["patient_id"].map(rank))
     per_image = per_image.assign(rank=range(1, len(per_image) + 1))
     with style():
-        figure, panels = new_figure(5.0, rows=2, columns=2, sharex=True)
-        for axes, (metric, name) in zip(panels.ravel(), OBSERVER_PANELS.items(), strict=True):
+        figure, panels = new_grid(len(COMPARED), 2, 2.25, sharex=True)
+        for axes, metric in zip(panels, COMPARED, strict=True):
             values = per_image[metric]
             axes.axhspan(values.mean() - values.sem(), values.mean() + values.sem(), color=VERMILION, alpha=0.2, lw=0)
             axes.axhline(values.mean(), color=VERMILION, lw=1.2, ls=DASHED, label="mean of the images ± standard error")
-            if "difference" in metric:
+            if not MEASURES[metric].better:
                 axes.axhline(0, color=INK, lw=0.8)
             common = {"x": "rank", "y": metric, "ax": axes, "legend": False}
             sns.scatterplot(observers, **common, color=BLUE, alpha=0.6, s=14, lw=0, label="one outline")
             sns.scatterplot(per_image, **common, color=INK, marker="_", s=50, lw=1.6, label="mean of an image")
-            axes.set(title=name, xticks=[], xlabel=f"{len(rank)} test images, by mean Dice", ylabel="")
-        legend_below(figure, panels[0, 0], 3)
+            label = MEASURES[metric].label.replace("prediction", "observer")
+            axes.set(title=label, xticks=[], xlabel=f"{len(rank)} test images, by mean Dice", ylabel="")
+        legend_below(figure, panels[0], 3)
     return figure
-
-
-def _boundary(mask: np.ndarray) -> np.ndarray:
-    """Rows and columns of the pixels of a mask that touch the outside by a side, (N, 2)."""
-    return np.argwhere(mask & ~binary_erosion(mask))
 
 
 def _to_nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -95,14 +86,14 @@ def distance_definitions(pred: np.ndarray, ref: np.ndarray, spacing: tuple[float
     BookFigure
         Three panels, each with the distances that the reading takes and what it comes to.
     """
-    points, others = _boundary(pred), _boundary(ref)
-    there, back = _to_nearest(points, others), _to_nearest(others, points)
-    # As printed, the way back starts from the reference pixel that was nearest.
-    back_again = _to_nearest(there[:, 1, ::-1], points)
+    points, others = np.argwhere(boundary(pred)), np.argwhere(boundary(ref))
+    forth, back = _to_nearest(points, others), _to_nearest(others, points)
+    # As printed, the way back begins at the reference pixel that was nearest.
+    back_again = _to_nearest(forth[:, 1, ::-1], points)
     drawn = {
-        ("surface", "surface (used here)"): [(there, BLUE)],
-        ("symmetric", "symmetric"): [(there, BLUE), (back, VERMILION)],
-        ("equation4", "Equation 4 as printed"): [(there, BLUE), (back_again, VERMILION)],
+        ("surface", "surface (used here)"): [(forth, BLUE)],
+        ("symmetric", "symmetric"): [(forth, BLUE), (back, VERMILION)],
+        ("equation4", "Equation 4 as printed"): [(forth, BLUE), (back_again, VERMILION)],
     }
     with style():
         figure, [panels] = new_figure(2.4, columns=3)
@@ -150,7 +141,7 @@ def distance_readings(readings: pd.DataFrame) -> BookFigure:
 
 
 def p_value_matrices(
-    pairs: pd.DataFrame, printed: pd.DataFrame, *, labels: Mapping[str, str], alpha: float = 0.001
+    pairs: pd.DataFrame, printed: pd.DataFrame, *, labels: Mapping[str, str], alpha: float = ALPHA
 ) -> BookFigure:
     """Tests between source tasks at every size: the paper below the diagonal, this run above it (Appendix C).
 
@@ -172,24 +163,20 @@ def p_value_matrices(
         (row.n_train, frozenset((row.first, row.second))): 0.0 if row.below else row.number
         for row in printed.itertuples()
     }
-    columns = min(2, len(sizes))
-    rows = -(-len(sizes) // columns)
     with style():
-        figure, panels = new_figure(rows * 2.2 + 0.5, rows=rows, columns=columns)
-        for axes in panels.ravel()[len(sizes) :]:
-            axes.set_visible(False)
-        for axes, n in zip(panels.ravel(), sizes, strict=False):
+        figure, panels = new_grid(len(sizes), 2, 2.2)
+        for axes, n in zip(panels, sizes, strict=True):
             values = pd.DataFrame(np.nan, index=tasks, columns=tasks)
             for i, row in enumerate(tasks):
                 for j, column in enumerate(tasks):
                     values.iloc[i, j] = (paper if i > j else ours).get((n, frozenset((row, column))), np.nan)
-            found = values < alpha
+            below = values < alpha
             look = {"cmap": [PAPER, BLUE], "vmin": 0, "vmax": 1, "cbar": False, "linewidths": 0.5, "linecolor": FAINT}
             texts = {"annot": values.map(_p_short), "fmt": "", "annot_kws": {"fontsize": 8}}
-            sns.heatmap(found.astype(float), mask=np.eye(len(tasks), dtype=bool), ax=axes, **look, **texts)
+            sns.heatmap(below.astype(float), mask=np.eye(len(tasks), dtype=bool), ax=axes, **look, **texts)
             for text in axes.texts:
                 column, row = (int(side) for side in text.get_position())
-                text.set_color(PAPER if found.iloc[row, column] else INK)
+                text.set_color(PAPER if below.iloc[row, column] else INK)
             axes.tick_params(length=0, labelsize=8)
             short = [task[:6] + ("." if len(task) > 6 else "") for task in tasks]
             axes.set_xticks(np.arange(len(tasks)) + 0.5, short, rotation=0)
@@ -234,29 +221,26 @@ def bland_altman(
         One panel a source task: points are images, the full line the mean difference, dashed lines the 95 % limits of
         agreement, the band the margin of equivalence.
     """
-    name, unit = {"sma_cm2": ("area", "cm²"), "smd_hu": ("density", "HU")}[measure]
+    unit = MEASURES[measure].unit
     chosen = points[points["n_train"] == n_train]
     tasks = list(dict.fromkeys(chosen["source_task"]))
     limits = agreement[agreement["n_train"] == n_train].set_index("source_task")
-    columns = min(len(tasks), 3)
-    rows = -(-len(tasks) // columns)
     with style():
-        figure, panels = new_figure(2.3 * rows + 0.5, rows=rows, columns=columns, sharex=True, sharey=True)
-        for number, axes in enumerate(panels.ravel()):
-            axes.set_visible(number < len(tasks))
-            # A panel above an empty one has to show its own scale.
-            axes.tick_params(labelbottom=number + columns >= len(tasks))
-        for axes, task in zip(panels.ravel(), tasks, strict=False):
-            own, limit = chosen[chosen["source_task"] == task], limits.loc[task]
+        figure, panels = new_grid(len(tasks), 3, 2.3, sharex=True, sharey=True)
+        for number, (axes, task) in enumerate(zip(panels, tasks, strict=True)):
+            # A panel above an empty one has to show its scale.
+            axes.tick_params(labelbottom=number + 3 >= len(tasks))
+            images, limit = chosen[chosen["source_task"] == task], limits.loc[task]
             colour, marker = TASK_STYLE[task]
             axes.axhspan(-limit["margin"], limit["margin"], color=FAINT, alpha=0.12, lw=0)
             axes.axhline(0, color=INK, lw=0.8)
-            sns.scatterplot(own, x="mean", y="difference", color=colour, marker=marker, s=18, alpha=0.8, ax=axes)
+            sns.scatterplot(images, x="mean", y="difference", color=colour, marker=marker, s=18, alpha=0.8, ax=axes)
             for value, dashes in ((limit["bias"], "-"), (limit["lower_limit"], "--"), (limit["upper_limit"], "--")):
                 if np.isfinite(value):
                     axes.axhline(value, color=VERMILION, lw=1.2, ls=dashes)
             axes.set(xlabel="", ylabel="")
             axes.set_title(labels[task], fontsize=9)
-        figure.supxlabel(f"muscle {name}, mean of prediction and expert ({unit})", fontsize=10)
+        name = MEASURES[measure].label.removesuffix(f" ({unit})")
+        figure.supxlabel(f"{name}, mean of prediction and expert ({unit})", fontsize=10)
         figure.supylabel(f"prediction − expert ({unit})", fontsize=10)
     return figure

@@ -8,18 +8,19 @@ import seaborn as sns
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from l3muscle.cohort.splits import Splits
 from l3muscle.figures.style import BLUE, GREEN, INK, PAPER, VERMILION, BookFigure, new_figure, style
+from l3muscle.metrics import MEASURES
 
 HU_EDGES = np.arange(-200, 251, 10)
 
 
-def split_map(splits: Splits, sizes: Sequence[int]) -> BookFigure:
+def split_map(table: pd.DataFrame, sizes: Sequence[int]) -> BookFigure:
     """Who is held out, validates and trains, in each fold and subset (the paper's Figure 1).
 
     Parameters
     ----------
-    splits : Splits
+    table : DataFrame
+        From `l3muscle.book.cohort_overview.split_table`.
     sizes : sequence of int
         Training-set sizes, rising.
 
@@ -29,29 +30,22 @@ def split_map(splits: Splits, sizes: Sequence[int]) -> BookFigure:
         One row a fold and subset, one column a patient; a training patient's shade says from which size on the patient
         is in, so that smaller sets are seen to lie inside larger ones.
     """
-    columns = {patient: k for k, patient in enumerate([*(p for fold in splits.folds for p in fold), *splits.test_ids])}
     validation, test = len(sizes) + 1, len(sizes) + 2
-    subsets = len(splits.orders[0])
-    grid = np.zeros((len(splits.folds) * subsets, len(columns)), dtype=int)
-
-    def fill(row: int, patients: Sequence[str], level: int) -> None:
-        grid[row, [columns[patient] for patient in patients]] = level
-
-    for row in range(len(grid)):
-        fold, subset = divmod(row, subsets)
-        fill(row, splits.test_ids, test)
-        fill(row, splits.folds[fold], validation)
-        for level, size in reversed(list(enumerate(sizes, start=1))):
-            if size <= len(splits.orders[fold][subset]):
-                fill(row, splits.training_ids(fold, subset, size), level)
+    order, role = table["order"].fillna(0), table["role"]
+    level = np.where(order <= max(sizes), 1 + np.searchsorted(sizes, order), 0)
+    level = np.select([role == "validation", role == "test"], [validation, test], level)
+    patients = [table.loc[role == name, "patient_id"].unique() for name in ("validation", "test")]
+    grid = table.assign(level=level).pivot(index=["fold", "subset"], columns="patient_id", values="level")
+    grid = grid.reindex(columns=np.concatenate(patients)).fillna(0).astype(int)
+    subsets = table["subset"].nunique()
     colours = ["#d8d4cb", *sns.color_palette("viridis", len(sizes)), VERMILION, "#4d5562"]
     names = ["not used", *(f"in from n = {size}" for size in sizes), "validation", "test (held out)"]
-    rows = [f"fold {row // subsets + 1} out, set {row % subsets + 1}" for row in range(len(grid))]
+    grid.index = [f"fold {fold + 1} out, set {subset + 1}" for fold, subset in grid.index]
     with style():
         figure, [[axes]] = new_figure(3.8)
         # Lines between columns a pixel wide would hide them.
         look = {"cmap": colours, "vmin": -0.5, "vmax": test + 0.5, "cbar": False, "rasterized": True}
-        sns.heatmap(pd.DataFrame(grid, index=rows), xticklabels=False, yticklabels=True, ax=axes, **look)
+        sns.heatmap(grid, xticklabels=False, yticklabels=True, ax=axes, **look)
         for row in range(1, len(grid)):
             axes.axhline(row, color=PAPER, lw=2.5 if row % subsets == 0 else 0.8)
         axes.tick_params(axis="y", length=0, labelrotation=0)
@@ -80,7 +74,7 @@ def hu_shares(images: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
         ("slice", list(images)),
         ("muscle", [hu[mask] for hu, mask in zip(images, masks, strict=True)]),
     ):
-        counts = np.array([np.histogram(own, HU_EDGES)[0] for own in values])
+        counts = np.array([np.histogram(of_patient, HU_EDGES)[0] for of_patient in values])
         shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
         low, high = np.percentile(shares, [5, 95], axis=0) if len(shares) >= 10 else (np.nan, np.nan)
         middle = (HU_EDGES[:-1] + HU_EDGES[1:]) / 2
@@ -122,7 +116,7 @@ def against_reference(measures: pd.DataFrame, published: pd.DataFrame) -> BookFi
     measures : DataFrame
         One row a patient: sma_cm2, smd_hu, sex (`"men"` or `"women"`).
     published : DataFrame
-        From `l3muscle.book.reference_values.reference_values`.
+        From `l3muscle.book.cohort_overview.reference_values`.
 
     Returns
     -------
@@ -133,9 +127,7 @@ def against_reference(measures: pd.DataFrame, published: pd.DataFrame) -> BookFi
     marks = dict(zip(dict.fromkeys(published["population"]), (("D", VERMILION), ("s", GREEN)), strict=True))
     with style():
         figure, [panels] = new_figure(3.8, columns=2)
-        for axes, (measure, label) in zip(
-            panels, {"sma_cm2": "muscle area (cm²)", "smd_hu": "muscle density (HU)"}.items(), strict=True
-        ):
+        for axes, measure in zip(panels, ("sma_cm2", "smd_hu"), strict=True):
             if measures["sex"].notna().any():
                 common = {"data": measures, "x": "sex", "y": measure, "order": sexes, "ax": axes}
                 sns.stripplot(**common, color=BLUE, alpha=0.35, size=4, jitter=0.13)
@@ -144,7 +136,7 @@ def against_reference(measures: pd.DataFrame, published: pd.DataFrame) -> BookFi
                 marker, colour = marks[row.population]
                 axes.plot(sexes.index(row.sex) + 0.36, row.value, marker, color=colour)
             axes.set_xticks([0, 1], sexes)
-            axes.set(xlim=(-0.5, 1.6), xlabel="", ylabel=label)
+            axes.set(xlim=(-0.5, 1.6), xlabel="", ylabel=MEASURES[measure].label)
         kinds = dict(zip(published["population"], published["kind"], strict=True))
         handles = [
             Line2D([], [], marker=marker, color=colour, ls="none", label=f"{kinds[name]}, {name}")

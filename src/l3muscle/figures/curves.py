@@ -159,7 +159,7 @@ def training_curves(
         for axes, (column, title) in zip(panels, columns.items(), strict=True):
             by = {"x": against, "y": column, "hue": "label", "style": "label", "units": "model", "estimator": None}
             sns.lineplot(curves, **by, **look, legend=axes is panels[0], ax=axes)
-            axes.set(title=title, xlabel=names[against], ylabel="cross-entropy + Dice loss")
+            axes.set(title=title, xlabel=names[against], ylabel="loss")
         if against == "epoch":
             panels[0].set_xscale("log")
             plain_log(panels[0].xaxis)
@@ -182,9 +182,8 @@ def source_curve(curve: pd.DataFrame, *, ylabel: str) -> BookFigure:
     )
     with style():
         figure, [[axes]] = new_figure(2.8)
-        sns.lineplot(
-            long, x="step", y="loss", hue="set", style="set", palette=[BLUE, VERMILION], markers=["o", "s"], ax=axes
-        )
+        by = {"x": "step", "y": "loss", "hue": "set", "style": "set"}
+        sns.lineplot(long, **by, palette=[BLUE, VERMILION], markers=["o", "s"], ax=axes)
         axes.set_ylabel(ylabel)
         axes.legend(title=None)
     return figure

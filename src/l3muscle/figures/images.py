@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.path import Path as MplPath
 from scipy import ndimage
+from torch import Tensor
 
 from l3muscle.figures.style import (
     OTHER_OUTLINES,
@@ -18,7 +19,9 @@ from l3muscle.figures.style import (
     WIDTH_IN,
     BookFigure,
     new_figure,
+    new_grid,
     style,
+    without_axes,
 )
 from l3muscle.metrics import remove_bone
 
@@ -27,9 +30,9 @@ DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))  # once the colours are spent
 
 
 def _box_around(masks: Sequence[np.ndarray], margin: int) -> tuple[slice, slice]:
-    """Rows and columns around all masks; the whole slice where they are empty."""
+    """Rows and columns around all masks; the whole slice where there are none or they are empty."""
     union = np.logical_or.reduce(masks)
-    if not union.any():
+    if not np.any(union):
         return slice(None), slice(None)
     rows, columns = ndimage.find_objects(union.astype(int))[0]
     return (
@@ -100,15 +103,11 @@ def outlines(
         Width and level, HU.
     """
     looks = _looks(list(dict.fromkeys(name for *_, masks in slices for name in masks)))
-    columns = min(columns, len(slices))
-    rows = -(-len(slices) // columns)
     lines = max(title.count("\n") for title, *_ in slices)
+    height = WIDTH_IN / min(columns, len(slices)) * 0.74 + 0.2 + 0.16 * lines
     with style():
-        height = rows * (WIDTH_IN / columns * 0.74 + 0.2 + 0.16 * lines) + 0.35
-        figure, panels = new_figure(height, rows=rows, columns=columns)
-        for axes in panels.ravel()[len(slices) :]:
-            axes.set_visible(False)
-        for axes, (title, hu, spacing, masks) in zip(panels.ravel(), slices, strict=False):
+        figure, panels = new_grid(len(slices), columns, height, more=0.35)
+        for axes, (title, hu, spacing, masks) in zip(panels, slices, strict=True):
             box = _box_around(list(masks.values()), 28)
             _show_slice(axes, hu[box], spacing, window)
             for name, mask in masks.items():
@@ -150,11 +149,11 @@ def contact_sheet(
         figure.subplots_adjust(left=0, right=1, bottom=0, top=1, wspace=0.01, hspace=0.01)
         for axes in panels.ravel():
             axes.set_axis_off()
-        for axes, hu, own in zip(panels.ravel(), images, masks, strict=False):
-            box = _box_around(list(own.values()), round(0.06 * max(hu.shape))) if own else (slice(None), slice(None))
+        for axes, hu, drawn in zip(panels.ravel(), images, masks, strict=False):
+            box = _box_around(list(drawn.values()), round(0.06 * max(hu.shape)))
             axes.imshow(hu[box], **_grey(window))
-            for name, look in _looks(list(own)).items():
-                _outline(axes, own[name][box], **look | {"linewidths": 0.5 * look["linewidths"] * width / columns})
+            for name, look in _looks(list(drawn)).items():
+                _outline(axes, drawn[name][box], **look | {"linewidths": 0.5 * look["linewidths"] * width / columns})
     return figure
 
 
@@ -169,13 +168,36 @@ def image_grid(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str] =
         for line, (name, images) in zip(panels, rows.items(), strict=True):
             for axes, image in zip(line, images, strict=True):
                 axes.imshow(image, cmap="gray", vmin=0, vmax=1)
-                axes.set(xticks=[], yticks=[])
-                axes.grid(False)
-                axes.spines[:].set_visible(False)
+                without_axes(axes)
             line[0].set_ylabel(name, fontsize=9)
         for axes, title in zip(panels[0], titles, strict=False):
             axes.set_title(title, fontsize=9)
     return figure
+
+
+def training_batch(inputs: Tensor, target: Tensor, count: int = 4) -> BookFigure:
+    """What a source task's network is given, and what it has to answer.
+
+    Parameters
+    ----------
+    inputs : Tensor, (N, 3, rows, columns), or (N, 9, 3, rows, columns) of tiles
+    target : Tensor
+        Images (N, 3, rows, columns), labels of pixels (N, rows, columns), or classes (N,).
+    count : int
+        Of images shown.
+    """
+    inputs, target = inputs[:count].cpu(), target[:count].cpu()
+    if inputs.ndim == 5:  # nine tiles as they lie
+        inputs = inputs.unflatten(1, (3, 3)).permute(0, 3, 1, 4, 2, 5).flatten(2, 3).flatten(3, 4)
+    if target.ndim == 1:
+        return image_grid({"input": _stretched(inputs[:, 0])}, [f"class {label}" for label in target.tolist()])
+    answers = target[:, 0] if target.ndim == 4 else target
+    return image_grid({"input": _stretched(inputs[:, 0]), "target": _stretched(answers)})
+
+
+def _stretched(images: Tensor) -> Tensor:
+    """Images with their least value at 0 and their greatest at 1."""
+    return (images - images.min()) / (images.max() - images.min())
 
 
 def puzzles(examples: Mapping[str, np.ndarray], *, gap: int = 2) -> BookFigure:
@@ -278,9 +300,7 @@ def error_maps(maps: Mapping[str, Any], *, window: tuple[float, float]) -> BookF
                 shade[..., 3] = np.clip(4 * share, 0, 0.95)
                 axes.imshow(shade)
                 axes.contour(one.muscle, [0.5], colors=["#ffffff"], linewidths=0.6)
-                axes.set(xticks=[], yticks=[])
-                axes.grid(False)
-                axes.spines[:].set_visible(False)
+                without_axes(axes)
                 if kind == "missed":
                     axes.set_title(f"{title}\n{one.outlines} outlines", fontsize=9)
             line[0].set_ylabel(name, fontsize=9)

@@ -107,7 +107,7 @@ class BookFigure(Figure):
 
 
 def svg_text(figure: Figure, name: str = "figure", alt: str = "") -> str:
-    """A figure as one SVG for both themes, as wide as the place where it stands.
+    """A figure as one SVG for both themes, as wide as what it stands in.
 
     Parameters
     ----------
@@ -156,6 +156,23 @@ def new_figure(height: float, *, columns: int = 1, rows: int = 1, **grid: Any) -
     """A figure as wide as the page and its panels, (rows, columns); made without pyplot, so that it leaves no state."""
     figure = BookFigure(figsize=(WIDTH_IN, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **grid)
+
+
+def new_grid(count: int, columns: int, row_height: float, *, more: float = 0.5, **grid: Any) -> tuple[BookFigure, list]:
+    """A figure of so many panels in rows of at most so many columns, and the panels; `more` is height for a legend."""
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    figure, panels = new_figure(rows * row_height + more, rows=rows, columns=columns, **grid)
+    for axes in panels.ravel()[count:]:
+        axes.set_visible(False)
+    return figure, list(panels.ravel()[:count])
+
+
+def without_axes(axes: Axes) -> None:
+    """Leave of a picture's axes nothing but a title and a label."""
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
 
 
 def task_palette(tasks: Sequence[str], labels: Mapping[str, str]) -> dict[str, Any]:

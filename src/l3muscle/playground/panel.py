@@ -15,6 +15,7 @@ from torch import Tensor
 
 from l3muscle.errors import L3MuscleError
 from l3muscle.experiment import PreparedCohort
+from l3muscle.figures.style import OUTLINE_STYLE
 from l3muscle.metrics import dice
 from l3muscle.models import FCN
 from l3muscle.playground.session import Choice, Playground, outline
@@ -24,7 +25,7 @@ from l3muscle.training import CurvePoint, Fit, TrainingPaused
 MARGIN = 15  # pixels about the expert's outline
 LABELS = {"n_train": "Training slices n", "learning_rate": "Learning rate"}
 STEPS = {"steps": 20, "learning_rate": 0.001, "augmentation": 0.25}  # of the arrows
-COLOURS = {"expert": "#ffb000", "network": "#56b4e9"}
+COLOURS = {"expert": OUTLINE_STYLE["expert"][0], "network": OUTLINE_STYLE["prediction"][0]}
 
 
 def picture(curve: Sequence[CurvePoint], steps: int, watched: PreparedCohort, mask: np.ndarray | None = None) -> Figure:

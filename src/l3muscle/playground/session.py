@@ -169,8 +169,8 @@ def open_playground(profile: str, runs: str | Path = "runs") -> Playground:
         plan = results.plan
         about = f"the {'phantoms' if plan['phantom'] else 'slices'} of the stored study, {plan['patients']} patients"
         print(f"Reading {about}.")
-        where = {"runs": Path(runs), "cohort_folder": results.cohort_folder, "usable_only": plan["usable_only"]}
-        study = Study(results.profile, **where)
+        where = results.cohort_options | {"cohort_folder": results.cohort_folder}
+        study = Study(results.profile, runs=Path(runs), **where)
         for sentence in study.changes():
             print(f"Not as it was: {sentence}.")
         return Playground(study, results, f"On {about}, and from its source tasks.")

@@ -21,14 +21,13 @@ from torch import Tensor
 from l3muscle import runtime
 from l3muscle.cohort import Patient
 from l3muscle.errors import L3MuscleError
-from l3muscle.experiment import SegmentationTask, target_loop
+from l3muscle.experiment import SegmentationTask, build_network, target_loop
 from l3muscle.metrics import Reference, dice
 from l3muscle.models import transfer_weights
 from l3muscle.preprocess import crop_of, prepare_image, prepare_mask, restore_mask, to_network_input
 from l3muscle.profile import Profile
 from l3muscle.segmenter.flags import Calibration, calibrate, describe
 from l3muscle.segmenter.initialisation import Initialisation
-from l3muscle.segmenter.model_file import build_network
 from l3muscle.training import fit
 
 MIN_TRAINING = 4  # slices, of the learning curve's smallest set
@@ -103,7 +102,7 @@ def _train(job: _Job, shared: _Shared) -> tuple[dict[str, Tensor], Tensor]:
     device = runtime.begin_training(threads=profile.threads_per_worker, deterministic=settings.deterministic)
     seed = runtime.seed_of("own", shared.seed, job.fold, len(job.training))
     torch.manual_seed(seed)
-    network = build_network(profile.network)
+    network = build_network(profile)
     if shared.weights is not None:
         transfer_weights(shared.weights, network)
     training = list(job.training)
@@ -154,7 +153,7 @@ class CrossValidation:
 
 def cross_validate(
     patients: Sequence[Patient],
-    start: Initialisation,
+    initial: Initialisation,
     *,
     folds: int = 5,
     full_curve: bool = True,
@@ -168,7 +167,7 @@ def cross_validate(
     ----------
     patients : sequence of Patient
         One a slice.
-    start : Initialisation
+    initial : Initialisation
     folds : int
         Fewer where there are fewer patients.
     full_curve : bool
@@ -187,7 +186,7 @@ def cross_validate(
     parts = make_folds(patients, folds, seed=seed)
     if len(parts) < 2 or len(patients) < 3:
         raise CrossValidationError(f"{len(patients)} outlined slices are too few to hold some of them out")
-    image = start.profile.image
+    image = initial.profile.image
     crops = [crop_of(patient.hu, patient.spacing, image) for patient in patients]
     prepared = list(zip(patients, crops, strict=True))
     images = torch.stack([prepare_image(patient.hu, crop, image) for patient, crop in prepared])
@@ -196,7 +195,7 @@ def cross_validate(
     jobs = _jobs(parts, full_curve, seed)
     largest = max(len(job.training) for job in jobs)
     members, rows, outlines, agreements = [], [], {}, {}
-    shared = _Shared(start.profile, start.weights, images, masks, seed)
+    shared = _Shared(initial.profile, initial.weights, images, masks, seed)
     member_logits = None
     for done, (job, (weights, logits)) in enumerate(zip(jobs, _train_all(jobs, shared, workers), strict=True), 1):
         if job.is_member:

@@ -11,12 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-MEASURES = {
-    "dice": "Dice",
-    "rms_dta_cm": "RMS distance-to-agreement, cm",
-    "sma_difference_cm2": "muscle area, prediction - outline, cm²",
-    "smd_difference_hu": "muscle density, prediction - outline, HU",
-}
+from l3muscle.metrics import MEASURES
+from l3muscle.statistics.score_table import COMPARED
+
 LEVEL = 0.95
 Interval = tuple[float, float, float]  # value, low, high
 
@@ -26,8 +23,7 @@ def mean_interval(values: Iterable[float]) -> Interval:
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return (values.mean() if len(values) else np.nan), np.nan, np.nan
-    half = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values)
-    return values.mean(), values.mean() - half, values.mean() + half
+    return values.mean(), *stats.t.interval(LEVEL, len(values) - 1, values.mean(), stats.sem(values))
 
 
 def error_table(scores: pd.DataFrame) -> pd.DataFrame:
@@ -36,7 +32,7 @@ def error_table(scores: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     scores : DataFrame
-        One row a held-out slice: patient_id and the columns of `MEASURES`.
+        One row a held-out slice: patient_id and the measures that tests compare.
 
     Returns
     -------
@@ -45,14 +41,14 @@ def error_table(scores: pd.DataFrame) -> pd.DataFrame:
         patients, slices. NaN bounds of a single patient.
     """
     rows = []
-    for measure, words in MEASURES.items():
+    for measure in COMPARED:
         slices = scores.dropna(subset=[measure])
         of_patients = slices.groupby("patient_id")[measure].mean()
         mean, low, high = mean_interval(of_patients)
         error = 1 - slices["dice"] if measure == "dice" else slices[measure].abs()
         rows.append(
             {
-                "measure": words,
+                "measure": MEASURES[measure].label,
                 "mean": mean,
                 "low": low,
                 "high": min(high, 1.0) if measure == "dice" else high,

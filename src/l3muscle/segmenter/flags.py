@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from scipy import ndimage, stats
 
+from l3muscle.preprocess import body
+
 MUSCLE_RANGE_HU = (-29, 150)  # Mourtzakis et al. 2008, as most studies of body composition cut it
 COARSE_MM = 3.0  # pixels that the description is taken from; finer ones add nothing but time
-BODY_HU = -250
 AIR_HU = -400  # lung and bowel gas lie below, every tissue above
 FAT_HU = (-190, -30)
 BONE_HU = 175
@@ -68,14 +69,6 @@ def muscle_range(hu: np.ndarray) -> np.ndarray:
     return (hu >= MUSCLE_RANGE_HU[0]) & (hu <= MUSCLE_RANGE_HU[1])
 
 
-def _body(hu: np.ndarray) -> np.ndarray:
-    """The largest connected region of tissue with all that it encloses; empty where there is none."""
-    labels, _ = ndimage.label(ndimage.binary_opening(hu > BODY_HU))
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return ndimage.binary_fill_holes(labels == sizes.argmax()) if sizes.any() else np.zeros(hu.shape, dtype=bool)
-
-
 def describe(hu: np.ndarray, mask: np.ndarray, spacing: tuple[float, float]) -> dict[str, float]:
     """Describe a slice and its outline by the numbers of `FEATURES`.
 
@@ -95,11 +88,11 @@ def describe(hu: np.ndarray, mask: np.ndarray, spacing: tuple[float, float]) -> 
     hu, mask = hu[:: steps[0], :: steps[1]], mask[:: steps[0], :: steps[1]]
     row_mm, column_mm = (float(pixel) * step for pixel, step in zip(spacing, steps, strict=True))
     described = dict.fromkeys(FEATURES, float("nan"))
-    body = _body(hu)
-    if not body.any():
+    whole = ndimage.binary_fill_holes(body(hu, opening=1))
+    if not whole.any():
         return described
-    inside = hu[body]
-    rows, columns = ndimage.find_objects(body.astype(np.uint8))[0]
+    inside = hu[whole]
+    rows, columns = ndimage.find_objects(whole.astype(np.uint8))[0]
     height, width = rows.stop - rows.start, columns.stop - columns.start
     soft, fat = inside[muscle_range(inside)], inside[(inside >= FAT_HU[0]) & (inside < FAT_HU[1])]
     described |= {

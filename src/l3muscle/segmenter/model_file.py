@@ -87,8 +87,8 @@ class Segmenter:
         slices : sequence of (hu, spacing)
             (H, W) HU, which may differ in size, and row and column spacing in mm.
         """
-        frames = [crop_of(hu, spacing, self.image) for hu, spacing in slices]
-        prepared = [prepare_image(hu, frame, self.image) for (hu, _), frame in zip(slices, frames, strict=True)]
+        crops = [crop_of(hu, spacing, self.image) for hu, spacing in slices]
+        prepared = [prepare_image(hu, crop, self.image) for (hu, _), crop in zip(slices, crops, strict=True)]
         inputs = to_network_input(torch.stack(prepared))
         with torch.inference_mode():
             logits = torch.stack([network(inputs).float() for network in self.members])  # (K, N, 1, rows, columns)
@@ -97,7 +97,7 @@ class Segmenter:
         merged = logits[0] if single else torch.sigmoid(logits).mean(0) - 0.5
         drawn = (logits[:, :, 0] > 0).numpy()
         return [
-            Outline(restore_mask(merged[i], frames[i], hu.shape), None if single else pairwise_dice(drawn[:, i]))
+            Outline(restore_mask(merged[i], crops[i], hu.shape), None if single else pairwise_dice(drawn[:, i]))
             for i, (hu, _) in enumerate(slices)
         ]
 
@@ -160,13 +160,8 @@ def save_model(
         raise ModelFileError(f"cannot write {path}: {reason_of(error)}") from None
 
 
-def build_network(settings: NetworkSettings) -> FCN:
-    """A randomly initialised network for the target task."""
-    return build_fcn(settings.backbone, width=settings.width, output_stride=settings.output_stride)
-
-
 def _network(settings: NetworkSettings, weights: Weights) -> FCN:
-    network = build_network(settings)
+    network = build_fcn(**dict(settings))
     network.load_state_dict(weights)
     return network.eval().to(memory_format=torch.channels_last)
 
@@ -195,8 +190,8 @@ def load_model(path: Path) -> Segmenter:
         settings = NetworkSettings.model_validate_json(header["network"])
         weights: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
-            member, own_name = name.split("/", 1)
-            weights.setdefault(int(member), {})[own_name] = value
+            member, parameter = name.split("/", 1)
+            weights.setdefault(int(member), {})[parameter] = value
         if sorted(weights) != list(range(int(header["members"]))):
             raise ValueError(f"it holds the members {sorted(weights)} where its header says {header['members']}")
         calibration = json.loads(header["calibration"])

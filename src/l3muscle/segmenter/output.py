@@ -43,8 +43,8 @@ class OutputFolder:
             self.listed = {name: digest for name, digest in named if name and Path(name).name == name}
         elif (folder / MEASURES).exists():
             raise OutputError(f"{folder} holds results of another run; name a new folder")
-        there = {name: digest for name, digest in self.listed.items() if (folder / name).is_file()}
-        if changed := [name for name, digest in there.items() if file_sha256(folder / name) != digest]:
+        kept = {name: digest for name, digest in self.listed.items() if (folder / name).is_file()}
+        if changed := [name for name, digest in kept.items() if file_sha256(folder / name) != digest]:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             raise OutputError(
                 f"{folder} holds results of another run, of which {changed[0]}{more} were changed since; "

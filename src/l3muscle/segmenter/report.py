@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
 from l3muscle import __version__, runtime
 from l3muscle.cohort import Patient
 from l3muscle.figures.style import BLUE, FAINT, VERMILION, BookFigure, legend_below, new_figure, style
-from l3muscle.metrics import muscle_area
+from l3muscle.metrics import boundary, muscle_area
 from l3muscle.preprocess import body_centre
 from l3muscle.segmenter.estimate import error_table, learning_curve, would_more_help
 
@@ -33,10 +32,6 @@ def _grey(hu: np.ndarray) -> np.ndarray:
     return (np.clip((hu - (LEVEL_HU - WINDOW_HU / 2)) / WINDOW_HU, 0, 1) * 255).astype(np.uint8)
 
 
-def _edge(mask: np.ndarray) -> np.ndarray:
-    return mask & ~ndimage.binary_erosion(mask)
-
-
 def overlay_image(hu: np.ndarray, mask: np.ndarray) -> Image.Image:
     """Draw the outline of `mask` (H, W) bool on the windowed slice `hu` (H, W).
 
@@ -44,7 +39,7 @@ def overlay_image(hu: np.ndarray, mask: np.ndarray) -> Image.Image:
     """
     picture, large = (np.repeat(np.repeat(array, 2, axis=0), 2, axis=1) for array in (_grey(hu), mask))
     rgb = np.stack([picture] * 3, axis=-1)
-    rgb[_edge(large)] = OUTLINE_RGB
+    rgb[boundary(large)] = OUTLINE_RGB
     return Image.fromarray(rgb)
 
 
@@ -80,7 +75,7 @@ class Tile:
         picture = np.stack([resampled(_grey(hu))] * 3, axis=-1)
         for drawn, colour in ((reference, REFERENCE_RGB), (mask, OUTLINE_RGB)):
             if drawn is not None:
-                picture[_edge(resampled(drawn.astype(np.uint8)) > 0)] = colour
+                picture[boundary(resampled(drawn.astype(np.uint8)) > 0)] = colour
         return cls(caption, picture, flagged)
 
 
@@ -114,10 +109,10 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def model_card(
-    patients: Sequence[Patient], start: "Initialisation", outcome: "CrossValidation", licence: str
+    patients: Sequence[Patient], initial: "Initialisation", outcome: "CrossValidation", licence: str
 ) -> dict[str, Any]:
     """What a model is, what it was trained on, how good it is and what for; names no patient, file or folder."""
-    profile, members = start.profile, len(outcome.members)
+    profile, members = initial.profile, len(outcome.members)
     people = {patient.patient_id for patient in patients}
     held_out = outcome.scores[outcome.scores["member"]]
     return {
@@ -138,8 +133,8 @@ def model_card(
         "network": {**profile.network.model_dump(mode="json"), "members": members},
         "training": {
             "profile": profile.name,
-            "start": start.source,
-            "start_words": start.words,
+            "start": initial.source,
+            "start_words": initial.words,
             **profile.training.model_dump(mode="json"),
         },
         "training_data": {

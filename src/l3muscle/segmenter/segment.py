@@ -127,31 +127,31 @@ def segment_slices(
     L3MuscleError
         If there is no sound slice, or `out` cannot be written or holds files that must stay.
     """
-    found = find_slices(paths)
-    if not found.slices:
-        more = f" (and {len(found.refused) - 1} more refusals)" if len(found.refused) > 1 else ""
-        raise SegmentError(found.refused[0] + more if found.refused else "there is no slice among these files")
+    inventory = find_slices(paths)
+    if not inventory.slices:
+        more = f" (and {len(inventory.refused) - 1} more refusals)" if len(inventory.refused) > 1 else ""
+        raise SegmentError(inventory.refused[0] + more if inventory.refused else "there is no slice among these files")
     heights = heights or {}
-    found.notes += _not_to_be_had(found.slices, formats, heights)
+    inventory.notes += _not_to_be_had(inventory.slices, formats, heights)
     try:
         folder = OutputFolder(out)
         folder.clear()
         done: list[tuple[dict[str, object], Tile]] = []
-        for first in range(0, len(found.slices), BATCH):
-            read, refused = _read(found.slices[first : first + BATCH])
-            found.refused += refused
+        for first in range(0, len(inventory.slices), BATCH):
+            read, refused = _read(inventory.slices[first : first + BATCH])
+            inventory.refused += refused
             outlines = model.outline([(ct.hu, ct.spacing) for _, ct in read]) if read else []
             for (one, ct), outline in zip(read, outlines, strict=True):
                 try:
                     _write(folder, one, ct, outline.mask, formats, overlays)
                 except (ValueError, TypeError, AttributeError, KeyError) as error:  # of a header that forbids a mask
-                    found.refused.append(f"{one.source}: no mask can be written for it ({reason_of(error)})")
+                    inventory.refused.append(f"{one.source}: no mask can be written for it ({reason_of(error)})")
                     continue
                 done.append(_row_and_tile(one, ct, outline, model, _height(one, heights)))
                 if on_slice is not None:
-                    on_slice(len(done), len(found.slices))
+                    on_slice(len(done), len(inventory.slices))
         if not done:
-            raise SegmentError(found.refused[0])
+            raise SegmentError(inventory.refused[0])
         # Flagged ones first, by the number of reasons, and then by how little the members agree.
         done.sort(key=lambda entry: (-len(entry[0]["reasons"]), np.nan_to_num(entry[0]["agreement"], nan=1.0)))
         measures = pd.DataFrame([row | {"reasons": "; ".join(row["reasons"])} for row, _ in done])
@@ -160,12 +160,12 @@ def segment_slices(
         for number, sheet in enumerate(contact_sheets([tile for _, tile in done]), start=1):
             with folder.write(f"sheet-{number:02d}.png") as draft:
                 sheet.save(draft, compress_level=PNG_LEVEL)
-        if found.refused:
+        if inventory.refused:
             with folder.write("refused.txt") as draft:
-                draft.write_text("".join(f"{line}\n" for line in found.refused), encoding="utf-8")
+                draft.write_text("".join(f"{line}\n" for line in inventory.refused), encoding="utf-8")
     except OSError as error:
         raise SegmentError(f"cannot write to {out}: {reason_of(error)}") from None
-    return Segmentation(measures, found.refused, found.notes)
+    return Segmentation(measures, inventory.refused, inventory.notes)
 
 
 def _not_to_be_had(slices: Sequence[Slice], formats: Sequence[str], heights: Mapping[str, float]) -> list[str]:

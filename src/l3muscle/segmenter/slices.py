@@ -43,7 +43,7 @@ class Slice:
 
 
 @dataclass
-class Found:
+class Inventory:
     """Slices in the order of patients and positions; what is refused, and why; what else is worth saying."""
 
     slices: list[Slice] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
 
-def find_slices(paths: Sequence[Path]) -> Found:
+def find_slices(paths: Sequence[Path]) -> Inventory:
     """What slices there are; outlines in folders are passed over, whatever else is no slice is refused.
 
     Parameters
@@ -64,29 +64,31 @@ def find_slices(paths: Sequence[Path]) -> Found:
     L3MuscleError
         If a path does not exist, or there is no file.
     """
-    there, refused, outlines = scan.find_slices(list(dict.fromkeys(Path(os.path.abspath(path)) for path in paths)))
-    found = Found(refused=refused)
+    slices, refused, outlines = scan.find_slices(list(dict.fromkeys(Path(os.path.abspath(path)) for path in paths)))
+    inventory = Inventory(refused=refused)
     root = os.path.commonpath([os.path.abspath(path.parent if path.is_file() else path) for path in paths])
-    sources = {ct.path: Path(os.path.relpath(ct.path, root)).as_posix() for ct in there}
-    copies = _copies_of_volumes(there)
-    found.notes += [f"{sources[one]} is a copy of {sources[other]}, and is left out" for one, other in copies.items()]
+    sources = {ct.path: Path(os.path.relpath(ct.path, root)).as_posix() for ct in slices}
+    copies = _copies_of_volumes(slices)
+    inventory.notes += [
+        f"{sources[one]} is a copy of {sources[other]}, and is left out" for one, other in copies.items()
+    ]
     first: dict[str, str] = {}
-    for ct in (ct for ct in there if ct.path not in copies):
+    for ct in (ct for ct in slices if ct.path not in copies):
         source = sources[ct.path]
         name = _name(ct, source)
         # Also where letters' case does not count.
         if first.setdefault(name.casefold(), source) != source:
             other = first[name.casefold()]
-            found.refused.append(f"{source}: its results would be called as those of {other}; rename one of them")
+            inventory.refused.append(f"{source}: its results would be called as those of {other}; rename one of them")
             continue
         is_in_case_folder = not ct.sop_instance_uid and ct.patient_id.lower() == scan.IMAGE
         patient_id = ct.path.parent.name if is_in_case_folder else ct.patient_id
         if not ct.header.get("SliceThickness"):
             ct.header.SliceThickness = "1"  # which a segmentation has to state; no measure depends on it
-        found.slices.append(Slice(name, source, patient_id, _height(ct), ct))
+        inventory.slices.append(Slice(name, source, patient_id, _height(ct), ct))
     if outlines:
-        found.notes.append(f"{outlines} outline files in the folders were passed over")
-    return found
+        inventory.notes.append(f"{outlines} outline files in the folders were passed over")
+    return inventory
 
 
 def _copies_of_volumes(slices: Sequence[CTHeader]) -> dict[Path, Path]:

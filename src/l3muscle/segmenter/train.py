@@ -90,17 +90,17 @@ def open_trained(out: Path) -> TrainedSegmenter:
     return TrainedSegmenter(out / MODEL, card, scores)
 
 
-def _inputs_digest(patients: Sequence[Patient], start: Initialisation, options: dict[str, Any]) -> str:
+def _inputs_digest(patients: Sequence[Patient], initial: Initialisation, options: dict[str, Any]) -> str:
     """SHA-256 of all that decides the outcome: settings, slices, initial weights, and the version of the method."""
     decisive = {"network", "image", "augmentation", "training", "threads_per_worker"}
-    settings = start.profile.model_dump(mode="json", include=decisive)
+    settings = initial.profile.model_dump(mode="json", include=decisive)
     digest = hashlib.sha256(json.dumps([METHOD_VERSION, CARD_FORMAT, settings, options], sort_keys=True).encode())
     for patient in patients:
         about = (patient.patient_id, patient.name, patient.hu.shape, *map(float, patient.spacing))
         digest.update(json.dumps(about).encode())
         digest.update(np.ascontiguousarray(patient.hu).tobytes())
         digest.update(np.packbits(patient.expert).tobytes())
-    digest.update((tensor_digest(start.weights) if start.weights else "random").encode())
+    digest.update((tensor_digest(initial.weights) if initial.weights else "random").encode())
     return digest.hexdigest()
 
 
@@ -148,35 +148,35 @@ def train_segmenter(
         If `out` cannot be written.
     """
     started = time.perf_counter()
-    start = choose_initialisation(profile, start_from, runs=runs, slices=len(patients), say=say)
-    say(f"starting from: {start.source} ({start.words})")
+    initial = choose_initialisation(profile, start_from, runs=runs, slices=len(patients), say=say)
+    say(f"starting from: {initial.source} ({initial.words})")
     options = {"folds": folds, "full_curve": full_curve, "seed": seed, "licence": licence, "kind": kind}
-    inputs = _inputs_digest(patients, start, options)
+    inputs = _inputs_digest(patients, initial, options)
     try:
-        found = open_trained(out)
-        if found.card["inputs"] == inputs:
+        earlier = open_trained(out)
+        if earlier.card["inputs"] == inputs:
             say(f"{out} is up to date")
-            return found
+            return earlier
     except TrainError:
         pass
     outcome = cross_validate(
-        patients, start, folds=folds, full_curve=full_curve, seed=seed, workers=workers, on_model=on_model
+        patients, initial, folds=folds, full_curve=full_curve, seed=seed, workers=workers, on_model=on_model
     )
-    card = {"format": CARD_FORMAT, **model_card(patients, start, outcome, licence), "inputs": inputs}
+    card = {"format": CARD_FORMAT, **model_card(patients, initial, outcome, licence), "inputs": inputs}
     card["seconds"] = round(time.perf_counter() - started, 1)
     try:
-        _write(out, patients, start, outcome, {"cohort": kind, "profile": profile.name, "card": card})
+        _write(out, patients, initial, outcome, {"cohort": kind, "profile": profile.name, "card": card})
     except OSError as error:
         raise TrainError(f"cannot write to {out}: {reason_of(error)}") from None
     return open_trained(out)
 
 
 def _write(
-    out: Path, patients: Sequence[Patient], start: Initialisation, outcome: CrossValidation, about: dict[str, Any]
+    out: Path, patients: Sequence[Patient], initial: Initialisation, outcome: CrossValidation, about: dict[str, Any]
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / CARD).unlink(missing_ok=True)  # written last: a folder with a card is complete
-    network, image = start.profile.network, start.profile.image
+    network, image = initial.profile.network, initial.profile.image
     save_model(out / MODEL, outcome.members, network, image, about, outcome.calibration)
     outcome.scores.drop(columns="index").to_csv(out / SCORES, index=False, float_format="%.6f")
     worst_first = outcome.scores[outcome.scores["member"]].sort_values("dice", kind="stable")

@@ -20,35 +20,5 @@ from l3muscle.statistics.printed import (
     reported_p_values,
 )
 from l3muscle.statistics.readings import readings_table
-from l3muscle.statistics.score_table import ScoreTableError, Unit
+from l3muscle.statistics.score_table import ScoreTableError, Unit, best_median_worst
 from l3muscle.statistics.slices_needed import slices_needed_table
-
-__all__ = [
-    "Correction",
-    "Family",
-    "ObserverBand",
-    "ObserverControl",
-    "PairFamily",
-    "REPORTED_NAMES",
-    "ScoreTableError",
-    "Unit",
-    "ablation_table",
-    "agreement_table",
-    "beside_paper",
-    "bland_altman_points",
-    "control_sample",
-    "dunnett",
-    "dunnett_table",
-    "hierarchical_bootstrap_table",
-    "learning_curve_table",
-    "mann_whitney_beside_paper",
-    "mann_whitney_pairs",
-    "mann_whitney_table",
-    "observer_band",
-    "p_text",
-    "plateau_table",
-    "readings_table",
-    "reported_p_values",
-    "slices_needed_table",
-    "surviving_differences",
-]

@@ -7,14 +7,13 @@ from l3muscle.metrics import MEASURES
 from l3muscle.statistics.bootstrap import Bootstrap, estimate
 from l3muscle.statistics.mann_whitney import Correction, adjust
 from l3muscle.statistics.score_table import (
+    ALPHA,
     CONFIGURATION_KEYS,
     MODEL_KEYS,
-    Failures,
     NoTest,
     ScoreTableError,
     check_scores,
     configurations,
-    filled_values,
     verdict,
 )
 
@@ -28,8 +27,7 @@ def ablation_table(
     seed: int = 0,
     correction: Correction = "holm",
     level: float = 0.95,
-    alpha: float = 0.001,
-    failures: Failures = "leave_out",
+    alpha: float = ALPHA,
 ) -> pd.DataFrame:
     """Models with augmentation against the same experiments without, paired.
 
@@ -54,7 +52,7 @@ def ablation_table(
     for side in sides:
         check_scores(side, metric)
     keys = [*CONFIGURATION_KEYS, *MODEL_KEYS, "patient_id"]
-    both = [side[keys].assign(value=filled_values(side, metric, failures)) for side in sides]
+    both = [side[keys].assign(value=side[metric].astype(float)) for side in sides]
     pairs = both[0].merge(both[1], on=keys, suffixes=("_with", "_without")).assign(failure="")
     if pairs.empty:
         raise ScoreTableError("the two score tables share no experiment")
@@ -64,8 +62,8 @@ def ablation_table(
     bootstrap = Bootstrap(pairs["patient_id"].nunique(), replicates, seed)
     rows = []
     for one in configurations(pairs, "difference"):
-        own, models = [side[one.key] for side in whole], len(one.matrix)
-        unpaired = sum(len(side.matrix) - models for side in own)
+        (with_, without), models = (side[one.key] for side in whole), len(one.matrix)
+        unpaired = len(with_.matrix) + len(without.matrix) - 2 * models
         notes = [f"{unpaired} models without a partner left out"] if unpaired else []
         notes += [one.note.replace("predictions", "pairs")] if one.note else []
         difference = low = high = p = np.nan
@@ -82,8 +80,8 @@ def ablation_table(
                 "n_train": one.n_train,
                 "n_pairs": models,
                 "n": one.values().size,
-                "failures_with": own[0].counts["failures"],
-                "failures_without": own[1].counts["failures"],
+                "failures_with": with_.counts["failures"],
+                "failures_without": without.counts["failures"],
                 "mean_with": means["value_with"],
                 "mean_without": means["value_without"],
                 "difference": difference,

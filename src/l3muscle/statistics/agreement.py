@@ -71,11 +71,11 @@ def _agreement(values: np.ndarray, expert: np.ndarray, margin: float, level: flo
     half_limit = t * sd * np.sqrt(1 / n + z**2 / (2 * (n - 1)))
     halves = {"bias": (bias, half_bias), "lower_limit": (bias - z * sd, half_limit)}
     halves["upper_limit"] = bias + z * sd, half_limit
-    found = {}
+    outcome = {}
     for name, (middle, half) in halves.items():
-        found |= {name: middle, f"{name}_low": middle - half, f"{name}_high": middle + half}
-    found |= dict(zip(("ccc", "ccc_low", "ccc_high"), lin_concordance(values, expert, level), strict=True))
-    return found | {"sd": sd, "tost_p": float(ttost_paired(values, expert, -margin, margin)[0])}
+        outcome |= {name: middle, f"{name}_low": middle - half, f"{name}_high": middle + half}
+    outcome |= dict(zip(("ccc", "ccc_low", "ccc_high"), lin_concordance(values, expert, level), strict=True))
+    return outcome | {"sd": sd, "tost_p": float(ttost_paired(values, expert, -margin, margin)[0])}
 
 
 _INTERVALS = ("bias", "lower_limit", "upper_limit", "ccc")

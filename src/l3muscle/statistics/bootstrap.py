@@ -16,8 +16,8 @@ from l3muscle.statistics.dunnett import control_sample, dunnett_table
 from l3muscle.statistics.mann_whitney import Correction, adjust
 from l3muscle.statistics.printed import is_below, printed_configurations
 from l3muscle.statistics.score_table import (
+    ALPHA,
     COMPARED,
-    Failures,
     NoTest,
     ScoreTableError,
     check_choice,
@@ -178,9 +178,8 @@ def hierarchical_bootstrap_table(
     replicates: int = 2000,
     seed: int = 0,
     correction: Correction = "holm",
-    failures: Failures = "leave_out",
     level: float = 0.95,
-    alpha: float = 0.001,
+    alpha: float = ALPHA,
 ) -> pd.DataFrame:
     """Every configuration against the observers, or the expert, by redrawing images, models and observers.
 
@@ -194,8 +193,6 @@ def hierarchical_bootstrap_table(
         The table depends on nothing but these and the scores.
     correction : {"holm", "bonferroni", "fdr_bh", "none"}
         Over all configurations of the table.
-    failures : {"leave_out", "worst"}
-        How an empty prediction enters the RMS-DTA.
     level : float
         Of the interval, which is not corrected.
     alpha : float
@@ -218,7 +215,7 @@ def hierarchical_bootstrap_table(
     control = observers_drawn(bootstrap, scores, observers, metric) if MEASURES[metric].better else None
     columns = ["difference", "standard_error", "degrees", "low", "high", "p_raw"]
     rows = []
-    for configuration in configurations(scores, metric, failures):
+    for configuration in configurations(scores, metric):
         note, values = configuration.note, (np.nan,) * len(columns)
         try:
             one = estimate(bootstrap.draw(configuration.matrix, *configuration.key), control, level)
@@ -242,8 +239,7 @@ def surviving_differences(
     replicates: int = 2000,
     seed: int = 0,
     correction: Correction = "holm",
-    alpha: float = 0.001,
-    failures: Failures = "leave_out",
+    alpha: float = ALPHA,
 ) -> pd.DataFrame:
     """Which of the paper's significant differences stand when it is counted in that models share images.
 
@@ -262,8 +258,8 @@ def surviving_differences(
         As `hierarchical_bootstrap_table`.
     """
     control = observers if MEASURES[metric].better else control_sample("zeros", metric, scores=scores)
-    naive = dunnett_table(scores, control, metric, alpha=alpha, failures=failures)
-    settings = {"replicates": replicates, "seed": seed, "correction": correction, "alpha": alpha, "failures": failures}
+    naive = dunnett_table(scores, control, metric, alpha=alpha)
+    settings = {"replicates": replicates, "seed": seed, "correction": correction, "alpha": alpha}
     drawn = hierarchical_bootstrap_table(scores, observers, metric, **settings)
     print_of = printed_configurations(metric).set_index(["source_task", "n_train"])["printed"].to_dict()
     table = naive[["source_task", "n_train"]].copy()

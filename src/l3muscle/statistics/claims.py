@@ -23,8 +23,8 @@ from l3muscle.metrics import MEASURES
 from l3muscle.statistics.bootstrap import Bootstrap, Drawn, estimate, observers_drawn
 from l3muscle.statistics.dunnett import control_sample, dunnett_table, plateau_table
 from l3muscle.statistics.mann_whitney import mann_whitney_pairs
-from l3muscle.statistics.printed import ALPHA, REPORTED_NAMES, p_text, printed_configurations, printed_pairs
-from l3muscle.statistics.score_table import MEASURE_OF, NoTest, check_scores, configurations
+from l3muscle.statistics.printed import REPORTED_NAMES, p_text, printed_configurations, printed_pairs
+from l3muscle.statistics.score_table import ALPHA, MEASURE_OF, NoTest, check_scores, configurations
 from l3muscle.statistics.slices_needed import slices_needed_table
 
 VERDICTS = {True: "holds", False: "does not hold", None: "cannot be decided at this scale"}
@@ -92,10 +92,10 @@ def decide(one: Comparison, relation: str, margin: float, alpha: float = ALPHA) 
 
 def all_of(decisions: Iterable[bool | None]) -> bool | None:
     """True if all are, False if any is False, else None."""
-    found = list(decisions)
-    if False in found:
+    decisions = list(decisions)
+    if False in decisions:
         return False
-    return None if None in found or not found else True
+    return None if None in decisions or not decisions else True
 
 
 class Run:
@@ -146,8 +146,7 @@ class Run:
 
     def values(self, measure: str, task: str, n: int) -> pd.Series:
         """A measure of all predictions of a configuration."""
-        own = self.scores[(self.scores["source_task"] == task) & (self.scores["n_train"] == n)]
-        return own[measure].dropna()
+        return self.scores.loc[(self.scores["source_task"] == task) & (self.scores["n_train"] == n), measure].dropna()
 
 
 def _sizes(text: str, run: Run) -> list[int]:
@@ -182,10 +181,10 @@ def mann_whitney(line: Any, run: Run) -> Iterator[Comparison]:
 
 def bootstrap(line: Any, run: Run) -> Iterator[Comparison]:
     """Bootstrap over images and models, between configurations."""
-    own = list(product(_tasks(line.source_tasks), _sizes(line.sizes, run)))
-    others = own if line.against == "one another" else [key for key in run.drawn(line.measure) if key != "observers"]
-    for first, second in dict.fromkeys(tuple(sorted(pair)) for pair in product(own, others) if pair[0] != pair[1]):
-        if second in own and first not in own:
+    named = list(product(_tasks(line.source_tasks), _sizes(line.sizes, run)))
+    others = named if line.against == "one another" else [key for key in run.drawn(line.measure) if key != "observers"]
+    for first, second in dict.fromkeys(tuple(sorted(pair)) for pair in product(named, others) if pair[0] != pair[1]):
+        if second in named and first not in named:
             first, second = second, first
         name = f"{first[0]} n = {first[1]} against {second[0]} n = {second[1]}"
         yield run.compare(name, line.measure, first, second)
@@ -271,7 +270,7 @@ def _summary(compared: list[Comparison], decisions: list[bool | None]) -> str:
         return "; ".join(map(str, compared))
     text = f"{sum(one is True for one in decisions)} of {len(compared)} comparisons agree"
     for decision, words in ((False, "disagree"), (None, "cannot tell")):
-        such = [one for one, own in zip(compared, decisions, strict=True) if own is decision]
+        such = [one for one, decided in zip(compared, decisions, strict=True) if decided is decision]
         if such:
             return f"{text}; {len(such)} {words}, such as {such[0]}"
     return text
@@ -330,9 +329,9 @@ def claims_table(scores: pd.DataFrame, observers: pd.DataFrame, *, alpha: float 
         decisions, numbers, tests, printed = [], [], [], []
         for line in lines.itertuples():
             compared = list(TESTS[line.test](line, run))
-            own = [decide(one, line.relation, float(line.margin), alpha) for one in compared]
-            decisions += own
-            numbers.append(_summary(compared, own))
+            decided = [decide(one, line.relation, float(line.margin), alpha) for one in compared]
+            decisions += decided
+            numbers.append(_summary(compared, decided))
             tests.append(f"{MEASURES[line.measure].name}: {TESTS[line.test].__doc__.rstrip('.')}")
             printed.append(_printed(line))
         first = lines.iloc[0]

@@ -10,6 +10,7 @@ from scipy import special, stats
 
 from l3muscle.metrics import MEASURES
 from l3muscle.statistics.score_table import (
+    ALPHA,
     MEASURE_OF,
     Configuration,
     Failures,
@@ -159,13 +160,13 @@ def control_sample(
 
 
 def dunnett_by_family(
-    found: Sequence[Configuration], samples: Sequence[np.ndarray], control: np.ndarray, family: Family
+    tested: Sequence[Configuration], samples: Sequence[np.ndarray], control: np.ndarray, family: Family
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Dunnett's tests of the configurations' samples against one control, family by family.
 
     Returns
     -------
-    tested : ndarray, (configurations, 3)
+    outcomes : ndarray, (configurations, 3)
         Difference, statistic, p-value; NaN where there is no test.
     reasons : dict of int to str
         Why there is none, by the index of the configuration.
@@ -175,10 +176,10 @@ def dunnett_by_family(
     ScoreTableError
         If the control cannot serve as one.
     """
-    tested = np.full((len(found), 3), np.nan)
+    outcomes = np.full((len(tested), 3), np.nan)
     reasons = {index: "fewer than two values" for index, sample in enumerate(samples) if sample.size < 2}
     families: dict[object, list[int]] = {}
-    for index, configuration in enumerate(found):
+    for index, configuration in enumerate(tested):
         if index not in reasons:
             families.setdefault("" if family == "all" else getattr(configuration, family), []).append(index)
     for members in families.values():
@@ -189,8 +190,8 @@ def dunnett_by_family(
                 raise
             reasons |= dict.fromkeys(members, str(error))
         else:
-            tested[members] = np.column_stack([outcome.difference, outcome.statistic, outcome.p_value])
-    return tested, reasons
+            outcomes[members] = np.column_stack([outcome.difference, outcome.statistic, outcome.p_value])
+    return outcomes, reasons
 
 
 def dunnett_table(
@@ -201,7 +202,7 @@ def dunnett_table(
     family: Family = "all",
     unit: Unit = "prediction",
     failures: Failures = "leave_out",
-    alpha: float = 0.001,
+    alpha: float = ALPHA,
 ) -> pd.DataFrame:
     """Dunnett's tests of every configuration against a control (Tables 1 and 2).
 
@@ -221,7 +222,7 @@ def dunnett_table(
     failures : {"leave_out", "worst"}
         How an empty prediction enters the RMS-DTA: see `score_table.configurations`.
     alpha : float
-        The paper's level is 0.001.
+        Of the verdicts.
 
     Returns
     -------
@@ -243,12 +244,12 @@ def dunnett_table(
         control = control_sample("outlines", metric, observers=control)
     values = np.asarray(control, dtype=np.float64).ravel()
     values = values[~np.isnan(values)]
-    found = configurations(scores, metric, failures)
-    samples = [configuration.values(unit) for configuration in found]
-    tested, reasons = dunnett_by_family(found, samples, values, family)
+    tested = configurations(scores, metric, failures)
+    samples = [configuration.values(unit) for configuration in tested]
+    outcomes, reasons = dunnett_by_family(tested, samples, values, family)
     rows = []
-    for index, (configuration, sample) in enumerate(zip(found, samples, strict=True)):
-        difference, statistic, p = tested[index]
+    for index, (configuration, sample) in enumerate(zip(tested, samples, strict=True)):
+        difference, statistic, p = outcomes[index]
         rows.append(
             {
                 **configuration.row(unit),
@@ -271,7 +272,7 @@ def plateau_table(
     *,
     unit: Unit = "prediction",
     failures: Failures = "leave_out",
-    alpha: float = 0.001,
+    alpha: float = ALPHA,
 ) -> pd.DataFrame:
     """Compare every training-set size with the largest, within each source task (the paper's Appendix D).
 
@@ -291,15 +292,15 @@ def plateau_table(
         As `dunnett_table`.
     """
     check_scores(scores, metric)
-    found, rows = configurations(scores, metric, failures), []
-    for task in dict.fromkeys(one.source_task for one in found):
-        *smaller, largest = (one for one in found if one.source_task == task)
+    every, rows = configurations(scores, metric, failures), []
+    for task in dict.fromkeys(one.source_task for one in every):
+        *smaller, largest = (one for one in every if one.source_task == task)
         samples, control = [one.values(unit) for one in smaller], largest.values(unit)
-        tested, reasons = np.full((len(smaller), 3), np.nan), {}
+        outcomes, reasons = np.full((len(smaller), 3), np.nan), {}
         if control.size >= 2:
-            tested, reasons = dunnett_by_family(smaller, samples, control, "all")
+            outcomes, reasons = dunnett_by_family(smaller, samples, control, "all")
         for index, one in enumerate(smaller):
-            difference, _, p = tested[index]
+            difference, _, p = outcomes[index]
             known = not np.isnan(p)
             note = one.note if known else f"n/a: {reasons.get(index, 'fewer than two values')}"
             row = (task, one.n_train, largest.n_train, samples[index].size, control.size, one.counts["failures"])

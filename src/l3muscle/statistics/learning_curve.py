@@ -34,9 +34,8 @@ def learning_curve_table(
     """
     check_scores(scores, metric)
     rows = []
-    for one, worst in zip(
-        configurations(scores, metric, failures), configurations(scores, metric, "worst"), strict=True
-    ):
+    pairs = zip(configurations(scores, metric, failures), configurations(scores, metric, "worst"), strict=True)
+    for one, worst in pairs:
         values, with_failures = one.values(), worst.values()
         mean = values.mean() if values.size else np.nan
         half = sd = np.nan

@@ -10,6 +10,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from l3muscle.statistics.score_table import (
+    ALPHA,
     Configuration,
     Failures,
     ScoreTableError,
@@ -42,10 +43,10 @@ def adjust_pairs(table: pd.DataFrame, correction: Correction, family: PairFamily
     return table.groupby("n_train")["p_raw"].transform(lambda p_values: adjust(p_values, correction))
 
 
-def pairs_of_tasks(found: list[Configuration]) -> Iterator[tuple[Configuration, Configuration]]:
+def pairs_of_tasks(every: list[Configuration]) -> Iterator[tuple[Configuration, Configuration]]:
     """Every two configurations of one size, by size."""
-    for n in sorted({configuration.n_train for configuration in found}):
-        yield from combinations([configuration for configuration in found if configuration.n_train == n], 2)
+    for n in sorted({configuration.n_train for configuration in every}):
+        yield from combinations([configuration for configuration in every if configuration.n_train == n], 2)
 
 
 def mann_whitney_pairs(
@@ -56,7 +57,7 @@ def mann_whitney_pairs(
     correction: Correction = "none",
     family: PairFamily = "n_train",
     failures: Failures = "leave_out",
-    alpha: float = 0.001,
+    alpha: float = ALPHA,
 ) -> pd.DataFrame:
     """Two-sided Mann-Whitney U tests of every pair of source tasks at every training-set size.
 

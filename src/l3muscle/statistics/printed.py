@@ -8,9 +8,9 @@ import pandas as pd
 
 from l3muscle.metrics import MEASURES
 from l3muscle.statistics.mann_whitney import mann_whitney_pairs
-from l3muscle.statistics.score_table import ScoreTableError, check_choice, check_scores
+from l3muscle.statistics.score_table import ALPHA, ScoreTableError, check_choice, check_scores
 
-ALPHA = 0.001  # the paper's level, below which it prints no number
+LEAST_PRINTED = 0.001  # p-values below it are not printed as numbers
 DIFFERENT = "≠"
 REPORTED_NAMES = {
     "random": "Rand. Init.",
@@ -33,7 +33,7 @@ def reported_p_values() -> pd.DataFrame:
 
 
 def printed_number(text: str) -> float:
-    """A printed p-value as a number; NaN where the print only says that it is below 0.001 (`<0.001` or stars)."""
+    """A printed p-value as a number; NaN where the print only says that it is below 0.001 (`<0.001` or `***`)."""
     return np.nan if text.startswith("<") or text.strip("*") == "" else float(text)
 
 
@@ -41,7 +41,7 @@ def is_below(text: str, alpha: float = ALPHA) -> bool | None:
     """Whether a printed p-value lies below a level; None where the print does not tell."""
     number = printed_number(text)
     if np.isnan(number):
-        return True if alpha >= ALPHA else None
+        return True if alpha >= LEAST_PRINTED else None
     return number < alpha
 
 
@@ -56,7 +56,7 @@ def _translated(table: pd.DataFrame) -> pd.DataFrame:
             "n_train": table["n_train"],
             "printed": printed,
             "number": printed.map(printed_number),
-            "below": printed.map(is_below).astype(bool),
+            "below": printed.map(lambda text: is_below(text, LEAST_PRINTED)).astype(bool),
             "marked": table["marked"],
         }
     ).reset_index(drop=True)
@@ -84,14 +84,14 @@ def p_text(p_value: float) -> str:
     """A p-value as the paper's Tables 1 and 2 print one: three decimals, or `p < 0.001`."""
     if np.isnan(p_value):
         return "n/a"
-    return "p < 0.001" if p_value < ALPHA else f"{p_value:.3f}"
+    return "p < 0.001" if p_value < LEAST_PRINTED else f"{p_value:.3f}"
 
 
-def stars_text(p_value: float) -> str:
-    """A p-value as Appendix C prints one: four decimals, or three stars below 0.001."""
+def appendix_text(p_value: float) -> str:
+    """A p-value as Appendix C prints one: four decimals, or the significance mark `***` below 0.001."""
     if np.isnan(p_value):
         return "n/a"
-    return "***" if p_value < ALPHA else f"{p_value:.4f}"
+    return "***" if p_value < LEAST_PRINTED else f"{p_value:.4f}"
 
 
 def _other_side(printed: str, p_value: float, alpha: float) -> bool:
@@ -126,7 +126,7 @@ def beside_paper(
         other side.
     """
     printed = printed_configurations(metric).set_index(["source_task", "n_train"])
-    own = table.set_index(["source_task", "n_train"])
+    tested = table.set_index(["source_task", "n_train"])
     rows = []
     for task in dict.fromkeys(table["source_task"]):
         above, below = {"source task": labels[task], "values": "paper"}, {"source task": "", "values": ours}
@@ -136,8 +136,8 @@ def beside_paper(
             if (task, n) in printed.index:
                 paper = printed.loc[(task, n)]
                 above[column] = _MARKS[paper["marked"]].format(paper["printed"].replace("<", "< "))
-            if (task, n) in own.index:
-                p, verdict = own.loc[(task, n), ["p_value", "verdict"]]
+            if (task, n) in tested.index:
+                p, verdict = tested.loc[(task, n), ["p_value", "verdict"]]
                 below[column] = _MARKS[verdict].format(p_text(p).removeprefix("p "))
                 if paper is not None:
                     # What is printed below 0.001 and not underlined is better.
@@ -163,7 +163,7 @@ def mann_whitney_beside_paper(
     scores : DataFrame
     n_train : int
     labels : dict of str to str, optional
-        How this run's source tasks are called; their own names by default.
+        How this run's source tasks are called; their names by default.
     alpha : float
     **settings
         Of `mann_whitney_pairs`.
@@ -189,8 +189,8 @@ def mann_whitney_beside_paper(
     pairs = mann_whitney_pairs(scores, "rms_dta_cm", alpha=alpha, **settings)
     ours = {frozenset((r.first, r.second)): r for r in pairs[pairs["n_train"] == n_train].itertuples()}
     order = list(dict.fromkeys(printed["first"]))
-    found = dict.fromkeys(at_size["source_task"])
-    tasks = sorted(found, key=lambda task: order.index(task) if task in order else len(order))
+    run = dict.fromkeys(at_size["source_task"])
+    tasks = sorted(run, key=lambda task: order.index(task) if task in order else len(order))
     labels = labels or {task: task for task in tasks}
     rows = []
     for row in tasks:
@@ -203,7 +203,7 @@ def mann_whitney_beside_paper(
             text, outcome = paper.get((row, column)), ours[frozenset((row, column))]
             above[name] = "–" if text is None else text.replace("*", "\\*")
             verdict = {row: "better", column: "worse"}.get(outcome.better, "")
-            below[name] = _MARKS[verdict].format(stars_text(outcome.p_value).replace("*", "\\*"))
+            below[name] = _MARKS[verdict].format(appendix_text(outcome.p_value).replace("*", "\\*"))
             if text is not None and _other_side(text, outcome.p_value, alpha):
                 below[name] += f" {DIFFERENT}"
         rows += [above, below]

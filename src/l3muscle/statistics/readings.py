@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from l3muscle.statistics.dunnett import Family, control_sample, dunnett_table
-from l3muscle.statistics.printed import ALPHA, printed_configurations
+from l3muscle.statistics.printed import LEAST_PRINTED, printed_configurations
 from l3muscle.statistics.score_table import DIFFERENCE_OF, MEASURE_OF, Unit
 
 
@@ -16,14 +16,14 @@ def _compare(p_value: np.ndarray, number: np.ndarray, below: np.ndarray) -> dict
     """How close p-values come to printed ones, on the printed scale: all below 0.001 are alike."""
     known = ~np.isnan(p_value)
     p_value, number, below = p_value[known], number[known], below[known]
-    both = ~below & (p_value >= ALPHA)
-    shown = np.where(below, ALPHA, number)
+    both = ~below & (p_value >= LEAST_PRINTED)
+    shown = np.where(below, LEAST_PRINTED, number)
     return {
         "compared": int(known.sum()),
         "untested": int((~known).sum()),
-        "same_side": float(((p_value < ALPHA) == below).mean()) if known.any() else np.nan,
+        "same_side": float(((p_value < LEAST_PRINTED) == below).mean()) if known.any() else np.nan,
         "mean_abs_dp": float(np.abs(p_value - number)[both].mean()) if both.any() else np.nan,
-        "distance": float(np.abs(np.maximum(p_value, ALPHA) - shown).mean()) if known.any() else np.nan,
+        "distance": float(np.abs(np.maximum(p_value, LEAST_PRINTED) - shown).mean()) if known.any() else np.nan,
     }
 
 

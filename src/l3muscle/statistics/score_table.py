@@ -20,6 +20,7 @@ DIFFERENCE_OF = {row.value: column for column, row in MEASURES.items() if isinst
 MEASURE_OF = {difference: measure for measure, difference in DIFFERENCE_OF.items()}
 COMPARED = tuple(column for column in MEASURES if column not in DIFFERENCE_OF)
 MODEL_KEYS = ["fold", "subset", "repeat"]
+ALPHA = 0.001  # level of the tests, as in the paper
 CONFIGURATION_KEYS = ["source_task", "n_train"]
 
 # A gross failure has left the muscle. At L3 the abdominal wall is one to three centimetres thick, so that a boundary
@@ -97,13 +98,19 @@ def check_observers(observers: pd.DataFrame, metric: str) -> None:
 
 def gross_failures(scores: pd.DataFrame) -> pd.Series:
     """Which predictions have left the muscle: see `GROSS_DTA_CM` and `GROSS_AREA_FACTOR`."""
-    found = pd.Series(False, index=scores.index)
+    gross = pd.Series(False, index=scores.index)
     if "rms_dta_cm" in scores:
-        found |= scores["rms_dta_cm"] > GROSS_DTA_CM
+        gross |= scores["rms_dta_cm"] > GROSS_DTA_CM
     if {"sma_cm2", "sma_difference_cm2"} <= set(scores.columns):
         ratio = scores["sma_cm2"] / (scores["sma_cm2"] - scores["sma_difference_cm2"])
-        found |= (ratio > GROSS_AREA_FACTOR) | ((ratio > 0) & (ratio < 1 / GROSS_AREA_FACTOR))
-    return found & (scores["failure"].fillna("") != "empty")
+        gross |= (ratio > GROSS_AREA_FACTOR) | ((ratio > 0) & (ratio < 1 / GROSS_AREA_FACTOR))
+    return gross & (scores["failure"].fillna("") != "empty")
+
+
+def best_median_worst(scores: pd.DataFrame) -> dict[str, Any]:
+    """Index of the rows with the best, the median and the worst Dice."""
+    ranked = scores.sort_values(["dice", "patient_id"], ascending=False).index
+    return {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
 
 
 def mean_over(matrix: np.ndarray, axis: int) -> np.ndarray:
@@ -143,14 +150,8 @@ class Configuration:
 
     def row(self, unit: Unit = "prediction") -> dict[str, Any]:
         """What a result table says of a configuration first."""
-        values, models = self.values(unit).size, len(self.matrix)
-        return {
-            "source_task": self.source_task,
-            "n_train": self.n_train,
-            "n_models": models,
-            "n": values,
-            **self.counts,
-        }
+        counts = {"n_models": len(self.matrix), "n": self.values(unit).size, **self.counts}
+        return {"source_task": self.source_task, "n_train": self.n_train} | counts
 
     def values(self, unit: Unit = "prediction") -> np.ndarray:
         """One value a prediction, an image (mean over models) or a model (mean over images); NaN left out."""
@@ -195,13 +196,13 @@ def configurations(scores: pd.DataFrame, metric: str, failures: Failures = "leav
     totals = pd.DataFrame(counts).groupby([scores[name] for name in CONFIGURATION_KEYS]).sum()
     matrices = {key: group.to_numpy() for key, group in wide.groupby(level=CONFIGURATION_KEYS)}
     order = {task: index for index, task in enumerate(scores["source_task"].unique())}
-    found = []
+    ordered = []
     for task, n in sorted(matrices, key=lambda key: (order[key[0]], key[1])):
         *failed, missing = (int(count) for count in totals.loc[(task, n)])
         note = f"{missing} failed predictions left out" if missing else ""
         numbers = dict(zip(counts, failed, strict=False))
-        found.append(Configuration(str(task), int(n), matrices[task, n], numbers, note))
-    return found
+        ordered.append(Configuration(str(task), int(n), matrices[task, n], numbers, note))
+    return ordered
 
 
 def observers_as_matrix(observers: pd.DataFrame, metric: str, images: Sequence[str]) -> np.ndarray:

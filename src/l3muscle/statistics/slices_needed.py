@@ -6,14 +6,7 @@ from scipy.optimize import isotonic_regression
 
 from l3muscle.metrics import MEASURES
 from l3muscle.statistics.bootstrap import Bootstrap, observers_drawn
-from l3muscle.statistics.score_table import (
-    Configuration,
-    Failures,
-    NoTest,
-    check_choice,
-    check_scores,
-    configurations,
-)
+from l3muscle.statistics.score_table import Configuration, NoTest, check_choice, check_scores, configurations
 
 
 def first_reach(sizes: np.ndarray, curve: np.ndarray, target: float) -> float:
@@ -43,7 +36,6 @@ def slices_needed_table(
     replicates: int = 2000,
     seed: int = 0,
     level: float = 0.95,
-    failures: Failures = "leave_out",
 ) -> pd.DataFrame:
     """How many annotated slices each source task needs until its mean reaches the observers'.
 
@@ -69,7 +61,7 @@ def slices_needed_table(
     control = observers_drawn(bootstrap, scores, observers, metric)
     targets = sign * np.append(control.replicates, control.mean)
     by_task: dict[str, list[Configuration]] = {}
-    for configuration in configurations(scores, metric, failures):
+    for configuration in configurations(scores, metric):
         by_task.setdefault(configuration.source_task, []).append(configuration)
     rows = []
     for task, of_task in by_task.items():
