@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from l3muscle.book.archive import ArchiveError, open_archive, write_archive
@@ -103,3 +104,29 @@ def test_an_archive_that_cannot_be_written_is_one_sentence(finished, runs, tmp_p
     with pytest.raises(ArchiveError, match="cannot write"):
         write_archive(open_results("smoke", runs), tmp_path / "results")
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_a_study_that_is_run_in_parts_is_kept_whole(finished, runs, tmp_path):
+    """Models of an earlier archive stay where settings and cohort agree, and go where they do not."""
+    results = open_results("smoke", runs)
+    whole = read(write_archive(results, tmp_path))
+    part = open_results("smoke", runs)
+    part.records = {one: record for one, record in results.records.items() if one.fold == 0}
+    assert 0 < len(part.records) < len(results.records)
+    together = read(write_archive(part, tmp_path))
+    assert together.keys() == whole.keys()
+    for name, table in whole.items():
+        order = list(table.columns[:6])
+        pd.testing.assert_frame_equal(
+            table.sort_values(order, ignore_index=True), together[name].sort_values(order, ignore_index=True)
+        )
+    about = json.loads((tmp_path / "smoke" / "provenance.json").read_text())
+    assert about["experiments"] == len(results.records)
+
+    about["identity"]["cohort"] = "another"
+    (tmp_path / "smoke" / "provenance.json").write_text(json.dumps(about))
+    assert set(read(write_archive(part, tmp_path))["models.csv"]["fold"]) == {0}
+
+
+def read(folder: Path) -> dict[str, pd.DataFrame]:
+    return {path.name: pd.read_csv(path, dtype={"failure": str}) for path in folder.glob("*.csv")}

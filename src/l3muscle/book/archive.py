@@ -1,7 +1,8 @@
 """Results that were measured elsewhere, or take too long for every build, kept in `results/` with their provenance."""
 
 import json
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from l3muscle.study import StudyResults
 
 ARCHIVE = Path("results")
 OBSERVERS = "observers.csv"
+MODEL = ("stopped", "steps", "best_step", "seconds")  # what `models.csv` says of each model
 
 
 class ArchiveError(L3MuscleError):
@@ -92,8 +94,10 @@ def write_archive(results: StudyResults, archive: Path = ARCHIVE) -> Path:
     """Keep the scores of a run, under the name of its profile, with where they come from.
 
     Six digits of the measures that the paper's tests compare: of a model on a test image in `scores.csv`, of an
-    observer in `observers.csv`. Patients and observers of a cohort that is no phantom are numbered: what they are
-    called stays with the run. An earlier archive of that name gives way.
+    observer in `observers.csv`; how each model's training went in `curves.csv`, and how it ended in `models.csv`.
+    Patients and observers of a cohort that is no phantom are numbered: what they are called stays with the run. Models
+    of an earlier archive stay where they are of the same settings and cohort, so that a long study can be run in parts
+    and on several machines; any other archive of that name gives way.
 
     Parameters
     ----------
@@ -113,34 +117,56 @@ def write_archive(results: StudyResults, archive: Path = ARCHIVE) -> Path:
         If it cannot be written.
     """
     scores, observers = results.scores(), results.observer_scores()
-    records = list(results.records.values())
+    records = results.records
     sources = [record for task in results.plan["sources"] if (record := results.source_record(task)) is not None]
-    machines = [json.loads(text) for text in dict.fromkeys(json.dumps(record["provenance"]) for record in records)]
+    trained = [{**asdict(one), **{name: record[name] for name in MODEL}} for one, record in records.items()]
+    names = names_of(results)
+    tables = {
+        "scores.csv": renamed(scores[[*AXES, "patient_id", *COMPARED, "failure"]], names),
+        "models.csv": pd.DataFrame(trained),
+        "curves.csv": results.curves()[[*AXES, "step", "train_loss", "validation_loss"]],
+    }
     about = {
         "measured": date.today().isoformat(),
         "profile": results.profile.model_dump(mode="json"),
         "sources": {task: results.source_kind(task) for task in results.profile.grid.source_tasks},
         "phantom": results.plan["phantom"],
         "patients": results.plan["patients"],
-        "experiments": len(records),
+        "identity": {name: results.plan[name] for name in ("cohort", "method")},
         "planned": results.planned(),
-        "seconds_of_one_worker": round(sum(record["seconds"] for record in records), 1),
         "source_seconds_of_one_worker": round(sum(record.get("seconds", 0.0) for record in sources), 1),
-        "provenance": machines[0],
-        "other_machines": machines[1:],
+        "machines": [record["provenance"] for record in records.values()],
     }
-    names = names_of(results)
-    scores = renamed(scores[[*AXES, "patient_id", *COMPARED, "failure"]], names)
     folder = archive / results.profile.name
+    with suppress(ArchiveError):
+        _add_earlier(folder, about, tables)
+    about["experiments"] = len(tables["models.csv"])
+    about["seconds_of_one_worker"] = round(float(tables["models.csv"]["seconds"].sum()), 1)
+    machines = [json.loads(text) for text in dict.fromkeys(json.dumps(one) for one in about.pop("machines"))]
+    about |= {"provenance": machines[0], "other_machines": machines[1:]}
+    if not observers.empty:
+        tables[OBSERVERS] = renamed(observers[["observer", "patient_id", *COMPARED]], names)
     try:
         with replaced(folder) as draft:
             draft.mkdir()
-            scores.to_csv(draft / "scores.csv", index=False, float_format="%.6g")
-            if not observers.empty:
-                kept = renamed(observers[["observer", "patient_id", *COMPARED]], names)
-                kept.to_csv(draft / OBSERVERS, index=False, float_format="%.6g")
+            for name, table in tables.items():
+                table.to_csv(draft / name, index=False, float_format="%.6g")
             (draft / "provenance.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
             remove(folder)
     except OSError as error:
         raise ArchiveError(f"cannot write {folder}: {reason_of(error)}") from None
     return folder
+
+
+def _add_earlier(folder: Path, about: dict[str, Any], tables: dict[str, pd.DataFrame]) -> None:
+    """Add models of an earlier archive that this run has not, where settings, method and cohort are the same."""
+    earlier = open_archive(folder.name, folder.parent).about
+    if any(earlier.get(name) != about[name] for name in ("profile", "identity")):
+        return
+    axes = list(AXES)
+    own = set(tables["models.csv"][axes].itertuples(index=False, name=None))
+    for name, table in tables.items():
+        before = pd.read_csv(folder / name, dtype={"failure": str})
+        lacking = [key not in own for key in before[axes].itertuples(index=False, name=None)]
+        tables[name] = pd.concat([table, before[lacking]]).sort_values(axes, kind="stable")
+    about["machines"] += [earlier["provenance"], *earlier["other_machines"]]
