@@ -160,6 +160,11 @@ class StudyResults:
         """One row a model and validation: step, train_loss, validation_loss."""
         return self._tables("models", "curve")
 
+    def trainings(self) -> pd.DataFrame:
+        """One row a model: how its training ended (stopped), at which of its steps it was best, and its seconds."""
+        told = ("stopped", "steps", "best_step", "seconds")
+        return pd.DataFrame([{**asdict(one), **{name: at[name] for name in told}} for one, at in self.records.items()])
+
     def observer_scores(self) -> pd.DataFrame:
         """One row an observer outline."""
         return self.store.table("observers", self.plan["observers"], "scores")

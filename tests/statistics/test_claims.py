@@ -1,5 +1,6 @@
 """The table of claims: every verdict can come out each way, and follows the tables it is given."""
 
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -139,9 +140,9 @@ def test_the_numbers_count_the_comparisons_that_agree(paper_like, opposite):
 
 def test_the_printed_tables_bear_out_what_they_decide(paper_like):
     printed = paper_like["printed"]
-    assert printed["better-from-50"] == printed["distance-from-25"] == printed["ten-slices"] == "bears it out"
+    assert printed["better-from-50"] == printed["distance-from-25"] == printed["ten-slices"] == "supported"
     assert printed["observers-dice"] == ""
-    assert set(printed) <= {"", "bears it out", "does not"}
+    assert set(printed) <= {"", "supported", "not supported"}
 
 
 @pytest.mark.parametrize(
@@ -320,6 +321,36 @@ def test_what_is_needed_is_held_against_the_most(some, monkeypatch):
     )
     assert (random.gain, random.low, random.high) == (-4, -np.inf, 4) and "20 (12 to >25)" in random.name
     assert str(jigsaw) == "jigsaw: not run" and str(own) == "own: not run"
+
+
+def ended(*unsaturated: tuple[str, int]) -> pd.DataFrame:
+    """Ten trainings of each configuration, of which two of the named ones were stopped by their budget."""
+    table = pd.DataFrame(product(REPORTED_NAMES, SIZES, range(10)), columns=["source_task", "n_train", "model"])
+    spent = [(row.source_task, row.n_train) in unsaturated and row.model < 2 for row in table.itertuples()]
+    return table.assign(stopped=np.where(spent, "max_steps", "saturated"))
+
+
+def test_trainings_that_did_not_saturate_decide_nothing(paper_like):
+    rng = np.random.default_rng(0)
+    scores, outlines = as_paper(rng), observers(rng)
+    verdicts = {
+        name: claims_table(scores, outlines, models=ended(*some)).set_index("claim")["verdict"]
+        for name, some in {"all": (), "one": (("jigsaw", 10),), "none": tuple(product(REPORTED_NAMES, SIZES))}.items()
+    }
+    assert (verdicts["all"] == paper_like["verdict"]).all()
+    changed = verdicts["one"].index[verdicts["one"] != paper_like["verdict"]]
+    assert {"three-at-10-dice", "segmentation-first-at-10", "random-at-5-far", "matters-when-few"} <= set(changed)
+    assert not {"ten-slices", "levels-off", "better-from-50", "segmentation-first-at-5"} & set(changed)
+    about_models = [name for name in NAMES if not name.startswith("observers-")]
+    assert set(verdicts["none"][about_models]) == {module.UNCONVERGED}
+
+
+def test_what_the_phantom_was_given_is_no_finding(paper_like):
+    rng = np.random.default_rng(0)
+    tuned = claims_table(as_paper(rng), observers(rng), tuned_observers=True).set_index("claim")["verdict"]
+    inputs = tuned == module.INPUT
+    assert list(tuned.index[inputs]) == ["observers-dice", "observers-dta", "observers-smd", "observers-sma"]
+    assert (tuned[~inputs] == paper_like["verdict"][~inputs]).all()
 
 
 def test_the_print_is_read_value_by_value(monkeypatch):

@@ -2,7 +2,7 @@
 
 import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ from l3muscle.statistics.score_table import COMPARED
 from l3muscle.study import StudyResults
 
 ARCHIVE = Path("results")
-OBSERVERS = "observers.csv"
-MODEL = ("stopped", "steps", "best_step", "seconds")  # what `models.csv` says of each model
+OBSERVERS, MODELS = "observers.csv", "models.csv"
 
 
 class ArchiveError(L3MuscleError):
@@ -41,12 +40,15 @@ class Archived:
         whatever else belongs to the result.
     observers : DataFrame or None
         The table `observers.csv` of a study; None where there is none.
+    models : DataFrame or None
+        The table `models.csv` of a study: how each training ended.
     """
 
     name: str
     scores: pd.DataFrame
     about: dict[str, Any]
     observers: pd.DataFrame | None = None
+    models: pd.DataFrame | None = None
 
     @property
     def origin(self) -> str:
@@ -78,10 +80,12 @@ def open_archive(name: str, archive: Path = ARCHIVE) -> Archived:
     folder = (above if not archive.is_dir() and above.is_dir() else archive) / name
     try:
         about = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-        observers = pd.read_csv(folder / OBSERVERS) if (folder / OBSERVERS).exists() else None
+        observers, models = (
+            pd.read_csv(folder / name) if (folder / name).exists() else None for name in (OBSERVERS, MODELS)
+        )
         # Where nothing failed the column is empty, and would be read as numbers.
         scores = pd.read_csv(folder / "scores.csv", dtype={"failure": str})
-        archived = Archived(name, scores, about, observers)
+        archived = Archived(name, scores, about, observers, models)
         _ = archived.header
     except FileNotFoundError as error:
         raise ArchiveError(f"there is no archived result {name!r} ({error.filename} is missing)") from None
@@ -119,11 +123,10 @@ def write_archive(results: StudyResults, archive: Path = ARCHIVE) -> Path:
     scores, observers = results.scores(), results.observer_scores()
     records = results.records
     sources = [record for task in results.plan["sources"] if (record := results.source_record(task)) is not None]
-    trained = [{**asdict(one), **{name: record[name] for name in MODEL}} for one, record in records.items()]
     names = names_of(results)
     tables = {
         "scores.csv": renamed(scores[[*AXES, "patient_id", *COMPARED, "failure"]], names),
-        "models.csv": pd.DataFrame(trained),
+        MODELS: results.trainings(),
         "curves.csv": results.curves()[[*AXES, "step", "train_loss", "validation_loss"]],
     }
     about = {
@@ -140,8 +143,8 @@ def write_archive(results: StudyResults, archive: Path = ARCHIVE) -> Path:
     folder = archive / results.profile.name
     with suppress(ArchiveError):
         _add_earlier(folder, about, tables)
-    about["experiments"] = len(tables["models.csv"])
-    about["seconds_of_one_worker"] = round(float(tables["models.csv"]["seconds"].sum()), 1)
+    about["experiments"] = len(tables[MODELS])
+    about["seconds_of_one_worker"] = round(float(tables[MODELS]["seconds"].sum()), 1)
     machines = [json.loads(text) for text in dict.fromkeys(json.dumps(one) for one in about.pop("machines"))]
     about |= {"provenance": machines[0], "other_machines": machines[1:]}
     if not observers.empty:
@@ -164,7 +167,7 @@ def _add_earlier(folder: Path, about: dict[str, Any], tables: dict[str, pd.DataF
     if any(earlier.get(name) != about[name] for name in ("profile", "identity")):
         return
     axes = list(AXES)
-    own = set(tables["models.csv"][axes].itertuples(index=False, name=None))
+    own = set(tables[MODELS][axes].itertuples(index=False, name=None))
     for name, table in tables.items():
         before = pd.read_csv(folder / name, dtype={"failure": str})
         lacking = [key not in own for key in before[axes].itertuples(index=False, name=None)]

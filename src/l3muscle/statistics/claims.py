@@ -3,7 +3,8 @@
 A line of the file is a comparison or several of one kind; a claim is all lines of its name. A claimed difference needs
 a significant test in its direction. That *no* difference exists is never concluded from a test that finds none: the
 interval of the difference, by the bootstrap over images and models, has to lie inside the line's margin. Else the run
-is too small to tell. Margins are differences that would not matter: of Dice and RMS-DTA well below what parts the
+is too small to tell. Nor does a training that was stopped before its losses had saturated (Section 2.3) tell how good a
+source task is. Margins are differences that would not matter: of Dice and RMS-DTA well below what parts the
 paper's plateau from its observers, of density and area one standard deviation of its observers.
 """
 
@@ -28,6 +29,9 @@ from l3muscle.statistics.score_table import ALPHA, MEASURE_OF, NoTest, check_sco
 from l3muscle.statistics.slices_needed import slices_needed_table
 
 VERDICTS = {True: "holds", False: "does not hold", None: "cannot be decided at this scale"}
+UNCONVERGED = "cannot be decided: trainings ended before saturation"
+INPUT = "an input of the phantom"
+CONVERGED = 0.9  # share of a configuration's trainings that have to end by saturation
 RELATIONS = ("better", "worse", "not worse", "no difference", "differs", "about", "at most")
 
 
@@ -51,7 +55,7 @@ class Comparison:
 
 
 def decide(one: Comparison, relation: str, margin: float, alpha: float = ALPHA) -> bool | None:
-    """Whether a comparison bears out a relation; None where it cannot tell.
+    """Whether a comparison supports a relation; None where it cannot tell.
 
     Parameters
     ----------
@@ -277,7 +281,7 @@ def _summary(compared: list[Comparison], decisions: list[bool | None]) -> str:
 
 
 def _printed(line: Any) -> bool | None:
-    """Whether the paper's own printed p-values bear a line out; None where they do not decide it."""
+    """Whether the paper's own printed p-values support a line; None where they do not decide it."""
     tasks, sizes = _tasks(line.source_tasks), line.sizes.split()
     if line.test == "mann_whitney":
         table, others = printed_pairs(), _tasks(line.against)
@@ -304,20 +308,52 @@ def claims() -> pd.DataFrame:
         return pd.read_csv(stream, dtype=str, keep_default_na=False)
 
 
-def claims_table(scores: pd.DataFrame, observers: pd.DataFrame, *, alpha: float = ALPHA) -> pd.DataFrame:
+def _involved(line: Any, run: Run) -> set[tuple[str, int]]:
+    """Configurations that a line compares."""
+    if line.source_tasks == "observers":
+        return set()
+    tasks, sizes = {*_tasks(line.source_tasks)}, {*_sizes(line.sizes, run)}
+    named = line.against.split()
+    tasks |= {name for name in named if name in REPORTED_NAMES}
+    sizes |= {int(name) for name in named if name.isdigit()}
+    if line.against == "largest":
+        sizes.add(run.sizes[-1])
+    if line.against == "every other configuration" or line.test == "slices_needed":
+        tasks, sizes = set(REPORTED_NAMES), set(run.sizes)
+    return set(product(tasks, sizes))
+
+
+def _unconverged(models: pd.DataFrame) -> set[tuple[str, int]]:
+    """Configurations of which too many trainings were stopped before saturation."""
+    saturated = (models["stopped"] == "saturated").groupby([models["source_task"], models["n_train"]]).mean()
+    return set(saturated.index[saturated < CONVERGED])
+
+
+def claims_table(
+    scores: pd.DataFrame,
+    observers: pd.DataFrame,
+    *,
+    models: pd.DataFrame | None = None,
+    tuned_observers: bool = False,
+    alpha: float = ALPHA,
+) -> pd.DataFrame:
     """Check every claim on a run's tables.
 
     Parameters
     ----------
     scores, observers : DataFrame
         As `l3muscle.statistics` takes them; a cohort without observers has an empty table, which decides nothing.
+    models : DataFrame, optional
+        How each training ended: source_task, n_train and stopped, a row a model. Without it all count as converged.
+    tuned_observers : bool
+        Whether the observers are the phantom's, whose agreement with the expert was put in and is no finding.
     alpha : float
 
     Returns
     -------
     DataFrame
         claim (its name), section, statement, test, numbers, verdict, printed (whether the paper's own printed p-values
-        bear the statement out; empty where they do not decide it) and shown_in (what shows it in the book).
+        support the statement; empty where they do not decide it) and shown_in (what shows it in the book).
 
     Raises
     ------
@@ -325,6 +361,7 @@ def claims_table(scores: pd.DataFrame, observers: pd.DataFrame, *, alpha: float 
         If a table lacks what the tests need.
     """
     run, rows = Run(scores, observers), []
+    unconverged = set() if models is None else _unconverged(models)
     for name, lines in claims().groupby("claim", sort=False):
         decisions, numbers, tests, printed = [], [], [], []
         for line in lines.itertuples():
@@ -334,7 +371,11 @@ def claims_table(scores: pd.DataFrame, observers: pd.DataFrame, *, alpha: float 
             numbers.append(_summary(compared, decided))
             tests.append(f"{MEASURES[line.measure].name}: {TESTS[line.test].__doc__.rstrip('.')}")
             printed.append(_printed(line))
-        first = lines.iloc[0]
+        first, verdict = lines.iloc[0], VERDICTS[all_of(decisions)]
+        if tuned_observers and set(lines["source_tasks"]) == {"observers"}:
+            verdict = INPUT
+        elif any(_involved(line, run) & unconverged for line in lines.itertuples()):
+            verdict = UNCONVERGED
         rows.append(
             {
                 "claim": name,
@@ -342,8 +383,8 @@ def claims_table(scores: pd.DataFrame, observers: pd.DataFrame, *, alpha: float 
                 "statement": first["statement"],
                 "test": "; ".join(dict.fromkeys(tests)),
                 "numbers": "; ".join(numbers),
-                "verdict": VERDICTS[all_of(decisions)],
-                "printed": "" if None in printed else "bears it out" if all(printed) else "does not",
+                "verdict": verdict,
+                "printed": "" if None in printed else "supported" if all(printed) else "not supported",
                 "shown_in": first["shown_in"],
             }
         )
