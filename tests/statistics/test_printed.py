@@ -10,12 +10,14 @@ from l3muscle.statistics import (
     beside_paper,
     mann_whitney_beside_paper,
     p_text,
+    printed_mean_text,
     reported_p_values,
 )
 from l3muscle.statistics.printed import (
     appendix_text,
     is_below,
     printed_configurations,
+    printed_means,
     printed_number,
     printed_pairs,
 )
@@ -233,3 +235,17 @@ def test_a_matrix_that_cannot_be_is_refused():
         mann_whitney_beside_paper(scores, n_train=10)
     with pytest.raises(ValueError, match="lacks rms_dta_cm"):
         mann_whitney_beside_paper(scores.drop(columns="rms_dta_cm"), n_train=5)
+
+
+def test_the_two_collapses_stand_beside_the_run():
+    """Captions of Figures 4 and 5: 1.72 cm and -47.02 HU from random initialisation at five slices."""
+    table = printed_means().set_index("measure")
+    assert table["mean"].to_dict() == {"rms_dta_cm": 1.72, "smd_difference_hu": -47.02}
+    curve = pd.DataFrame({"source_task": ["random", "random"], "n_train": [5, 10], "mean": [0.523, 0.4]})
+    told = printed_mean_text(curve, "rms_dta_cm", {"random": "random initialisation"})
+    assert told == (
+        "random initialisation at n = 5: 1.72 ± 0.10 cm in the paper, whose Figure 4 leaves it out; 0.523 here."
+    )
+    told = printed_mean_text(curve[1:], "smd_difference_hu", {})
+    assert "−47.02 ± 10.48 HU" in told and told.endswith("not run here.")
+    assert printed_mean_text(curve, "dice", {}) == ""

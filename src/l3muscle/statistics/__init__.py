@@ -17,6 +17,7 @@ from l3muscle.statistics.printed import (
     beside_paper,
     mann_whitney_beside_paper,
     p_text,
+    printed_mean_text,
     reported_p_values,
 )
 from l3muscle.statistics.readings import readings_table

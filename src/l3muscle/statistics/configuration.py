@@ -3,7 +3,7 @@
 import pandas as pd
 
 from l3muscle.metrics import MEASURES
-from l3muscle.statistics.printed import printed_configurations
+from l3muscle.statistics.printed import printed_configurations, printed_means
 
 
 def configuration_summary(
@@ -24,7 +24,8 @@ def configuration_summary(
     -------
     DataFrame
         One row a measure: models, observers (mean ± standard deviation over outlines), and `paper: p` as printed in
-        Tables 1 and 2, of Dunnett's test against the observers on the paper's own data.
+        Tables 1 and 2, of Dunnett's test against the observers on the paper's own data; where the paper prints a mean
+        of the models too, `paper: models`.
     """
     rows = {}
     for column, measure in MEASURES.items():
@@ -36,4 +37,6 @@ def configuration_summary(
             for who, table in (("models", scores), ("observers", observer_scores))
             if len(table)
         } | {"paper: p": printed.iloc[0]}
+    for row in printed_means().query("source_task == @source_task and n_train == @n_train").itertuples():
+        rows[MEASURES[row.measure].label]["paper: models"] = row.printed.replace("-", "−")
     return pd.DataFrame(rows).T

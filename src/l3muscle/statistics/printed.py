@@ -80,6 +80,36 @@ def printed_pairs() -> pd.DataFrame:
     return table.drop(columns="marked").rename(columns={"source_task": "first", "versus": "second"})
 
 
+def printed_means() -> pd.DataFrame:
+    """Means of models that the paper prints: source_task, n_train, measure, mean, printed, shown_in.
+
+    They are the two that its figures leave out, because they lie far from all others.
+    """
+    with (resources.files("l3muscle") / "data" / "printed_means.csv").open(encoding="utf-8") as stream:
+        return pd.read_csv(stream)
+
+
+def printed_mean_text(curve: pd.DataFrame, measure: str, labels: Mapping[str, str]) -> str:
+    """A sentence with the means that the paper prints of a measure, and those of this run; empty where it prints none.
+
+    Parameters
+    ----------
+    curve : DataFrame
+        From `l3muscle.statistics.learning_curve_table`.
+    measure : str
+    labels : mapping of str to str
+        How each source task is called.
+    """
+    sentences = []
+    for row in printed_means().query("measure == @measure").itertuples():
+        own = curve[(curve["source_task"] == row.source_task) & (curve["n_train"] == row.n_train)]
+        here = "not run" if own.empty else f"{own['mean'].iloc[0]:.{MEASURES[measure].digits}f}"
+        name = labels.get(row.source_task, row.source_task)
+        paper = f"{row.printed} in the paper, whose {row.shown_in} leaves it out"
+        sentences.append(f"{name} at n = {row.n_train}: {paper}; {here} here.".replace("-", "−"))
+    return " ".join(sentences)
+
+
 def p_text(p_value: float) -> str:
     """A p-value as the paper's Tables 1 and 2 print one: three decimals, or `p < 0.001`."""
     if np.isnan(p_value):
