@@ -97,6 +97,19 @@ class Profile(Settings):
         weights = getattr(self.source(source_task), "weights", "procedural")
         return None if weights == "procedural" else weights
 
+    def source_kind(self, source_task: str) -> str:
+        """How a source task comes about: `"random"`, `"cohort"`, `"procedural"`, or the name of published weights.
+
+        A procedural task that is learned on top of such weights names them too.
+        """
+        published = self.published_weights(source_task)
+        if published is not None or source_task == "random":
+            return published or "random"
+        if SOURCE_TASKS[source_task].uses_cohort:
+            return "cohort"
+        on_top = self.builds_on_classification(source_task)
+        return f"procedural on {self.published_weights('classification')}" if on_top else "procedural"
+
     def fingerprint(self, *parts: str) -> str:
         """SHA-256 of the named parts of the profile (`"training"`, `"image"` ...), as hexadecimal digits."""
         chosen = {part: self.model_dump(mode="json")[part] for part in parts}

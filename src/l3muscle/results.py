@@ -193,7 +193,7 @@ class StudyResults:
         return None if key is None else self.store.arrays("sources", key, "examples")
 
     def source_kind(self, source_task: str) -> str:
-        """How the source task came about: `"random"`, `"procedural"`, `"cohort"`, or the name of published weights."""
+        """How the source task came about, as `Profile.source_kind` says it; `"not run"` where it did not yet."""
         if source_task not in self.plan["sources"]:
             return source_task
         record = self.source_record(source_task)

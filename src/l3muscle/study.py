@@ -258,7 +258,7 @@ class Study:
         uses_cohort = SOURCE_TASKS[source_task].uses_cohort
         record: dict[str, Any] = {
             "source_task": source_task,
-            "kind": self.profile.published_weights(source_task) or ("cohort" if uses_cohort else "procedural"),
+            "kind": self.profile.source_kind(source_task),
             "transfer": asdict(transfer_weights(weights, build_network(self.profile))),
             "profile": self.profile.name,
             "provenance": runtime.provenance(),

@@ -128,7 +128,7 @@ def _source_images(results: StudyResults) -> list[np.ndarray]:
         maps, chances = draw_systems(1, generator=generator)
         points = settings.classification.points
         images.append(draw_fractals(maps, chances, STEP_SHAPE, points=points, generator=generator)[0, 0].numpy())
-    if results.source_kind("segmentation") == "procedural":
+    if results.source_kind("segmentation").startswith("procedural"):
         scenes = settings.segmentation
         look = {"classes": scenes.classes, "shapes_per_scene": scenes.shapes_per_scene}
         images.append(draw_scenes(1, STEP_SHAPE, **look, generator=generator)[0][0, 0].numpy())

@@ -18,10 +18,21 @@ from l3muscle.metrics import dice, rms_dta
 from l3muscle.runtime import origin
 from l3muscle.study import StudyResults
 
+# Words for how a source task came about, by the beginning of what `Profile.source_kind` says.
+LEARNED_FROM = (
+    ("procedural on IMAGENET", "procedural, on ImageNet"),
+    ("procedural", "procedural"),
+    ("IMAGENET", "ImageNet"),
+    ("COCO", "COCO"),
+)
+
 
 def labels_of(kinds: Mapping[str, str]) -> dict[str, str]:
-    """How source tasks are called, by how they came about: one that was learned from generated images says so."""
-    return {task: f"{task} (procedural)" if kind == "procedural" else task for task, kind in kinds.items()}
+    """How source tasks are called, by how they came about: a word says which images one was learned from."""
+    return {
+        task: next((f"{task} ({word})" for beginning, word in LEARNED_FROM if kind.startswith(beginning)), task)
+        for task, kind in kinds.items()
+    }
 
 
 def source_labels(results: StudyResults) -> dict[str, str]:
