@@ -40,10 +40,10 @@ book: $(READY)
 
 test: $(READY)
 	@$(BIN)/ruff check .
-	@$(BIN)/python -m pytest -q -n 2
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 pages: $(READY)
-	@$(BIN)/python -m pytest -q -rs -n 2 book/tests
+	@$(BIN)/python -m pytest -q -rs -n 2 --dist worksteal book/tests
 
 # On a copy that is kept: what is played with stays out of the notebooks that the book is made from.
 lab: $(READY)
@@ -77,7 +77,7 @@ mutants: $(READY)
 	@$(BIN)/mutmut results
 
 coverage: $(READY)
-	@$(BIN)/python -m pytest -q -n 2 --cov=l3muscle --cov-branch --cov-report=term-missing:skip-covered
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov=l3muscle --cov-branch --cov-report=term-missing:skip-covered
 
 # Says aloud what it could not do, and fails on a vulnerability only. Behind a mirror pip-audit finds no advisories and
 # ends well, package by package: what it did not look up is counted.

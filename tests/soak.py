@@ -36,8 +36,8 @@ def feed(name: str, inputs: int, seconds: float, seed: int, note: Path) -> None:
 
     outcome = {"inputs": 0, "refused": 0, "accepted": 0, "slowest_s": 0.0, "findings": {}}
     rng, until = random.Random(f"{name} {seed}"), time.monotonic() + seconds
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
         reader = readers(folder)[name]
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MIB << 20, MAX_MIB << 20))
         while outcome["inputs"] < inputs and time.monotonic() < until:
@@ -106,9 +106,9 @@ def main() -> int:
     from l3muscle.runtime import provenance
 
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(options.workers) as pool:
-        names = options.only or list(readers(Path(place)))
-        outcomes = list(pool.map(lambda name: one(name, options, Path(place)), names))
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.workers) as pool:
+        names = options.only or list(readers(Path(scratch)))
+        outcomes = list(pool.map(lambda name: one(name, options, Path(scratch)), names))
     total, findings = sum(o["inputs"] for o in outcomes), sum(len(o["findings"]) for o in outcomes)
     options.out.mkdir(parents=True, exist_ok=True)
     about = {

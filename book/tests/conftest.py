@@ -21,3 +21,8 @@ def browser() -> Iterator["sync_api.Browser"]:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The playground takes longest: begun first, it does not keep one worker waiting for the other."""
+    items.sort(key=lambda item: item.path.stem != "test_playground")

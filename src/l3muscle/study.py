@@ -32,7 +32,6 @@ from l3muscle.experiment import (
 )
 from l3muscle.metrics import METRICS_VERSION
 from l3muscle.models import transfer_weights
-from l3muscle.phantom.patients import write_phantom
 from l3muscle.pretext import SOURCE_TASKS
 from l3muscle.profile import Profile, load_profile
 from l3muscle.results import (
@@ -112,6 +111,8 @@ class Study:
         """
         if not self.is_phantom or self.cohort_folder.is_dir():
             return False
+        from l3muscle.phantom.patients import write_phantom  # the rest of a run has no need of it
+
         try:
             write_phantom(self.cohort_folder, **dict(self.profile.cohort), workers=workers, progress=on_patient)
         except BrokenExecutor:

@@ -112,10 +112,6 @@ def project_files() -> list[Path]:
     return [path for name in listing.split("\0") if name and (path := TOP / name).is_file()]
 
 
-def test_there_is_one_lock_only() -> None:
-    assert not [path for path in project_files() if path.name == "uv" + ".lock"]
-
-
 def test_no_file_names_a_machine_or_a_registry() -> None:
     # In pieces, so that this file does not hold what it looks for.
     folders = "|".join(("wo" + "rk", "fa" + "rm", "ro" + "ot", "ho" + "me", "Us" + "ers"))

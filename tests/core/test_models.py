@@ -192,7 +192,7 @@ def test_refused_checkpoints_leave_the_network_untouched(resnet18_checkpoint, da
     with pytest.raises(TransferError, match=message):
         transfer_weights(damage(dict(resnet18_checkpoint)), network)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    # A tensor that finds no place may hold anything.
+    # A tensor that is not moved may hold anything.
     assert (
         "fc.bias"
         in transfer_weights({**resnet18_checkpoint, "fc.bias": torch.full((3,), torch.nan)}, network).not_moved

@@ -1,9 +1,9 @@
 """Nothing is unpickled, nothing leads out of its folder or off https, and nobody's name comes out again."""
 
-import ast
 import io
 import pickle
 import re
+import shutil
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -21,75 +21,20 @@ from l3muscle.cohort.ct import read_ct_slice, write_ct_slice
 from l3muscle.cohort.files import NOT_DATA
 from l3muscle.cohort.rtstruct import write_rtstruct
 from l3muscle.errors import L3MuscleError
-from l3muscle.phantom import patients
 from l3muscle.pretext import pretrained
 from l3muscle.profile import load_profile
 from l3muscle.segmenter.model_file import publish_model
 from l3muscle.study import Study
 
-TOP = Path(__file__).resolve().parents[2]
-#: Calls that execute what a file holds, or unpack it wherever it wants to go.
-FORBIDDEN = {
-    "pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load", "dill.load", "cloudpickle.load",
-    "cloudpickle.loads", "marshal.load", "marshal.loads", "shelve.open", "pd.read_pickle",
-    "yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec", "os.system", "tarfile.open",
-    "shutil.unpack_archive", "torch.jit.load", "torch.hub.load", "torch.package.PackageImporter", "np.fromfile",
-}  # fmt: skip
-#: Calls that are sound with an argument only.
-NEEDS = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False), "YAML": ("typ", "safe")}
-
-
-def dotted(node: ast.AST) -> str:
-    if isinstance(node, ast.Attribute):
-        return f"{dotted(node.value)}.{node.attr}"
-    return node.id if isinstance(node, ast.Name) else ""
-
-
-def unsafe_calls(source: str) -> list[str]:
-    """Calls in a source text that may execute what they read."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module in ("pickle", "marshal", "shelve", "joblib", "tarfile"):
-            found.append(f"line {node.lineno}: from {node.module}")
-        if not isinstance(node, ast.Call):
-            continue
-        name = dotted(node.func)
-        arguments = {keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords}
-        wanted = NEEDS.get(name)
-        shell = name.startswith("subprocess.") and arguments.get("shell") is not None
-        unpacks = isinstance(node.func, ast.Attribute) and node.func.attr in ("extract", "extractall")
-        if name in FORBIDDEN or unpacks or shell or (wanted and arguments.get(wanted[0]) != wanted[1]):
-            found.append(f"line {node.lineno}: {name}")
-    return found
-
-
-@pytest.mark.parametrize(
-    "source",
-    ["torch.load(p)", "np.load(p)", "np.load(p, allow_pickle=True)", "pickle.loads(b)", "from pickle import load",
-     "yaml.load(t)", "YAML()", "YAML(typ='unsafe')", "subprocess.run(c, shell=True)", "archive.extractall(p)",
-     "pd.read_pickle(p)"],
-)  # fmt: skip
-def test_unsafe_calls_are_recognised(source):
-    assert unsafe_calls(source)
-
-
-def test_safe_calls_pass():
-    assert not unsafe_calls("torch.load(p, weights_only=True); np.load(p, allow_pickle=False); YAML(typ='safe')")
-
-
-@pytest.mark.parametrize("path", sorted((TOP / "src").rglob("*.py")), ids=lambda path: path.stem)
-def test_the_package_executes_nothing_that_it_reads(path):
-    assert unsafe_calls(path.read_text(encoding="utf-8")) == []
-
 
 class Trap:
     """Leaves a file behind where it is unpickled."""
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def __reduce__(self):
-        return (Path.touch, (self.place,))
+        return (Path.touch, (self.path,))
 
 
 def test_no_reader_unpickles(tmp_path):
@@ -178,6 +123,7 @@ def named_slice(tmp_path) -> Path:
     private = dataset.private_block(0x0029, "CANARY MAKER", create=True)
     private.add_new(0x01, "LO", "canaryprivate")
     dataset.save_as(folder / "slice.dcm")
+    assert traces(folder) == ["slice.dcm"]
     return folder / "slice.dcm"
 
 
@@ -196,10 +142,6 @@ def run(monkeypatch, capsys):
         return code, captured.out + captured.err
 
     return call
-
-
-def test_the_canaries_are_in_the_slice(named_slice):
-    assert traces(named_slice.parent) == ["slice.dcm"]
 
 
 def test_segmenting_repeats_no_identity(named_slice, tmp_path, finished, run):
@@ -235,12 +177,9 @@ def test_no_refusal_repeats_who_the_patient_is(named_slice, run, tmp_path, finis
     assert code in (0, 2) and not TRACES.search(text.encode())
 
 
-def test_a_study_of_named_slices_repeats_no_identity(tmp_path, tiny):
+def test_a_study_of_named_slices_repeats_no_identity(tmp_path, tiny, finished):
     """Records, plans, scores, weights and the model file of a run whose every slice carries names."""
-    settings = tiny.cohort
-    patients.write_phantom(
-        tmp_path / "cohort", patients=settings.patients, seed=0, size=128, test_patients=settings.test_patients
-    )
+    shutil.copytree(finished.cohort_folder, tmp_path / "cohort")
     for path in (tmp_path / "cohort").rglob("*"):
         if path.is_file() and path.suffix.lower() not in NOT_DATA:
             dataset = pydicom.dcmread(path)

@@ -1,6 +1,5 @@
 """The phantom: reproducible, anatomically plausible, and no gift to a threshold."""
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -77,7 +76,7 @@ def test_the_number_of_cores_does_not_change_a_bit():
     assert drawn[0] == drawn[1]
 
 
-@pytest.mark.parametrize("size", [64, 192, 512])
+@pytest.mark.parametrize("size", [64, 512])
 def test_any_size_keeps_the_anatomy(slices, size):
     drawn = phantom_slice(5, size=size)
     assert drawn.hu.shape == drawn.mask.shape == (size, size)
@@ -161,7 +160,7 @@ def test_noise_is_correlated(slices):
 
 @pytest.fixture(scope="module")
 def wider() -> list[PhantomSlice]:
-    return [phantom_slice(seed, size=192, diversity=1.0) for seed in range(40)]
+    return [phantom_slice(seed, size=192, diversity=1.0) for seed in range(24)]
 
 
 def test_the_range_widens_with_the_diversity(slices, wider):
@@ -260,7 +259,7 @@ def test_observers_agree_with_the_expert_as_the_papers_do():
 
 def test_observers_have_habits_and_slips(slices):
     areas = np.array(
-        [[muscle_area(outline(drawn, o, s), drawn.spacing) for o in (4, 7)] for s, drawn in enumerate(slices)]
+        [[muscle_area(outline(drawn, o, s), drawn.spacing) for o in (4, 7)] for s, drawn in enumerate(slices[:8])]
     )
     assert np.ptp(areas.mean(axis=0)) > 3
     drawn = slices[0]
@@ -312,11 +311,6 @@ def test_refusals_leave_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(PhantomError, match="No space left on device"):
         write_phantom(tmp_path / "b", patients=2, test_patients=0, size=64)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["there"]
-
-
-def test_parameters_are_plain_numbers(slices):
-    for value in dataclasses.asdict(slices[0].patient).values():
-        assert type(value) in (bool, float, int)
 
 
 def test_no_observer_draws_on_the_couch():

@@ -61,11 +61,11 @@ def test_tiles_come_from_their_cells_with_random_gaps():
     tiles = cut_tiles(images, size, generator=generator())
     assert tiles.shape == (40, 9, *size)
     rows, columns = tiles[0::2], tiles[1::2]
-    for place in range(9):
-        top, left = divmod(place, 3)
-        corner = rows[:, place, 0, 0] - 20 * top
+    for cell in range(9):
+        top, left = divmod(cell, 3)
+        corner = rows[:, cell, 0, 0] - 20 * top
         assert corner.min() == 0 and corner.max() == 20 - size[0]
-        assert columns[:, place].min() >= 30 * left and columns[:, place].max() < 30 * (left + 1)
+        assert columns[:, cell].min() >= 30 * left and columns[:, cell].max() < 30 * (left + 1)
     assert (rows[:, :, 1:] - rows[:, :, :-1] == 1).all() and (columns[..., 1:] - columns[..., :-1] == 1).all()
     assert tile_size(shape, 0.85) == (17, 25)
 

@@ -127,8 +127,8 @@ def test_slices_unlike_the_training_are_told_apart_and_like_ones_are_not():
     def reasons(hu, mask, spacing, agreement=0.95):
         return " ".join(flags.review_reasons(hu, mask, spacing, agreement, calibration))
 
-    new = [phantom_slice(seed, size=256) for seed in range(100, 130)]
-    assert sum(bool(reasons(p.hu, p.mask, p.spacing)) for p in new) <= 3
+    new = [phantom_slice(seed, size=256) for seed in range(100, 115)]
+    assert sum(bool(reasons(p.hu, p.mask, p.spacing)) for p in new) <= 1
     one = new[0]
     assert "the models disagree: mean Dice between them 0.80" in reasons(one.hu, one.mask, one.spacing, 0.8)
     assert "no muscle found" in reasons(one.hu, np.zeros_like(one.mask), one.spacing)

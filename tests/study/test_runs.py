@@ -1,13 +1,14 @@
 """Runs of a study by its notebooks: the same scores whoever executes them, and what is interrupted goes on."""
 
 import json
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dask
@@ -51,6 +52,16 @@ def start(folder: Path, finished: Study, **overrides) -> Study:
 @pytest.fixture
 def study(finished, tmp_path) -> Study:
     return start(tmp_path, finished)
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[str]:
+    """Address of a scheduler whose worker is a thread of this process, for what is not about worker processes."""
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", host="127.0.0.1",
+        dashboard_address="127.0.0.1:0", memory_limit=None, silence_logs=logging.CRITICAL,
+    ) as cluster:  # fmt: skip
+        yield cluster.scheduler_address
 
 
 @pytest.fixture
@@ -137,17 +148,17 @@ def test_two_workers_give_the_scores_of_one_process_though_a_kernel_is_killed(st
     assert again.complete and (again.done_before, again.finished) == (4, 0)
 
 
-def test_a_lost_source_task_and_page_are_made_again(study, finished, templates, monkeypatch):
+def test_a_lost_source_task_and_page_are_made_again(study, finished, templates, here):
     shutil.copytree(finished.folder, study.folder)
     (study.folder / "failed").mkdir(exist_ok=True)
     (study.folder / "failed" / "notebooks.json").write_text("half a no")
     templates("print(runs)")
     only = {"source_task": ["segmentation"], "n_train": [2]}
-    assert run_study(study, only=only, say=quiet).complete  # the finished study has no pages yet
+    assert run_study(study, scheduler=here, only=only, say=quiet).complete  # the finished study has no pages yet
     pages = {path.stem: path.stat().st_mtime_ns for path in (study.folder / "notebooks").iterdir()}
     assert set(pages) == {"pretrain-segmentation", "experiment-segmentation-n002"}
     shutil.rmtree(study.store.folder("sources", study.source_key("segmentation")))
-    run_study(study, only=only, say=quiet)
+    run_study(study, scheduler=here, only=only, say=quiet)
     again = {
         path.stem for path in (study.folder / "notebooks").iterdir() if path.stat().st_mtime_ns != pages[path.stem]
     }
@@ -157,9 +168,9 @@ def test_a_lost_source_task_and_page_are_made_again(study, finished, templates, 
 # --- what stops a run and what does not ----------------------------------------------------------------------------
 
 
-def test_a_failure_is_recorded_and_outlives_a_run_of_another_part(finished, templates, tmp_path):
+def test_a_failure_is_recorded_and_outlives_a_run_of_another_part(finished, templates, tmp_path, here):
     study = start(tmp_path, finished, training={**TINY["training"], "learning_rate_random": 1e30})
-    progress = run_study(study, only=ONE, say=quiet)
+    progress = run_study(study, scheduler=here, only=ONE, say=quiet)
     models = [str(model) for model in study.keys if (model.source_task, model.n_train) == ("random", 2)]
     assert not progress.complete and progress.left == 2
     # The second model was tried although the first had failed.
@@ -167,7 +178,7 @@ def test_a_failure_is_recorded_and_outlives_a_run_of_another_part(finished, temp
     assert "the loss is not finite at step" in progress.failed[models[0]]
     assert "no model of this configuration could be trained" in progress.failed["experiment-random-n002"]
     templates("print(runs)")
-    run_study(study, only={"source_task": ["random"], "n_train": [4]}, say=quiet)
+    run_study(study, scheduler=here, only={"source_task": ["random"], "n_train": [4]}, say=quiet)
     results = study.results()
     assert [str(model) for model in results.failures()] == models
     console = Console(width=160)
@@ -177,10 +188,10 @@ def test_a_failure_is_recorded_and_outlives_a_run_of_another_part(finished, temp
     assert "2 failed" in text and f"{models[0]}: the loss is not finite" in text and "experiment-random-n002: " in text
 
 
-def test_a_kernel_that_dies_three_times_ends_the_run_with_its_signal_and_last_words(study, templates):
+def test_a_kernel_that_dies_three_times_ends_the_run_with_its_signal_and_last_words(study, templates, here):
     templates("import os, sys\nprint('free(): invalid size', file=sys.__stderr__, flush=True)\nos.abort()")
     with pytest.raises(RunnerError, match="processes died 3 times and nothing was finished in between") as caught:
-        run_study(study, only=ONE, say=quiet)
+        run_study(study, scheduler=here, only=ONE, say=quiet)
     text = str(caught.value)
     assert "\n" not in text and "signal SIGABRT" in text and "free(): invalid size" in text
     assert "in experiment-random-n002" in text and str(study.folder / "logs") in text
@@ -256,8 +267,8 @@ def wait_until(true: Callable[[], bool]) -> None:
 # --- the time budget -----------------------------------------------------------------------------------------------
 
 
-def test_a_spent_budget_begins_nothing_and_is_no_failure(study):
-    progress = run_study(study, time_budget=0.0, say=quiet)
+def test_a_spent_budget_begins_nothing_and_is_no_failure(study, here):
+    progress = run_study(study, scheduler=here, time_budget=0.0, say=quiet)
     assert (progress.finished, progress.left, progress.failed) == (0, 8, {})
     assert not (study.folder / "notebooks").exists()
 
@@ -305,14 +316,11 @@ def test_a_second_run_says_that_one_is_going_on(study):
         run_study(study, say=quiet)
 
 
-def test_a_worker_that_does_not_see_the_folder_of_runs_gets_no_work(study, monkeypatch):
+def test_a_worker_that_does_not_see_the_folder_of_runs_gets_no_work(study, monkeypatch, here):
     # As if the plan had been written on another machine's disk.
     monkeypatch.setattr(study, "write_plan", lambda: None)
-    with (
-        LocalCluster(n_workers=1, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=":0") as cluster,
-        pytest.raises(RunnerError, match="does not see .*smoke/plan.json; the workers have to share this folder"),
-    ):
-        run_study(study, scheduler=cluster.scheduler_address, say=quiet)
+    with pytest.raises(RunnerError, match="does not see .*smoke/plan.json; the workers have to share this folder"):
+        run_study(study, scheduler=here, say=quiet)
 
 
 def test_plain_papermill_with_a_misspelt_parameter_is_refused_and_leaves_nothing(tmp_path, monkeypatch):

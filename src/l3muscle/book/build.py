@@ -118,9 +118,10 @@ def execute_chapters(
         if outcome.state != "done":
             raise BookError(f"{template.stem} {outcome.state} in {outcome.reason}; what it did is in {out}")
 
-    # The threads only wait for their kernels.
+    # The threads only wait for their kernels. The last chapters train, so they are begun first.
+    pairs = reversed(list(zip(templates, executed, strict=True)))
     with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(bring_up_to_date, *pair) for pair in zip(templates, executed, strict=True)]
+        futures = [pool.submit(bring_up_to_date, *pair) for pair in pairs]
         try:
             for future in as_completed(futures):
                 future.result()

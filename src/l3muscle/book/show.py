@@ -4,13 +4,13 @@ An executed notebook holds everything: the drawing and the values travel in the 
 beside it, where the book's pages look for them. In Jupyter the same output is a plain picture or table.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pandas as pd
 from IPython.display import display
 
@@ -188,7 +188,7 @@ def write_values(notebooks: Iterable[Path]) -> list[Path]:
         folder = path.parent / FOLDER
         folder.mkdir(exist_ok=True)
         folders.add(folder)
-        for cell in nbformat.read(path, as_version=4).cells:
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             for output in cell.get("outputs", []):
                 shown = output.get("metadata", {}).get(SHOWN, {"files": {}})
                 for suffix, text in shown["files"].items():
