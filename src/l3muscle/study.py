@@ -32,7 +32,6 @@ from l3muscle.experiment import (
 )
 from l3muscle.metrics import METRICS_VERSION
 from l3muscle.models import transfer_weights
-from l3muscle.phantom.patients import write_phantom
 from l3muscle.pretext import SOURCE_TASKS
 from l3muscle.profile import Profile, load_profile
 from l3muscle.results import (
@@ -109,6 +108,8 @@ class Study:
         folder, settings = self.cohort_folder, self.profile.cohort
         if not self.is_phantom or folder.is_dir():
             return False
+        from l3muscle.phantom.patients import write_phantom  # with the DICOM writers, which a training kernel is spared
+
         try:
             write_phantom(
                 folder,

@@ -12,6 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from l3muscle.cohort.ct import CTSlice, read_ct_slice, write_ct_slice
 from l3muscle.cohort.rtstruct import write_rtstruct
+from l3muscle.cohort.scan import open_outlines
 from l3muscle.cohort.seg import SKELETAL_MUSCLE, TISSUE
 
 SHAPE = (33, 47)  # neither of them whole bytes
@@ -134,7 +135,11 @@ def write_foreign_seg(
         segmentation_type=kind,
         segment_descriptions=[
             highdicom.seg.SegmentDescription(
-                number, label, TISSUE, SKELETAL_MUSCLE if "muscle" in label else TISSUE, "MANUAL"
+                number,
+                label,
+                highdicom.sr.CodedConcept(*TISSUE),
+                highdicom.sr.CodedConcept(*(SKELETAL_MUSCLE if "muscle" in label else TISSUE)),
+                "MANUAL",
             )
             for number, label in enumerate(arrays, start=1)
         ],
@@ -173,3 +178,10 @@ def add_pair(folder: Path, image: str, mask: str | None, seed: int, planes: int 
     if mask:
         save_nifti(folder / mask, drawn.transpose(1, 0, 2))
     return hu
+
+
+def outlines(path: Path, ct: CTSlice, wanted: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """What a file of outlines holds of one slice, by who drew it."""
+    file = open_outlines(path, path.name, wanted=wanted)
+    file.slices([ct])
+    return file.masks(ct)
