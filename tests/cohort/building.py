@@ -7,6 +7,7 @@ import highdicom
 import nibabel
 import numpy as np
 import pydicom
+import pytest
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -15,6 +16,8 @@ from l3muscle.cohort.rtstruct import write_rtstruct
 from l3muscle.cohort.scan import open_outlines
 from l3muscle.cohort.seg import SKELETAL_MUSCLE, TISSUE
 
+REAL_CT = Path(__file__).resolve().parents[3] / "shared" / "real-ct"
+needs_real_ct = pytest.mark.skipif(not REAL_CT.is_dir(), reason="no real CT beside the checkout")
 SHAPE = (33, 47)  # neither of them whole bytes
 SPACING = (0.8, 1.1)
 LAS = np.array([[-1.1, 0, 0, 20], [0, -0.8, 0, 30], [0, 0, 3, -5], [0, 0, 0, 1.0]])  # to the left, back and head

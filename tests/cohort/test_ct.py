@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from building import SHAPE, SPACING, add_slice, blob, body, edit, stored_turned
+from building import REAL_CT, SHAPE, SPACING, add_slice, blob, body, edit, needs_real_ct, stored_turned
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -22,9 +22,6 @@ from l3muscle.cohort.files import FileError
 from l3muscle.cohort.nifti import write_nifti
 from l3muscle.cohort.rtstruct import write_rtstruct
 from l3muscle.cohort.seg import write_seg
-
-REAL_CT = Path(__file__).resolve().parents[3] / "shared" / "real-ct"
-needs_real_ct = pytest.mark.skipif(not REAL_CT.is_dir(), reason="no real CT beside the checkout")
 
 
 @pytest.fixture

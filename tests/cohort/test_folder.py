@@ -8,7 +8,20 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from building import LAS, SHAPE, add_outlined, add_pair, add_slice, blob, body, edit, save_nifti, write_foreign_seg
+from building import (
+    LAS,
+    REAL_CT,
+    SHAPE,
+    add_outlined,
+    add_pair,
+    add_slice,
+    blob,
+    body,
+    edit,
+    needs_real_ct,
+    save_nifti,
+    write_foreign_seg,
+)
 from PIL import Image
 
 from l3muscle.cohort import CohortError, check_folder, check_slices, load_cohort
@@ -18,9 +31,6 @@ from l3muscle.cohort.nifti import write_nifti
 from l3muscle.cohort.rtstruct import write_rtstruct
 from l3muscle.cohort.scan import find_slices
 from l3muscle.cohort.seg import write_seg
-
-REAL_CT = Path(__file__).resolve().parents[3] / "shared" / "real-ct"
-needs_real_ct = pytest.mark.skipif(not REAL_CT.is_dir(), reason="no real CT beside the checkout")
 
 
 def refusals(folder: Path) -> list[str]:
