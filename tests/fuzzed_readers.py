@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import highdicom
 import nibabel
 import numpy as np
 import pydicom
@@ -132,9 +131,15 @@ def _same_contours(path: Path, masks: dict) -> bool:
 
 
 def _same_frames(path: Path, masks: dict) -> bool:
-    """Pixels of the only frame, by highdicom."""
-    stored = highdicom.seg.segread(path).get_stored_frame(1) > 0
-    return "expert" not in masks or _close(stored.sum(), masks["expert"].sum())
+    """Pixels of the only frame, by pydicom."""
+    return "expert" not in masks or _close(np.sum(pydicom.dcmread(path).pixel_array > 0), masks["expert"].sum())
+
+
+def _same_mask(path: Path, masks: dict) -> bool:
+    """Voxels of one of the planes, by nibabel."""
+    image = nibabel.load(path)
+    planes = np.moveaxis(image.get_fdata().reshape(image.shape[:3]), np.argmax(np.abs(image.affine[2, :3])), 0)
+    return any(_close(count, masks["expert"].sum()) for count in np.count_nonzero(planes, axis=(1, 2)))
 
 
 def _same_voxels(path: Path, found: tuple) -> bool:
@@ -214,7 +219,7 @@ def readers(folder: Path) -> dict[str, Reader]:
         "nifti-gz": Reader(
             "image.nii.gz", first_plane("image.nii.gz"), of("image.nii.gz", "image2.nii.gz"), _same_voxels
         ),
-        "nifti-mask": Reader("mask.nii", outlines("mask.nii", plane), of("mask.nii")),
+        "nifti-mask": Reader("mask.nii", outlines("mask.nii", plane), of("mask.nii"), _same_mask),
         "png": Reader("mask.png", picture, of("mask.png")),
         "cohort-csv": Reader("chosen/cohort.csv", lambda at: read_choices(at / "chosen"), (table.encode(),)),
         "cohort-folder": Reader("chosen/cohort.csv", checked("chosen"), (table.encode(),)),

@@ -35,10 +35,11 @@ def feed(name: str, inputs: int, seconds: float, seed: int, note: Path) -> None:
     from l3muscle.errors import L3MuscleError
 
     outcome = {"inputs": 0, "refused": 0, "accepted": 0, "slowest_s": 0.0, "findings": {}}
-    rng, until = random.Random(f"{name} {seed}"), time.monotonic() + seconds
+    rng = random.Random(f"{name} {seed}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         reader = readers(folder)[name]
+        until = time.monotonic() + seconds
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MIB << 20, MAX_MIB << 20))
         while outcome["inputs"] < inputs and time.monotonic() < until:
             data, found, what = damaged(rng.choice(reader.seeds), rng), None, ""
@@ -69,7 +70,7 @@ def feed(name: str, inputs: int, seconds: float, seed: int, note: Path) -> None:
             if outcome["inputs"] % 100 == 0:
                 note.write_text(json.dumps(outcome))
     note.write_text(json.dumps(outcome))
-    (CRASHES / f"{name}-last").unlink()
+    (CRASHES / f"{name}-last").unlink(missing_ok=True)
 
 
 def one(name: str, options: argparse.Namespace, folder: Path) -> dict:
@@ -106,9 +107,9 @@ def main() -> int:
     from l3muscle.runtime import provenance
 
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.workers) as pool:
-        names = options.only or list(readers(Path(scratch)))
-        outcomes = list(pool.map(lambda name: one(name, options, Path(scratch)), names))
+    with tempfile.TemporaryDirectory() as notes, ThreadPoolExecutor(options.workers) as pool:
+        names = options.only or list(readers(Path(notes)))
+        outcomes = list(pool.map(lambda name: one(name, options, Path(notes)), names))
     total, findings = sum(o["inputs"] for o in outcomes), sum(len(o["findings"]) for o in outcomes)
     options.out.mkdir(parents=True, exist_ok=True)
     about = {

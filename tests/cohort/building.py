@@ -7,13 +7,17 @@ import highdicom
 import nibabel
 import numpy as np
 import pydicom
+import pytest
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from l3muscle.cohort.ct import CTSlice, read_ct_slice, write_ct_slice
 from l3muscle.cohort.rtstruct import write_rtstruct
+from l3muscle.cohort.scan import open_outlines
 from l3muscle.cohort.seg import SKELETAL_MUSCLE, TISSUE
 
+REAL_CT = Path(__file__).resolve().parents[3] / "shared" / "real-ct"
+needs_real_ct = pytest.mark.skipif(not REAL_CT.is_dir(), reason="no real CT beside the checkout")
 SHAPE = (33, 47)  # neither of them whole bytes
 SPACING = (0.8, 1.1)
 LAS = np.array([[-1.1, 0, 0, 20], [0, -0.8, 0, 30], [0, 0, 3, -5], [0, 0, 0, 1.0]])  # to the left, back and head
@@ -134,7 +138,11 @@ def write_foreign_seg(
         segmentation_type=kind,
         segment_descriptions=[
             highdicom.seg.SegmentDescription(
-                number, label, TISSUE, SKELETAL_MUSCLE if "muscle" in label else TISSUE, "MANUAL"
+                number,
+                label,
+                highdicom.sr.CodedConcept(*TISSUE),
+                highdicom.sr.CodedConcept(*(SKELETAL_MUSCLE if "muscle" in label else TISSUE)),
+                "MANUAL",
             )
             for number, label in enumerate(arrays, start=1)
         ],
@@ -173,3 +181,10 @@ def add_pair(folder: Path, image: str, mask: str | None, seed: int, planes: int 
     if mask:
         save_nifti(folder / mask, drawn.transpose(1, 0, 2))
     return hu
+
+
+def outlines(path: Path, ct: CTSlice, wanted: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """What a file of outlines holds of one slice, by who drew it."""
+    file = open_outlines(path, path.name, wanted=wanted)
+    file.slices([ct])
+    return file.masks(ct)

@@ -3,12 +3,13 @@
 import numpy as np
 import pydicom
 import pytest
-from building import SHAPE, SPACING, add_slice, blob, edit, write_contours
+from building import SHAPE, SPACING, add_slice, blob, edit, outlines, write_contours
 from matplotlib.path import Path as Polygon
 
 from l3muscle.cohort import check_folder, check_slices, load_cohort
-from l3muscle.cohort.ct import DicomError, read_ct_slice, write_ct_slice
-from l3muscle.cohort.rtstruct import fill_contours, mask_contours, read_rtstruct, write_rtstruct
+from l3muscle.cohort.ct import read_ct_slice, write_ct_slice
+from l3muscle.cohort.files import FileError
+from l3muscle.cohort.rtstruct import fill_contours, mask_contours, write_rtstruct
 from l3muscle.errors import L3MuscleError
 
 
@@ -137,7 +138,7 @@ def names(*slices):
 
 def test_an_rtstruct_holds_what_matplotlib_fills(ct, tmp_path):
     path = write_contours(tmp_path / "rt", ct, {"expert": [OUTER, HOLE, TOUCH_UP, OUTER]})
-    assert np.array_equal(read_rtstruct(path, ct)["expert"], RING | inside(TOUCH_UP))
+    assert np.array_equal(outlines(path, ct)["expert"], RING | inside(TOUCH_UP))
 
 
 def test_exclusive_contours_toggle(ct, tmp_path):
@@ -147,7 +148,7 @@ def test_exclusive_contours_toggle(ct, tmp_path):
 
     path = write_contours(tmp_path / "rt", ct, {"expert": [OUTER, TOUCH_UP, ISLAND]}, exclusive)
     expected = inside(OUTER) ^ inside(TOUCH_UP) ^ inside(ISLAND)
-    assert np.array_equal(read_rtstruct(path, ct)["expert"], expected)
+    assert np.array_equal(outlines(path, ct)["expert"], expected)
 
 
 def test_contours_beyond_64_kilobytes_survive(tmp_path):
@@ -157,7 +158,7 @@ def test_contours_beyond_64_kilobytes_survive(tmp_path):
     write_ct_slice(tmp_path / "b.dcm", np.full((200, 300), -50), (0.7, 0.7), patient_id="P")
     ct = read_ct_slice(tmp_path / "b.dcm")
     write_rtstruct(tmp_path / "rt", {"expert": comb}, ct)
-    assert np.array_equal(read_rtstruct(tmp_path / "rt", ct)["expert"], comb)
+    assert np.array_equal(outlines(tmp_path / "rt", ct)["expert"], comb)
 
 
 def test_pydicom_finds_our_contours_where_the_pixels_are(ct, tmp_path):
@@ -260,15 +261,15 @@ def other_frame(dataset) -> None:
 )
 def test_only_the_muscle_s_contours_matter(ct, tmp_path, change):
     path = write_contours(tmp_path / "rt", ct, {"muscle": [OUTER], "marks": [TOUCH_UP]}, change)
-    assert np.array_equal(read_rtstruct(path, ct)["expert"], inside(OUTER))
+    assert np.array_equal(outlines(path, ct)["expert"], inside(OUTER))
 
 
 @pytest.mark.parametrize("kind", ["OPEN_PLANAR", "VENDOR_LINE"])
 def test_an_open_line_is_no_outline_of_muscle(ct, tmp_path, kind):
     rois = {"marks": [TOUCH_UP], "muscle": [OUTER]}
     path = write_contours(tmp_path / "rt", ct, rois, spoil_second(ContourGeometricType=kind))
-    with pytest.raises(DicomError, match=f"of the muscle is of type {kind}"):
-        read_rtstruct(path, ct)
+    with pytest.raises(FileError, match=f"of the muscle is of type {kind}"):
+        outlines(path, ct)
 
 
 @pytest.mark.parametrize(
@@ -284,15 +285,25 @@ def test_an_open_line_is_no_outline_of_muscle(ct, tmp_path, kind):
 )
 def test_an_roi_is_muscle_by_its_name_alone(ct, tmp_path, rois, reason):
     path = write_contours(tmp_path / "rt", ct, rois)
-    with pytest.raises(DicomError, match=reason):
-        read_rtstruct(path, ct)
+    with pytest.raises(FileError, match=reason):
+        outlines(path, ct)
     name = list(rois)[0]
-    assert np.array_equal(read_rtstruct(path, ct, [name.upper()])["expert"], inside(rois[name][0]))
+    assert np.array_equal(outlines(path, ct, [name.upper()])["expert"], inside(rois[name][0]))
+
+
+def test_a_lone_roi_of_another_type_is_no_muscle(ct, tmp_path):
+    def external(dataset) -> None:
+        dataset.RTROIObservationsSequence[0].RTROIInterpretedType = "EXTERNAL"
+
+    path = write_contours(tmp_path / "rt", ct, {"outline": [OUTER]}, external)
+    with pytest.raises(FileError, match="outlines 'outline'; which is the muscle"):
+        outlines(path, ct)
+    assert np.array_equal(outlines(path, ct, ["Outline"])["expert"], inside(OUTER))
 
 
 def test_several_rois_that_the_user_names_are_one_muscle(ct, tmp_path):
     path = write_contours(tmp_path / "rt", ct, {"psoas": [ISLAND], "rectus": [TOUCH_UP], "fat": [HOLE]})
-    both = read_rtstruct(path, ct, ["psoas", "rectus"])["expert"]
+    both = outlines(path, ct, ["psoas", "rectus"])["expert"]
     assert np.array_equal(both, inside(ISLAND) | inside(TOUCH_UP))
 
 
@@ -321,16 +332,16 @@ def test_what_is_alone_on_a_slice_is_no_muscle_for_that(tmp_path):
 )
 def test_structure_sets_off_the_slice_are_refused(ct, tmp_path, change, reason):
     path = write_contours(tmp_path / "rt.dcm", ct, {"expert": [OUTER]}, change)
-    with pytest.raises(DicomError, match=reason) as caught:
-        read_rtstruct(path, ct)
+    with pytest.raises(FileError, match=reason) as caught:
+        outlines(path, ct)
     assert str(caught.value).startswith("rt.dcm: ")
 
 
 def test_a_named_slice_elsewhere_is_a_contradiction(tmp_path):
     here, there = (add_slice(tmp_path / f"{z}.dcm", seed=z, position=5.0 * z) for z in (0, 1))
     path = write_contours(tmp_path / "rt", here, {"expert": [OUTER]}, names(there))
-    with pytest.raises(DicomError, match=r"does not lie in the plane of 1\.dcm"):
-        read_rtstruct(path, there)
+    with pytest.raises(FileError, match=r"does not lie in the plane of 1\.dcm"):
+        outlines(path, there)
 
 
 def test_a_structure_set_cut_anywhere_loses_no_outline_in_silence(ct, tmp_path):
@@ -341,8 +352,8 @@ def test_a_structure_set_cut_anywhere_loses_no_outline_in_silence(ct, tmp_path):
     for length in range(140, len(content), 37):
         (tmp_path / "cut.dcm").write_bytes(content[:length])
         try:
-            read = read_rtstruct(tmp_path / "cut.dcm", ct)
-        except DicomError:
+            read = outlines(tmp_path / "cut.dcm", ct)
+        except FileError:
             refused += 1
             continue
         assert not read or all(np.array_equal(read[name], mask) for name, mask in whole.items())

@@ -14,8 +14,9 @@ from PIL import Image
 
 from l3muscle.cohort import check_folder, check_slices, load_cohort
 from l3muscle.cohort import nifti as nifti_files
-from l3muscle.cohort.nifti import NiftiError, Volume, write_nifti
-from l3muscle.cohort.outlines import MaskError, Picture
+from l3muscle.cohort.files import FileError
+from l3muscle.cohort.nifti import Volume, write_nifti
+from l3muscle.cohort.outlines import Picture
 from l3muscle.cohort.scan import find_slices
 
 HU = np.stack([body(seed) for seed in range(3)], axis=-1)  # rows, columns, planes from the feet up
@@ -121,7 +122,7 @@ def test_qform_and_sform_that_disagree_are_refused(tmp_path):
     assert Volume(tmp_path / "v.nii").planes == 3
     image.set_qform(LAS @ np.diag([-1, 1, 1, 1]), 1)
     nibabel.save(image, tmp_path / "v.nii")
-    with pytest.raises(NiftiError, match=r"^v\.nii: its qform and its sform disagree, by up to 101\.2 mm$"):
+    with pytest.raises(FileError, match=r"^v\.nii: its qform and its sform disagree, by up to 101\.2 mm$"):
         Volume(tmp_path / "v.nii")
     nibabel.save(nibabel.Nifti1Image(MASKS.transpose(1, 0, 2).astype(np.uint8), LAS), tmp_path / "v_mask.nii")
     assert "qform and its sform disagree" in check_folder(tmp_path).refused[0]
@@ -149,7 +150,7 @@ def oblique() -> np.ndarray:
 )
 def test_volumes_that_would_need_a_guess_are_refused(tmp_path, data, affine, header, reason):
     path = save_nifti(tmp_path / "v.nii", data.transpose(1, 0, *range(2, data.ndim)), affine)
-    with pytest.raises(NiftiError, match=reason) as caught:
+    with pytest.raises(FileError, match=reason) as caught:
         Volume(with_header(path, **header))
     assert str(caught.value).startswith("v.nii: ") and "\n" not in str(caught.value)
 
@@ -167,7 +168,7 @@ def test_volumes_that_would_need_a_guess_are_refused(tmp_path, data, affine, hea
 )
 def test_values_that_are_not_hounsfield_units_are_refused(tmp_path, values, reason):
     volume = Volume(save_nifti(tmp_path / "v.nii", values.reshape(40, 30, 1)))
-    with pytest.raises(NiftiError, match=rf"^v\.nii: .*{reason}"):
+    with pytest.raises(FileError, match=rf"^v\.nii: .*{reason}"):
         volume.hu(0)
 
 
@@ -209,6 +210,13 @@ def test_masks_off_the_image_are_refused(tmp_path, change, reason):
     assert reason in check_folder(tmp_path).refused[0]
 
 
+def test_a_mask_of_another_matrix_that_claims_the_image_s_pixels_is_refused(tmp_path):
+    """As programs leave it that shrink the array and keep the affine: a corner of the image would be outlined."""
+    save_nifti(tmp_path / "a.nii", HU.transpose(1, 0, 2))
+    save_nifti(tmp_path / "a_mask.nii", (MASKS * [0, 1, 0])[::2, ::2].transpose(1, 0, 2).astype(np.uint8))
+    assert check_folder(tmp_path).refused == ["a_mask.nii: has 17 x 24 pixels where the slice has 33 x 47 (a.nii[1])"]
+
+
 def test_other_labels_are_no_muscle_where_muscle_is_not_drawn(tmp_path):
     """Label 2 is alone on its plane, and nothing says what it is."""
     save_nifti(tmp_path / "a.nii", HU.transpose(1, 0, 2))
@@ -242,7 +250,7 @@ def test_png_masks_of_every_depth(tmp_path, as_):
         (Image.fromarray(blob(1).astype(np.uint8) * 100 + 50), "holds 50, 150"),
         (Image.fromarray(blob(1)).convert("RGB"), "mode RGB"),
         (Image.new("1", (5000, 5000)), "has 5000 x 5000 pixels"),
-        (None, "damaged picture|not a PNG"),
+        (None, "cannot be read|not a PNG"),
     ],
 )
 def test_pictures_that_are_no_mask_are_refused(tmp_path, picture, reason):
@@ -250,7 +258,7 @@ def test_pictures_that_are_no_mask_are_refused(tmp_path, picture, reason):
     (picture or Image.fromarray(blob(1))).save(tmp_path / "m.png")
     if picture is None:
         (tmp_path / "m.png").write_bytes((tmp_path / "m.png").read_bytes()[:60])
-    with pytest.raises(MaskError, match=rf"^m\.png: .*({reason})"):
+    with pytest.raises(FileError, match=rf"^m\.png: .*({reason})"):
         Picture(tmp_path / "m.png", "m.png").masks(ct)
 
 
@@ -267,7 +275,7 @@ def test_sizes_on_a_file_s_word_cost_no_memory(tmp_path):
         for at, value in changes.items():
             content[at : at + value.nbytes] = value.tobytes()
         (tmp_path / f"{name}.nii.gz").write_bytes(gzip.compress(content + bytes(1 << 20), 1))
-        with pytest.raises(NiftiError, match=rf"^{name}\.nii\.gz: "):
+        with pytest.raises(FileError, match=rf"^{name}\.nii\.gz: "):
             Volume(tmp_path / f"{name}.nii.gz").hu(0)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -4,10 +4,11 @@ import numpy as np
 import pydicom
 import pytest
 from building import SHAPE, add_slice, blob, body, stored_turned, write_foreign_seg
-from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from l3muscle.cohort import check_folder, check_slices, load_cohort
-from l3muscle.cohort.ct import CTSlice, DicomError, read_ct_slice
+from l3muscle.cohort.ct import CTSlice, read_ct_slice
+from l3muscle.cohort.files import FileError
 from l3muscle.cohort.seg import SegmentationFile, write_seg
 
 
@@ -85,7 +86,7 @@ def test_other_segments_are_no_muscle_where_muscle_is_not_drawn(slices, tmp_path
 
 def test_a_segment_is_muscle_by_its_name_or_the_user_s_word(slices, tmp_path):
     path = write_foreign_seg(tmp_path / "seg", slices, {"K": EXPERT, "L": OBSERVER})
-    with pytest.raises(DicomError, match="seg: outlines 'K', 'L'; which is the muscle"):
+    with pytest.raises(FileError, match="seg: outlines 'K', 'L'; which is the muscle"):
         read(path, slices)
     assert np.array_equal(read(path, slices, ["l"])[1]["expert"], OBSERVER[1])
     assert np.array_equal(check_folder(tmp_path, rois=["l"]).usable[0].expert, OBSERVER[1])
@@ -102,13 +103,23 @@ def test_a_binary_mask_called_fractional_is_named(slices, tmp_path):
         dataset.PixelData = (dataset.pixel_array > 0).astype(np.uint8).tobytes()
 
     path = write_foreign_seg(tmp_path / "seg", slices, {"expert": EXPERT}, "FRACTIONAL", change=ones)
-    with pytest.raises(DicomError, match="seg: a fractional segmentation whose values are 0 and 1 of 255"):
+    with pytest.raises(FileError, match="seg: a fractional segmentation whose values are 0 and 1 of 255"):
         read(path, slices)
 
 
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless])
 def test_compressed_segmentations(slices, tmp_path, syntax):
     path = write_foreign_seg(tmp_path / "seg", slices, {"expert": EXPERT}, "FRACTIONAL", syntax)
+    assert all(np.array_equal(m["expert"], e) for m, e in zip(read(path, slices), EXPERT, strict=True))
+
+
+def test_segmentations_that_lack_what_nobody_needs(slices, tmp_path):
+    def forget(dataset) -> None:
+        del dataset.SegmentSequence[0].SegmentedPropertyCategoryCodeSequence
+        del dataset.SegmentSequence[0].SegmentAlgorithmType
+        dataset.compress(RLELossless, encoding_plugin="pydicom")
+
+    path = write_foreign_seg(tmp_path / "seg", slices, {"muscle": EXPERT}, "FRACTIONAL", change=forget)
     assert all(np.array_equal(m["expert"], e) for m, e in zip(read(path, slices), EXPERT, strict=True))
 
 
@@ -182,6 +193,6 @@ def test_segmentations_off_the_slice_are_refused(slices, tmp_path, harm, reason)
     dataset = pydicom.dcmread(tmp_path / "seg.dcm")
     harm(dataset)
     dataset.save_as(tmp_path / "seg.dcm")
-    with pytest.raises(DicomError, match=reason) as caught:
+    with pytest.raises(FileError, match=reason) as caught:
         read(tmp_path / "seg.dcm", slices)
     assert str(caught.value).startswith("seg.dcm: ")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from l3muscle.cohort.cohort import Cohort, CohortError
 from l3muscle.cohort.files import folder_signature
-from l3muscle.cohort.folder import load_cohort
 
 
 def cached_cohort(folder: Path, runs: Path, *, usable_only: bool = False, rois: Sequence[str] = ()) -> Cohort:
@@ -22,15 +21,18 @@ def cached_cohort(folder: Path, runs: Path, *, usable_only: bool = False, rois: 
     usable_only, rois
         As in `l3muscle.cohort.load_cohort`, whose errors these are too.
     """
-    if not folder.is_dir():
-        return load_cohort(folder)  # which says what is wrong
-    key = hashlib.sha256(f"{folder_signature(folder)} {usable_only} {list(rois)}".encode()).hexdigest()[:20]
-    saved = runs / "cohorts" / f"{key}.npz"
-    with suppress(CohortError):
-        return Cohort.load(saved)
+    saved = None
+    if folder.is_dir():
+        readers = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+        key = f"{folder_signature(folder)} {usable_only} {list(rois)} {hashlib.sha256(readers).hexdigest()}"
+        saved = runs / "cohorts" / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.npz"
+        with suppress(CohortError):
+            return Cohort.load(saved)
+    from l3muscle.cohort.folder import load_cohort  # takes seconds, which a kernel with a saved cohort is spared
+
     cohort = load_cohort(folder, usable_only=usable_only, rois=rois)
-    # Without room for it, the folder is read again the next time.
-    with suppress(CohortError, OSError):
-        saved.parent.mkdir(parents=True, exist_ok=True)
-        cohort.save(saved)
+    if saved is not None:
+        # Without room for it, the folder is read again the next time.
+        with suppress(CohortError):
+            cohort.save(saved)
     return cohort

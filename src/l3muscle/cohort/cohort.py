@@ -1,7 +1,6 @@
 """A cohort in memory and in one file, and the report of what a folder holds."""
 
 import hashlib
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -11,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from l3muscle.cohort.pixels import AIR_HU
 from l3muscle.errors import L3MuscleError, reason_of
+from l3muscle.files import replaced
 
 UNNAMED = "(no PatientID)"
+AIR_HU = -1024  # what scanners did not measure they fill with -2000, -3000 ...; as Hounsfield units that is air
 FORMAT = 1  # of the file that `Cohort.save` writes
 
 
@@ -90,11 +90,9 @@ class Cohort:
         CohortError
             If it cannot be written.
         """
-        path = Path(path)
         drawn = [(patient, by, mask) for patient, masks in self.observers.items() for by, mask in masks.items()]
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with unfinished.open("wb") as file:
+            with replaced(Path(path)) as unfinished, unfinished.open("wb") as file:
                 np.savez(
                     file,
                     format=FORMAT,
@@ -110,11 +108,8 @@ class Cohort:
                     ),
                     fingerprint=self.fingerprint,
                 )
-            os.replace(unfinished, path)
         except OSError as error:
             raise CohortError(f"cannot write {path}: {reason_of(error)}") from None
-        finally:
-            unfinished.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> "Cohort":

@@ -5,9 +5,7 @@ reason. Spacing is never guessed. Slices are read upright (see `l3muscle.cohort.
 """
 
 import hashlib
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -19,13 +17,13 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import DA, TM
 
+from l3muscle.cohort.files import reading
 from l3muscle.cohort.geometry import MAX_PIXEL_MM, MAX_SIDE, Grid, Turn
-from l3muscle.cohort.pixels import STORED_HU, decode, numbers, rescale
-from l3muscle.errors import L3MuscleError, reason_of
+from l3muscle.cohort.pixels import STORED_HU, hounsfield, numbers, rescale
+from l3muscle.errors import L3MuscleError
 
 USUAL_MATRICES = (256, 320, 340, 512, 768, 1024)
-FIELD_TOLERANCE = 0.01
-SQUARE_TOLERANCE = 1e-5
+FIELD_TOLERANCE = 0.003  # one pixel of 512, and diameters in whole millimetres
 UNDEFINED_LENGTH = 0xFFFFFFFF
 # Kept of a slice's header to tie a mask to it. Names and birth dates are not among them.
 HEADER_KEYWORDS = (
@@ -34,11 +32,8 @@ HEADER_KEYWORDS = (
     "Manufacturer", "Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient",
     "SliceThickness", "PositionReferenceIndicator", "PatientSize",
 )  # fmt: skip
+STUDY_KEYWORDS = ("StudyDate", "StudyTime", "AccessionNumber", "StudyID", "PatientSex")  # empty where unknown
 SEXES = ("", "M", "F", "O")
-
-
-class DicomError(L3MuscleError):
-    """A file that is not what it should be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,25 +102,6 @@ class CTSlice(CTHeader):
     hu: np.ndarray
 
 
-@contextmanager
-def naming_damage(name: str) -> Iterator[None]:
-    """Turn whatever a damaged file makes the parser raise into a refusal that names the file.
-
-    Values are parsed when they are first looked at, so this has to be around every look at an untrusted data set.
-    """
-    with warnings.catch_warnings():
-        # Of what pydicom and highdicom warn about, the checks here refuse what matters.
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        except DicomError:
-            raise
-        except L3MuscleError as error:
-            raise DicomError(f"{name}: {error}") from None
-        except Exception as error:
-            raise DicomError(f"{name}: damaged DICOM file ({type(error).__name__})") from None
-
-
 def read_dataset(path: Path, name: str = "", *, pixels: bool = True) -> FileDataset:
     """Read a DICOM file.
 
@@ -139,28 +115,26 @@ def read_dataset(path: Path, name: str = "", *, pixels: bool = True) -> FileData
 
     Raises
     ------
-    DicomError
+    FileError
         If it is not one, or is cut short.
     """
     name = name or path.name
-    with naming_damage(name):
+    with reading(name):
         try:
             dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
         except InvalidDicomError:
-            raise DicomError(f"{name}: not a DICOM file") from None
-        except OSError as error:
-            raise DicomError(f"{name}: cannot be read ({reason_of(error)})") from None
+            raise L3MuscleError("not a DICOM file") from None
         # The parser takes what is left of the file for an element's value, however much longer that should be.
         for _, element in dataset.items():
             is_raw = isinstance(element, RawDataElement) and isinstance(element.value, bytes)
             if is_raw and len(element.value) < element.length < UNDEFINED_LENGTH:
-                raise DicomError(f"{name}: the file is cut short")
+                raise L3MuscleError("the file is cut short")
         return dataset
 
 
 def modality(dataset: Dataset, name: str) -> str:
     """What kind of object a data set is; `name` is the file's, for messages."""
-    with naming_damage(name):
+    with reading(name):
         return str(dataset.get("Modality") or "not stated")
 
 
@@ -181,18 +155,18 @@ def ct_header(dataset: Dataset, path: Path, name: str = "") -> CTHeader:
 
     Raises
     ------
-    DicomError
+    FileError
         One sentence that names the file and what is wrong with it.
     """
     name = name or path.name
-    with naming_damage(name):
+    with reading(name):
         # De-identification empties some of these in the data set and leaves them in the file's meta header.
         meta = getattr(dataset, "file_meta", None) or Dataset()
         sop_class = str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
         sop_instance = str(dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or "")
         _check_kind(dataset, sop_class)
         if not sop_instance:
-            raise DicomError(f"{name}: SOPInstanceUID is missing")
+            raise L3MuscleError("SOPInstanceUID is missing")
         stored = _stored_grid(dataset)
         rescale(dataset)
         upright, turn = stored.upright()
@@ -222,21 +196,22 @@ def ct_header(dataset: Dataset, path: Path, name: str = "") -> CTHeader:
 
 def _decoded(path: Path, shape: tuple[int, int], name: str) -> np.ndarray:
     dataset = read_dataset(path, name)
-    with naming_damage(name):
-        return decode(dataset, shape)
+    with reading(name):
+        return hounsfield(dataset, shape)
 
 
 def _check_kind(dataset: Dataset, sop_class: str) -> None:
     kind = dataset.get("Modality") or "not stated"
     name = UID(sop_class).name.removesuffix(" Storage") if sop_class else "file of no stated class"
     if "Enhanced CT" in name or int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise L3MuscleError(f"{name} of several frames; convert it to CT files of one slice each")
+        raise L3MuscleError(f"{name}, which may hold several frames; convert it to CT files of one slice each")
     if "Secondary Capture" in name:
         raise L3MuscleError(f"{name}: a picture without Hounsfield units, not a CT image")
-    if kind != "CT" or sop_class != CTImageStorage:
+    if sop_class != CTImageStorage or kind not in ("CT", "not stated"):
         raise L3MuscleError(f"not a CT image but {name} (modality {kind})")
-    if dataset.get("PhotometricInterpretation") != "MONOCHROME2" or dataset.get("SamplesPerPixel") != 1:
-        raise L3MuscleError(f"pixels are {dataset.get('PhotometricInterpretation')}, not MONOCHROME2")
+    # White or black, this says how to show the pixels, and nothing about Hounsfield units.
+    if dataset.get("PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2"):
+        raise L3MuscleError(f"PhotometricInterpretation is {dataset.get('PhotometricInterpretation') or 'missing'}")
 
 
 def _stored_grid(dataset: Dataset) -> Grid:
@@ -246,8 +221,8 @@ def _stored_grid(dataset: Dataset) -> Grid:
     spacing = numbers(dataset, "PixelSpacing", 2)
     if (spacing <= 0).any() or (spacing > MAX_PIXEL_MM).any():
         raise L3MuscleError(f"PixelSpacing of {spacing.tolist()} mm cannot be right")
-    if "ORIGINAL" in (dataset.get("ImageType") or ()):
-        _check_field_of_view(dataset, spacing, (rows, columns))
+    if "ORIGINAL" in (dataset.get("ImageType") or ()) and (diameter := dataset.get("ReconstructionDiameter")):
+        _check_field_of_view(float(diameter), spacing, (rows, columns))
     return Grid(
         shape=(rows, columns),
         spacing=(float(spacing[0]), float(spacing[1])),
@@ -256,19 +231,15 @@ def _stored_grid(dataset: Dataset) -> Grid:
     )
 
 
-def _check_field_of_view(dataset: Dataset, spacing: np.ndarray, shape: tuple[int, int]) -> None:
+def _check_field_of_view(diameter: float, spacing: np.ndarray, shape: tuple[int, int]) -> None:
     """Hold the spacing of a scanner's own image against its field of view, which is spread over a usual matrix.
 
-    The image's own size is not enough: a cropped one keeps both. A scanner's own pixels are square, so that one spacing
-    that was damaged by less stands out against the other.
+    The image's own size is not enough: a cropped one keeps both.
     """
-    stated = " x ".join(f"{value:.8g}" for value in spacing)
-    if diameter := dataset.get("ReconstructionDiameter"):
-        matrix, usual = float(diameter) / spacing, np.array([*shape, *USUAL_MATRICES])
-        if (np.abs(matrix[:, None] / usual - 1).min(axis=1) > FIELD_TOLERANCE).any():
-            raise L3MuscleError(f"PixelSpacing of {stated} mm contradicts a field of view of {float(diameter):g} mm")
-    if abs(spacing[0] / spacing[1] - 1) > SQUARE_TOLERANCE:
-        raise L3MuscleError(f"PixelSpacing of {stated} mm in a scanner's own image, whose pixels are square")
+    matrix, usual = diameter / spacing, np.array([*shape, *USUAL_MATRICES])
+    if (np.abs(matrix[:, None] / usual - 1).min(axis=1) > FIELD_TOLERANCE).any():
+        stated = " x ".join(f"{value:.8g}" for value in spacing)
+        raise L3MuscleError(f"PixelSpacing of {stated} mm contradicts a field of view of {diameter:g} mm")
 
 
 def _is_sound(dataset: Dataset, keyword: str) -> bool:

@@ -1,9 +1,13 @@
-"""Files below a folder, what tells that they have changed, and tables of text."""
+"""Files below a folder, what tells that they have changed, tables of text, and damaged files."""
 
 import csv
+import gzip
 import hashlib
 import os
+import warnings
+import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,13 +15,36 @@ from pydantic import BaseModel, ValidationError
 
 from l3muscle.errors import L3MuscleError, reason_of
 
-NOT_DATA = (".json", ".csv", ".txt", ".md")
+NOT_DATA = (".json", ".csv", ".txt", ".md", ".db", ".ini")  # the last two are left by Windows
 MAX_TABLE_BYTES = 1 << 24
 EXPECTED = {"int_parsing": "a whole number", "float_parsing": "a number", "finite_number": "a finite number"}
 
 
-class TableError(L3MuscleError):
-    """A table that cannot be read."""
+class FileError(L3MuscleError):
+    """A file that cannot be used; the message begins with its name."""
+
+
+@contextmanager
+def reading(name: str, kind: str = "DICOM") -> Iterator[None]:
+    """Turn whatever a damaged file makes a parser raise into a refusal that names the file.
+
+    DICOM values are parsed when they are first looked at, so this has to be around every look at an untrusted data set.
+    """
+    with warnings.catch_warnings():
+        # Of what parsers warn about, the checks of this package refuse what matters.
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except FileError:
+            raise
+        except L3MuscleError as error:
+            raise FileError(f"{name}: {error}") from None
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            raise FileError(f"{name}: the file is cut short or not whole") from None
+        except OSError as error:
+            raise FileError(f"{name}: cannot be read ({reason_of(error)})") from None
+        except Exception as error:
+            raise FileError(f"{name}: damaged {kind} file ({type(error).__name__})") from None
 
 
 def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
@@ -41,7 +68,7 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
 
     Raises
     ------
-    TableError
+    FileError
         If a path does not exist, or there is no file.
     """
     files: list[Path] = []
@@ -53,10 +80,10 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
         elif path.is_file():
             files.append(path)
         else:
-            raise TableError(f"there is no file or folder {path}")
+            raise FileError(f"there is no file or folder {path}")
     files = [path for path in files if path.suffix.lower() not in NOT_DATA]
     if not files:
-        raise TableError(f"no files in {', '.join(map(str, paths))}")
+        raise FileError(f"no files in {', '.join(map(str, paths))}")
     return files
 
 
@@ -96,7 +123,7 @@ def read_table(path: Path, schema: type[Row]) -> tuple[list[tuple[int, Row]], li
 
     Raises
     ------
-    TableError
+    FileError
         If it is no such table.
     """
     name, known = path.name, schema.model_fields
@@ -104,19 +131,23 @@ def read_table(path: Path, schema: type[Row]) -> tuple[list[tuple[int, Row]], li
     refused: list[tuple[dict[str, str], str]] = []
     try:
         if path.stat().st_size > MAX_TABLE_BYTES:
-            raise TableError(f"{name}: larger than {MAX_TABLE_BYTES >> 20} MiB")
+            raise FileError(f"{name}: larger than {MAX_TABLE_BYTES >> 20} MiB")
         lines = path.read_text(encoding="utf-8-sig").splitlines()
         first = lines[0] if lines else ""
         # What spreadsheets write in countries with a decimal comma.
-        reader = csv.reader(lines, delimiter=";" if ";" in first and "," not in first else ",", strict=True)
+        decimal_comma = ";" in first and "," not in first
+        reader = csv.reader(lines, delimiter=";" if decimal_comma else ",", strict=True)
         columns = [column.strip().lower() for column in next(reader, [])]
         if schema.model_config.get("extra") == "forbid" and (unknown := [c for c in columns if c not in known]):
-            raise TableError(f"{name} line 1: there is no column {unknown[0]!r}; known: {', '.join(known)}")
+            raise FileError(f"{name} line 1: there is no column {unknown[0]!r}; known: {', '.join(known)}")
         for column, field in known.items():
             if columns.count(column) > 1 or (field.is_required() and column not in columns):
-                raise TableError(f"{name} line 1: needs a column {column!r}, and each column once")
+                raise FileError(f"{name} line 1: needs a column {column!r}, and each column once")
         for values in reader:
             cells = {c: v.strip() for c, v in zip(columns, values, strict=False) if c in known and v.strip()}
+            if decimal_comma:
+                texts = {c for c, field in known.items() if field.annotation in (str, str | None)}
+                cells = {c: v if c in texts else v.replace(",", ".") for c, v in cells.items()}
             where = f"{name} line {reader.line_num}"
             if len(values) > len(columns) and any(value.strip() for value in values[len(columns) :]):
                 refused.append((cells, f"{where}: has more cells than there are columns"))
@@ -126,11 +157,11 @@ def read_table(path: Path, schema: type[Row]) -> tuple[list[tuple[int, Row]], li
                 except ValidationError as error:
                     refused.append((cells, f"{where}: {_mistake(error)}"))
     except UnicodeDecodeError:
-        raise TableError(f"{name}: not a text in UTF-8") from None
+        raise FileError(f"{name}: not a text in UTF-8") from None
     except OSError as error:
-        raise TableError(f"{name}: cannot be read ({reason_of(error)})") from None
+        raise FileError(f"{name}: cannot be read ({reason_of(error)})") from None
     except csv.Error as error:
-        raise TableError(f"{name} line {reader.line_num}: {error}") from None
+        raise FileError(f"{name} line {reader.line_num}: {error}") from None
     return rows, refused
 
 

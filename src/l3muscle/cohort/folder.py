@@ -17,12 +17,12 @@ import numpy as np
 from l3muscle.cohort import manifest
 from l3muscle.cohort.cohort import Cohort, CohortError, CohortReport
 from l3muscle.cohort.ct import CTHeader, ct_header, read_dataset
-from l3muscle.cohort.files import TableError, find_files
+from l3muscle.cohort.files import FileError, find_files
 from l3muscle.cohort.manifest import Choice, Row
 from l3muscle.cohort.nifti import NiftiMask, Volume, is_nifti
 from l3muscle.cohort.outlines import EXPERT, OBSERVER_PREFIX, OutlineFile, Picture
 from l3muscle.cohort.saros import check_saros, is_saros
-from l3muscle.cohort.scan import IMAGE, Found, Pair, marked_planes, open_outlines, split_name
+from l3muscle.cohort.scan import IMAGE, Contents, Pair, marked_planes, open_outlines, split_name
 from l3muscle.errors import L3MuscleError
 
 POSITION_TOLERANCE_MM = 0.5  # of a position typed into cohort.csv
@@ -73,40 +73,40 @@ def _check(folder: Path, *, several: bool, wanted: Sequence[str]) -> CohortRepor
     if is_saros(folder):
         return check_saros(folder)
     report = CohortReport(folder)
-    found = Found(Path(os.path.abspath(folder)), wanted)
+    contents = Contents(Path(os.path.abspath(folder)), wanted)
     try:
-        found.scan(find_files([found.root]))
-    except TableError:
+        contents.scan(find_files([contents.root]))
+    except FileError:
         raise CohortError(f"no files in {folder}") from None
-    if (found.root / manifest.FILE_NAME).is_file():
-        _use_chosen(found, report, several=several)
+    if (contents.root / manifest.FILE_NAME).is_file():
+        _use_chosen(contents, report, several=several)
     else:
-        _use_all(found, report, several=several)
-    report.refused = [found.without_secrets(reason) for reason in report.refused]
-    report.unlabelled = [found.without_secrets(name) for name in report.unlabelled]
+        _use_all(contents, report, several=several)
+    report.refused = [contents.without_secrets(reason) for reason in report.refused]
+    report.unlabelled = [contents.without_secrets(name) for name in report.unlabelled]
     for patient in report.usable:
-        patient.name = found.without_secrets(patient.name)
+        patient.name = contents.without_secrets(patient.name)
     return report
 
 
-def _use_all(found: Found, report: CohortReport, *, several: bool) -> None:
+def _use_all(contents: Contents, report: CohortReport, *, several: bool) -> None:
     """Every patient who has an outlined slice."""
-    report.refused += found.refused.values()
+    report.refused += contents.refused.values()
     sources: dict[str, list[tuple[list[str], Callable[[], list[Pair]]]]] = defaultdict(list)
     scans: dict[str, list[CTHeader]] = defaultdict(list)
-    for ct in sorted(found.slices.values(), key=lambda ct: (ct.patient_id, ct.location_mm)):
+    for ct in sorted(contents.slices.values(), key=lambda ct: (ct.patient_id, ct.location_mm)):
         if ct.patient_id or several:
             scans[ct.patient_id].append(ct)
         else:
             reason = "PatientID is missing, so patients cannot be told apart; a cohort.csv can say who is who"
             report.refused.append(f"{ct.name}: {reason}")
     for patient_id, slices in scans.items():
-        names = [ct.name for ct in slices if not (several and found.outlines.get(ct.key))]
-        sources[patient_id].append((names, partial(found.pairs_of_scan, patient_id, slices)))
-    for (parent, stem), paths in found.cases.items():
+        names = [ct.name for ct in slices if not (several and contents.outlines.get(ct.key))]
+        sources[patient_id].append((names, partial(contents.pairs_of_scan, patient_id, slices)))
+    for (parent, stem), paths in contents.cases.items():
         patient_id = parent.name if stem.lower() == IMAGE else stem
-        images = [found.name_of(path) for path in paths if split_name(path)[1] is None]
-        sources[patient_id].append((images, partial(found.pairs_of_case, patient_id, paths)))
+        images = [contents.name_of(path) for path in paths if split_name(path)[1] is None]
+        sources[patient_id].append((images, partial(contents.pairs_of_case, patient_id, paths)))
     for patient_id, ways in sorted(sources.items()):
         pairs: list[Pair] = []
         try:
@@ -141,10 +141,10 @@ def _require_one(patient_id: str, pairs: Sequence[Pair]) -> None:
         )
 
 
-def _use_chosen(found: Found, report: CohortReport, *, several: bool) -> None:
+def _use_chosen(contents: Contents, report: CohortReport, *, several: bool) -> None:
     """The slices that `cohort.csv` names."""
     try:
-        choices, refused = manifest.read_choices(found.root, several=several)
+        choices, refused = manifest.read_choices(contents.root, several=several)
     except L3MuscleError as error:
         report.refused.append(str(error))
         return
@@ -153,33 +153,33 @@ def _use_chosen(found: Found, report: CohortReport, *, several: bool) -> None:
     scans: dict[str, Choice] = {}
     for choice in choices:
         try:
-            ct = _chosen_slice(found, choice.row)
+            ct = _chosen_slice(contents, choice.row)
             first = used.setdefault(ct.key, choice)
             if first is not choice:
                 raise CohortError(f"the same slice as line {first.line}")
             scan = scans.setdefault(str(ct.header.get("SeriesInstanceUID") or ct.path), choice)
             if scan.row.patient_id != choice.row.patient_id:
                 raise CohortError(f"a slice of the same scan as line {scan.line}, which is another patient's")
-            report.usable.append(Pair(choice.row.patient_id, ct, _chosen_outlines(found, choice, ct)).patient())
+            report.usable.append(Pair(choice.row.patient_id, ct, _chosen_outlines(contents, choice, ct)).patient())
         except L3MuscleError as error:
             report.refused.append(f"{choice.where}: {error}")
 
 
-def _chosen_slice(found: Found, row: Row) -> CTHeader:
+def _chosen_slice(contents: Contents, row: Row) -> CTHeader:
     if row.file is not None:
-        path = manifest.path_in(found.root, row.file)
+        path = manifest.path_in(contents.root, row.file)
         if is_nifti(path):
-            return _chosen_plane(found, row, path)
+            return _chosen_plane(contents, row, path)
     if row.slice is not None:
         raise CohortError("the column slice is for NIfTI volumes")
     if row.file is not None:
-        name = found.name_of(path)
-        return found.by_path.get(path) or ct_header(read_dataset(path, name, pixels=False), path, name)
+        name = contents.name_of(path)
+        return contents.by_path.get(path) or ct_header(read_dataset(path, name, pixels=False), path, name)
     if row.sop_instance_uid is not None:
-        if row.sop_instance_uid not in found.slices:
+        if row.sop_instance_uid not in contents.slices:
             raise CohortError(f"no slice has the SOPInstanceUID {row.sop_instance_uid}")
-        return found.slices[row.sop_instance_uid]
-    series = [ct for ct in found.slices.values() if ct.header.SeriesInstanceUID == row.series_instance_uid]
+        return contents.slices[row.sop_instance_uid]
+    series = [ct for ct in contents.slices.values() if ct.header.SeriesInstanceUID == row.series_instance_uid]
     if row.instance_number is not None:
         named = [ct for ct in series if ct.header.get("InstanceNumber") == row.instance_number]
     else:
@@ -191,53 +191,53 @@ def _chosen_slice(found: Found, row: Row) -> CTHeader:
     return named[0]
 
 
-def _chosen_plane(found: Found, row: Row, path: Path) -> CTHeader:
-    image = Volume(path, found.name_of(path))
+def _chosen_plane(contents: Contents, row: Row, path: Path) -> CTHeader:
+    image = Volume(path, contents.name_of(path))
     if row.slice is not None:
         if not 0 <= row.slice < image.planes:
             raise CohortError(f"{image.name}: has no slice {row.slice}; there are {image.planes}, counted from 0")
         return image.slice(row.slice, row.patient_id)
-    mask = manifest.path_in(found.root, row.mask) if row.mask else _mask_beside(found, path)
-    planes = marked_planes(image, open_outlines(mask, found.name_of(mask)))
+    mask = manifest.path_in(contents.root, row.mask) if row.mask else _mask_beside(contents, path)
+    planes = marked_planes(image, open_outlines(mask, contents.name_of(mask)))
     if len(planes) != 1:
-        raise CohortError(f"{found.name_of(mask)}: {len(planes)} slices are outlined; the column slice can name one")
+        raise CohortError(f"{contents.name_of(mask)}: {len(planes)} slices are outlined; the column slice can name one")
     return image.slice(planes[0], row.patient_id)
 
 
-def _mask_beside(found: Found, image: Path) -> Path:
+def _mask_beside(contents: Contents, image: Path) -> Path:
     stem = split_name(image)[0]
-    masks = [path for path in found.cases.get((image.parent, stem), []) if split_name(path)[1] == EXPERT]
+    masks = [path for path in contents.cases.get((image.parent, stem), []) if split_name(path)[1] == EXPERT]
     if len(masks) != 1:
-        raise CohortError(f"{found.name_of(image)}: {len(masks)} masks lie beside it where one is expected")
+        raise CohortError(f"{contents.name_of(image)}: {len(masks)} masks lie beside it where one is expected")
     return masks[0]
 
 
-def _chosen_outlines(found: Found, choice: Choice, ct: CTHeader) -> list[OutlineFile]:
+def _chosen_outlines(contents: Contents, choice: Choice, ct: CTHeader) -> list[OutlineFile]:
     """The files that outline a chosen slice, ready to be asked for it."""
     row = choice.row
     if row.mask is None and ct.sop_instance_uid:
-        files = list(found.outlines.get(ct.key, []))
+        files = list(contents.outlines.get(ct.key, []))
         if not files:
             raise CohortError(f"{ct.name}: no outline refers to it")
     else:
-        path = manifest.path_in(found.root, row.mask) if row.mask else _mask_beside(found, ct.path)
-        files = [_chosen_file(found, path, EXPERT, (row.roi,) if row.roi else found.wanted, ct)]
+        path = manifest.path_in(contents.root, row.mask) if row.mask else _mask_beside(contents, ct.path)
+        files = [_chosen_file(contents, path, EXPERT, (row.roi,) if row.roi else contents.wanted, ct)]
     for _, other in choice.observers:
         by = other.observer
         by = by if by.casefold().startswith(OBSERVER_PREFIX) else f"{OBSERVER_PREFIX} {by}"
-        path = manifest.path_in(found.root, other.mask)
+        path = manifest.path_in(contents.root, other.mask)
         try:
-            file = _chosen_file(found, path, by, (other.roi or other.observer,), ct)
+            file = _chosen_file(contents, path, by, (other.roi or other.observer,), ct)
         except L3MuscleError:
-            file = _chosen_file(found, path, by, (), ct)
+            file = _chosen_file(contents, path, by, (), ct)
         files.append(_DrawnBy(file, by))
     return files
 
 
-def _chosen_file(found: Found, path: Path, by: str, wanted: Sequence[str], ct: CTHeader) -> OutlineFile:
-    file = open_outlines(path, found.name_of(path), by, wanted)
+def _chosen_file(contents: Contents, path: Path, by: str, wanted: Sequence[str], ct: CTHeader) -> OutlineFile:
+    file = open_outlines(path, contents.name_of(path), by, wanted)
     of_volume = isinstance(file, Picture | NiftiMask)
-    file.slices([ct] if of_volume or ct.key not in found.slices else list(found.slices.values()))
+    file.slices([ct] if of_volume or ct.key not in contents.slices else list(contents.slices.values()))
     return file
 
 
@@ -252,10 +252,6 @@ class _DrawnBy:
     def name(self) -> str:
         """The file as messages call it."""
         return self.file.name
-
-    def slices(self, candidates: Sequence[CTHeader]) -> set[str]:
-        """As the file's."""
-        return self.file.slices(candidates)
 
     def masks(self, ct: CTHeader) -> dict[str, np.ndarray]:
         """The observer's outline."""

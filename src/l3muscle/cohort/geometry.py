@@ -12,14 +12,11 @@ import numpy as np
 from l3muscle.errors import L3MuscleError
 
 AXIAL_TOLERANCE = 0.02  # of a direction cosine: about one degree
+UNIT_TOLERANCE = 5e-3  # of the directions' squared lengths and right angle, as written with few digits
 # Rounding in decimal strings and single-precision affines stays a hundred times below, a shift by half a pixel above.
 GRID_TOLERANCE_MM = 0.1
 MAX_SIDE = 4096  # pixels; a header that claims more is refused before anything is allocated
 MAX_PIXEL_MM = 12.0  # a 700 mm field of 64 pixels has 10.9
-
-
-class GeometryError(L3MuscleError):
-    """A plane that is not axial, or that is not where it should be."""
 
 
 @dataclass(frozen=True)
@@ -97,16 +94,19 @@ class Grid:
 
         Raises
         ------
-        GeometryError
+        L3MuscleError
             If the plane is not axial.
         """
+        if not np.allclose(self.orientation @ self.orientation.T, np.eye(2), atol=UNIT_TOLERANCE):
+            stated = self.orientation.ravel().round(3).tolist()
+            raise L3MuscleError(f"its directions are not of length 1 at a right angle (orientation {stated})")
         transpose = bool(abs(self.orientation[0, 0]) < abs(self.orientation[0, 1]))
         step = -1 if transpose else 1
         orientation, shape, spacing = self.orientation[::step], self.shape[::step], self.spacing[::step]
         turn = Turn(transpose, bool(orientation[1, 1] < 0), bool(orientation[0, 0] < 0))
         signs = np.array([[-1.0 if turn.flip_columns else 1.0], [-1.0 if turn.flip_rows else 1.0]])
         if not np.allclose(orientation * signs, np.eye(3)[:2], atol=AXIAL_TOLERANCE):
-            raise GeometryError(f"not an axial slice (orientation {self.orientation.ravel().round(3).tolist()})")
+            raise L3MuscleError(f"not an axial slice (orientation {self.orientation.ravel().round(3).tolist()})")
         turned = replace(Grid(**self._fields()), shape=shape, spacing=spacing, orientation=orientation)
         first = turned.points(np.array([[(shape[0] - 1) * turn.flip_rows, (shape[1] - 1) * turn.flip_columns]]))[0]
         return replace(turned, position=first, orientation=orientation * signs), turn
@@ -114,7 +114,7 @@ class Grid:
     def _fields(self) -> dict:
         return {name: getattr(self, name) for name in ("shape", "spacing", "position", "orientation")}
 
-    def place(self, values: np.ndarray, other: "Grid") -> np.ndarray:
+    def align(self, values: np.ndarray, other: "Grid") -> np.ndarray:
         """Values that are stored on `other`, which may cover less or more of the same pixels, on this grid.
 
         Parameters
@@ -129,27 +129,27 @@ class Grid:
 
         Raises
         ------
-        GeometryError
+        L3MuscleError
             If the pixels are others, or something but zeros lies beyond this grid.
         """
         offset = np.rint(self.indices(other.position[None])[0])
         same = replace(Grid(**self._fields()), shape=other.shape, position=self.points(offset[None])[0])
         distance = np.abs(same.corners - other.corners).max()
+        resized = self.shape != other.shape
+        sizes = "has {} x {} pixels where the slice has {} x {}".format(*other.shape, *self.shape)
         # Written so that a distance that is not a number is refused.
         if not distance <= GRID_TOLERANCE_MM:
-            sizes = (" x ".join(map(str, grid.shape)) for grid in (other, self))
-            raise GeometryError(
-                "has {} pixels where the slice has {}".format(*sizes)
-                if self.shape != other.shape
-                else f"lies up to {distance:.1f} mm off the slice's pixels"
-            )
+            raise L3MuscleError(sizes if resized else f"lies up to {distance:.1f} mm off the slice's pixels")
         (top, left), (height, width) = offset.astype(int), other.shape
-        placed = np.zeros(self.shape, dtype=values.dtype)
+        # What is cut to the outline lies somewhere within; what was resampled keeps its corner.
+        if resized and top in (0, self.shape[0] - height) and left in (0, self.shape[1] - width):
+            raise L3MuscleError(sizes)
+        aligned = np.zeros(self.shape, dtype=values.dtype)
         rows = slice(max(top, 0), min(top + height, self.shape[0]))
         columns = slice(max(left, 0), min(left + width, self.shape[1]))
         if rows.start < rows.stop and columns.start < columns.stop:
             inside = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
-            placed[rows, columns] = values[inside]
-        if np.count_nonzero(placed) < np.count_nonzero(values):
-            raise GeometryError("reaches beyond the slice's pixels")
-        return placed
+            aligned[rows, columns] = values[inside]
+        if np.count_nonzero(aligned) < np.count_nonzero(values):
+            raise L3MuscleError("reaches beyond the slice's pixels")
+        return aligned

@@ -117,7 +117,7 @@ def read_choices(folder: Path, *, several: bool = False) -> tuple[list[Choice], 
 
     Raises
     ------
-    TableError
+    FileError
         If the table as a whole cannot be read, or has columns that it should not have.
     """
     rows, wrong = read_table(folder / FILE_NAME, Row)

@@ -6,9 +6,7 @@ sform have to agree on; nothing is resampled. Planes have the numbers that the f
 
 import gzip
 import re
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,14 +14,14 @@ from typing import BinaryIO
 
 import nibabel
 import numpy as np
-from nibabel.spatialimages import HeaderDataError
 from pydicom.dataset import Dataset
 
 from l3muscle.cohort.ct import CTHeader, CTSlice
+from l3muscle.cohort.files import reading
 from l3muscle.cohort.geometry import MAX_PIXEL_MM, MAX_SIDE, Grid
 from l3muscle.cohort.outlines import EXPERT, as_mask
 from l3muscle.cohort.pixels import as_hounsfield
-from l3muscle.errors import L3MuscleError, reason_of
+from l3muscle.errors import L3MuscleError
 
 MAX_PLANES = 4000
 MAX_VOLUME_BYTES = 1 << 31
@@ -34,31 +32,6 @@ HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 GZIP = b"\x1f\x8b"
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
-
-
-class NiftiError(L3MuscleError):
-    """A NIfTI file that is not what it should be."""
-
-
-@contextmanager
-def _naming_damage(name: str) -> Iterator[None]:
-    """Turn whatever a damaged file makes the parser raise into a refusal that names the file."""
-    try:
-        # The parser also writes its findings to the error output.
-        with nibabel.imageglobals.LoggingOutputSuppressor():
-            yield
-    except NiftiError:
-        raise
-    except L3MuscleError as error:
-        raise NiftiError(f"{name}: {error}") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise NiftiError(f"{name}: the file is cut short or not whole") from None
-    except (HeaderDataError, KeyError) as error:
-        raise NiftiError(f"{name}: not a sound NIfTI header ({reason_of(error)})") from None
-    except OSError as error:
-        raise NiftiError(f"{name}: cannot be read ({reason_of(error)})") from None
-    except Exception as error:
-        raise NiftiError(f"{name}: damaged NIfTI file ({type(error).__name__})") from None
 
 
 def _open(path: Path) -> BinaryIO:
@@ -101,7 +74,7 @@ class Volume:
 
     Raises
     ------
-    NiftiError
+    FileError
         If it is no NIfTI file, has more than three dimensions, states no orientation, two of them or an oblique one,
         units other than millimetres (none stated counts as millimetres, as the standard's usual), spacings that
         contradict each other, or sizes beyond all measure.
@@ -109,7 +82,7 @@ class Volume:
 
     def __init__(self, path: Path, name: str = "") -> None:
         self.path, self.name = path, name or path.name
-        with _naming_damage(self.name):
+        with reading(self.name, "NIfTI"):
             header = self._read_header()
             self._shape = _shape(header)
             affine = LPS_TO_RAS @ _affine(header, self._shape)
@@ -123,11 +96,11 @@ class Volume:
             stored = self.stored_grid(0)
             if max(stored.shape) > MAX_SIDE or self.planes > MAX_PLANES or max(stored.spacing) > MAX_PIXEL_MM:
                 sizes = " x ".join(map(str, self._shape))
-                raise NiftiError(f"{self.name}: {sizes} voxels of {stored.spacing} mm; no CT has such pixels")
+                raise L3MuscleError(f"{sizes} voxels of {stored.spacing} mm; no CT has such pixels")
             if int(np.prod(self._shape, dtype=np.int64)) * self._dtype.itemsize > MAX_VOLUME_BYTES:
-                raise NiftiError(f"{self.name}: its voxels take more than {MAX_VOLUME_BYTES >> 30} GiB")
+                raise L3MuscleError(f"its voxels take more than {MAX_VOLUME_BYTES >> 30} GiB")
             if not max(HEADERS) + MAX_EXTENSION_BYTES >= self._offset >= min(HEADERS):
-                raise NiftiError(f"{self.name}: its voxels begin too far behind the header")
+                raise L3MuscleError("its voxels begin too far behind the header")
             upright, self.turn = stored.upright()
             self.shape = upright.shape
 
@@ -137,10 +110,12 @@ class Volume:
         for order in ("little", "big"):
             size = int.from_bytes(block[:4], order)
             if size in HEADERS and len(block) >= size:
-                header = HEADERS[size](block[:size])
+                # The parser also writes its findings to the error output.
+                with nibabel.imageglobals.LoggingOutputSuppressor():
+                    header = HEADERS[size](block[:size])
                 if header["magic"].item()[:3] == b"n+" + (b"1" if size == 348 else b"2"):
                     return header
-        raise NiftiError(f"{self.name}: not a NIfTI file")
+        raise L3MuscleError("not a NIfTI file")
 
     def stored_grid(self, index: int) -> Grid:
         """Where the pixels of a plane lie, its first axis in the file along the columns."""
@@ -182,27 +157,28 @@ class Volume:
     @property
     def planes_first(self) -> np.ndarray:
         """The voxels as stored, their axial axis first; planes are not upright."""
-        with _naming_damage(self.name):
+        with reading(self.name, "NIfTI"):
             stamp = self.path.stat().st_mtime_ns
             return np.moveaxis(_voxels(self.path, stamp, self._shape, self._dtype, self._offset), self._axis, 0)
 
     def values(self, index: int) -> np.ndarray:
         """A plane's values, (H, W), upright, as floats."""
-        slope, intercept = self._scaling
-        values = self.turn.apply(self.planes_first[index].T).astype(np.float64) * slope + intercept
-        if not np.isfinite(values).all():
-            raise NiftiError(f"{self.name}: holds values that are not finite numbers")
-        return values
+        with reading(self.name, "NIfTI"):
+            slope, intercept = self._scaling
+            values = self.turn.apply(self.planes_first[index].T).astype(np.float64) * slope + intercept
+            if not np.isfinite(values).all():
+                raise L3MuscleError("holds values that are not finite numbers")
+            return values
 
     def hu(self, index: int) -> np.ndarray:
         """A plane as Hounsfield units, (H, W) int16, upright; padding reads as -1024.
 
         Raises
         ------
-        NiftiError
+        FileError
             If the values cannot be Hounsfield units.
         """
-        with _naming_damage(self.name):
+        with reading(self.name, "NIfTI"):
             return as_hounsfield(self.values(index))
 
     @cached_property
@@ -211,10 +187,10 @@ class Volume:
 
         Raises
         ------
-        NiftiError
+        FileError
             If it holds several labels, so that none of them is known to be muscle.
         """
-        with _naming_damage(self.name):
+        with reading(self.name, "NIfTI"):
             slope, intercept = self._scaling
             inside = as_mask(self.planes_first if intercept == 0 else self.planes_first * slope + intercept)
             return tuple(int(index) for index in np.flatnonzero(inside.any(axis=(1, 2))))
@@ -224,13 +200,13 @@ class Volume:
 
         Raises
         ------
-        NiftiError
+        FileError
             If no plane lies there, its pixels are others, or the file is no mask.
         """
-        with _naming_damage(self.name):
+        with reading(self.name, "NIfTI"):
             self.annotated  # noqa: B018 (of the whole file, as labels of other planes tell that it is no mask)
             index = self.nearest(grid)
-            return grid.place(self.values(index) != 0, self.grid(index))
+            return grid.align(self.values(index) != 0, self.grid(index))
 
     def nearest(self, grid: Grid) -> int:
         """The plane nearest to that of `grid`."""

@@ -5,32 +5,33 @@ says nothing.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from l3muscle.cohort.ct import CTHeader
-from l3muscle.errors import L3MuscleError, reason_of
+from l3muscle.cohort.files import reading
+from l3muscle.errors import L3MuscleError
 
 EXPERT = "expert"
 OBSERVER_PREFIX = "observer"
 MUSCLE = re.compile(r"(?<![a-z])expert(?![a-z])|mus[ck]|músc|spier|мышц|肌|筋", re.IGNORECASE)
 FAT = re.compile(r"fat(?![a-z])|adipos|(?<![a-z])imat(?![a-z])", re.IGNORECASE)
 OTHER_TISSUE = re.compile(
-    r"(?<![a-z])(body|external|skin|couch|table|bone|vertebra|spine|spinal|cord|canal|rib|pelvis|femur|kidney|liver|spleen"
+    r"(?<![a-z])(body|external|skin|haut|peau|piel|bolus|support|couch|table|bone|vertebra|spine|spinal|cord|canal|rib|pelvis|femur|kidney|liver|spleen"
     r"|bowel|colon|bladder|stomach|pancreas|gallbladder|aorta|vena|cava|vessel|lung|heart|vat|sat|[pgci]tv)",
     re.IGNORECASE,
 )
 GREY_MODES = ("1", "L", "I", "I;16")
-SAME_OUTLINE = 0.05  # share of the pixels by which one outline differs between two file formats
-
-
-class MaskError(L3MuscleError):
-    """A file that holds no mask of the slice it is meant for."""
+SAME_OUTLINE = 0.02  # share of the pixels by which one outline differs between two file formats
+PLANE_TOLERANCE_MM = 0.5  # of an outline that does not name one slice
+NAMED_TOLERANCE_MM = 1.0  # of one that does
+TIE_MM = 0.05
 
 
 class OutlineFile(Protocol):
@@ -45,7 +46,7 @@ class OutlineFile(Protocol):
     name: str
 
     def slices(self, candidates: Sequence[CTHeader]) -> set[str]:
-        """Keys of those of the candidates that it marks; it has to be asked before `masks`."""
+        """Keys of those of the candidates that it marks; to be called before `masks`."""
 
     def masks(self, ct: CTHeader) -> dict[str, np.ndarray]:
         """Its outlines of a slice by who drew them, `expert` or `observer ...`, each (H, W) bool and upright."""
@@ -72,14 +73,14 @@ def roles(
 
     Raises
     ------
-    MaskError
+    L3MuscleError
         If it does not say which one is the muscle.
     """
-    found = {n.casefold(): [k] for k, n in names.items() if n.casefold().startswith(OBSERVER_PREFIX)}
-    drawn: dict[str, list[int]] = {names[numbers[0]]: numbers for numbers in found.values()}
+    observers = {n.casefold(): [k] for k, n in names.items() if n.casefold().startswith(OBSERVER_PREFIX)}
+    drawn: dict[str, list[int]] = {names[numbers[0]]: numbers for numbers in observers.values()}
     others = {number: name for number, name in names.items() if not name.casefold().startswith(OBSERVER_PREFIX)}
     if len(drawn) + len(others) < len(names):
-        raise MaskError("two outlines of one observer; each needs a name of its own")
+        raise L3MuscleError("two outlines of one observer; each needs a name of its own")
     if not others:
         return drawn
     text = {number: f"{name} {(describes or {}).get(number, '')}" for number, name in others.items()}
@@ -98,7 +99,7 @@ def roles(
             if wanted
             else "which is the muscle can be told by its name"
         )
-        raise MaskError(f"outlines {listed}; {said} (option --roi, or the column roi of cohort.csv)")
+        raise L3MuscleError(f"outlines {listed}; {said} (option --roi, or the column roi of cohort.csv)")
     return {EXPERT: chosen, **drawn}
 
 
@@ -112,7 +113,7 @@ def merge(files: Sequence[tuple[str, Mapping[str, np.ndarray]]]) -> dict[str, np
 
     Raises
     ------
-    MaskError
+    L3MuscleError
         If two files hold different outlines by the same person.
     """
     drawn: dict[str, np.ndarray] = {}
@@ -120,10 +121,122 @@ def merge(files: Sequence[tuple[str, Mapping[str, np.ndarray]]]) -> dict[str, np
     for name, masks in files:
         for by, mask in masks.items():
             if by in drawn and np.sum(mask ^ drawn[by]) > SAME_OUTLINE * np.sum(mask | drawn[by]):
-                raise MaskError(f"{name}: outlines it by {by!r} differently from {first[by]}")
+                raise L3MuscleError(f"{name}: outlines it by {by!r} differently from {first[by]}")
             drawn.setdefault(by, mask)
             first.setdefault(by, name)
     return drawn
+
+
+@dataclass(frozen=True)
+class Part:
+    """A contour or a frame of an outline.
+
+    Attributes
+    ----------
+    by : str
+        Who drew it, `expert` or `observer ...`.
+    images : frozenset of str
+        SOP Instance UIDs that it names.
+    frame : str
+        UID of its frame of reference, or empty.
+    points : ndarray, (K, 3)
+        Where it lies, mm.
+    content : object
+        What its reader needs to fill it.
+    """
+
+    by: str
+    images: frozenset[str]
+    frame: str
+    points: np.ndarray
+    content: Any
+
+
+class ReferringFile:
+    """Outlines that refer to slices by UID or by their position: those of RTSTRUCT and SEG.
+
+    Parameters
+    ----------
+    name : str
+        The file as messages call it.
+    parts : sequence of Part
+    series : set of str
+        UIDs of the series that the file names.
+    """
+
+    def __init__(self, name: str, parts: Sequence[Part], series: set[str]) -> None:
+        self.name, self._parts, self._series = name, parts, series
+        self._by_slice: dict[str, dict[str, list[Any]]] = {}
+
+    def fill(self, contents: Sequence[Any], ct: CTHeader) -> np.ndarray:
+        """The outline (H, W) bool that the parts on one slice make up."""
+        raise NotImplementedError
+
+    def masks(self, ct: CTHeader) -> dict[str, np.ndarray]:
+        """Its outlines of a slice by who drew them, (H, W) bool, upright; `slices` says which slices there are.
+
+        Raises
+        ------
+        FileError
+            If an outline could mean two things.
+        """
+        with reading(self.name):
+            return {by: self.fill(contents, ct) for by, contents in self._by_slice.get(ct.key, {}).items()}
+
+    def slices(self, candidates: Sequence[CTHeader]) -> set[str]:
+        """Keys of the slices that its outlines lie on: the one that a part names, or else the nearest one.
+
+        Raises
+        ------
+        FileError
+            If a part lies beside the slice it names, or as near to one slice as to another.
+        """
+        with reading(self.name):
+            known = {ct.sop_instance_uid: ct for ct in candidates if ct.sop_instance_uid}
+            planes: dict[object, _Planes] = {}
+            self._by_slice = defaultdict(lambda: defaultdict(list))
+            for part in self._parts:
+                named = [known[image] for image in part.images if image in known]
+                if any(part.frame and ct.frame_of_reference_uid not in ("", part.frame) for ct in named):
+                    raise L3MuscleError(f"drawn in another frame of reference than {named[0].name}")
+                if len(part.images) == 1:
+                    on = named[0] if named else None
+                    if on is not None and np.abs(on.heights(part.points)).max() > NAMED_TOLERANCE_MM:
+                        raise L3MuscleError(f"an outline does not lie in the plane of {on.name}, which it names")
+                else:
+                    where = part.images or part.frame
+                    if where not in planes:
+                        of_frame = [ct for ct in candidates if ct.frame_of_reference_uid == part.frame != ""]
+                        listed = named if part.images else of_frame
+                        of_series = [ct for ct in listed if ct.header.get("SeriesInstanceUID") in self._series]
+                        planes[where] = _Planes(of_series or listed)
+                    on = planes[where].nearest(part.points)
+                if on is not None:
+                    self._by_slice[on.key][part.by].append(part.content)
+            return set(self._by_slice)
+
+
+class _Planes:
+    """Slices among which an outline looks for its own."""
+
+    def __init__(self, slices: Sequence[CTHeader]) -> None:
+        self.slices = slices
+        self.normals = np.array([ct.normal for ct in slices]).reshape(-1, 3)
+        self.locations = np.array([ct.location_mm for ct in slices])
+
+    def nearest(self, points: np.ndarray) -> CTHeader | None:
+        """The slice that points (K, 3) lie on, if there is one."""
+        if not self.slices:
+            return None
+        distances = np.abs(self.normals @ points.mean(axis=0) - self.locations)
+        first, *others = np.argsort(distances, kind="stable")[:2]
+        nearest = self.slices[first]
+        if np.abs(nearest.heights(points)).max() > PLANE_TOLERANCE_MM:
+            return None
+        if others and distances[others[0]] - distances[first] < TIE_MM:
+            other = self.slices[others[0]]
+            raise L3MuscleError(f"an outline that names no image lies as near to {nearest.name} as to {other.name}")
+        return nearest
 
 
 def as_mask(values: np.ndarray) -> np.ndarray:
@@ -131,7 +244,7 @@ def as_mask(values: np.ndarray) -> np.ndarray:
 
     Raises
     ------
-    MaskError
+    L3MuscleError
         If there are more than two values, or two and none of them zero: which of them is muscle would be a guess.
     """
     inside = values != 0
@@ -139,7 +252,7 @@ def as_mask(values: np.ndarray) -> np.ndarray:
         label = values[inside][0]
         if (values[inside] != label).any():
             listed = ", ".join(f"{value:g}" for value in np.unique(values)[:4])
-            raise MaskError(f"a mask holds 0 and one other value; this holds {listed}")
+            raise L3MuscleError(f"a mask holds 0 and one other value; this holds {listed}")
     return inside
 
 
@@ -160,26 +273,20 @@ class Picture:
 
         Raises
         ------
-        MaskError
+        L3MuscleError
             If it is no mask of this size.
         """
         shape = ct.stored.shape if ct.sop_instance_uid else ct.shape
-        try:
-            with Image.open(self.path, formats=["PNG"]) as picture:
+        with reading(self.name, "PNG"):
+            try:
+                picture = Image.open(self.path, formats=["PNG"])
+            except UnidentifiedImageError:
+                raise L3MuscleError("not a PNG picture") from None
+            with picture:
                 if (picture.height, picture.width) != shape:
-                    found, expected = (" x ".join(map(str, size)) for size in ((picture.height, picture.width), shape))
-                    raise MaskError(f"{self.name}: has {found} pixels where the slice has {expected}")
+                    sizes = (picture.height, picture.width, *shape)
+                    raise L3MuscleError("has {} x {} pixels where the slice has {} x {}".format(*sizes))
                 if picture.mode not in GREY_MODES:
-                    raise MaskError(f"{self.name}: a picture of mode {picture.mode}; a mask is greyscale or one-bit")
-                values = np.asarray(picture).astype(np.int64)
-        except MaskError:
-            raise
-        except UnidentifiedImageError:
-            raise MaskError(f"{self.name}: not a PNG picture") from None
-        except Exception as error:  # its decoder raises its own kinds
-            raise MaskError(f"{self.name}: damaged picture ({reason_of(error)})") from None
-        try:
-            mask = as_mask(values)
-        except MaskError as error:
-            raise MaskError(f"{self.name}: {error}") from None
+                    raise L3MuscleError(f"a picture of mode {picture.mode}; a mask is greyscale or one-bit")
+                mask = as_mask(np.asarray(picture).astype(np.int64))
         return {self.drawn_by: ct.turn.apply(mask) if ct.sop_instance_uid else mask}

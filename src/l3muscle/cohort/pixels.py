@@ -6,9 +6,9 @@ from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
 from scipy import ndimage
 
+from l3muscle.cohort.cohort import AIR_HU
 from l3muscle.errors import L3MuscleError, reason_of
 
-AIR_HU = -1024  # what scanners did not measure they fill with -2000, -3000 ...; as Hounsfield units that is air
 STORED_HU = (-1024, 3071)  # what twelve stored bits hold
 LARGEST_HU = 31_000  # of the extended scale for metal; beyond are negative numbers read without their sign
 TISSUE_HU = (-300, 300)
@@ -55,8 +55,45 @@ def rescale(dataset: Dataset) -> tuple[float, float]:
     return slope, intercept
 
 
-def decode(dataset: FileDataset, shape: tuple[int, int]) -> np.ndarray:
-    """Hounsfield units (H, W) int16 as the file stores them.
+def stored_values(dataset: FileDataset, shape: tuple[int, int], frame: int = 0, **options: object) -> np.ndarray:
+    """Pixels (H, W) of a frame, counted from 0, as pydicom decodes them; for `options` see its decoders.
+
+    Raises
+    ------
+    L3MuscleError
+        If they cannot be decoded or are not of this shape.
+    """
+    syntax = dataset.file_meta.TransferSyntaxUID
+    frames, count = int(dataset.get("NumberOfFrames") or 1), shape[0] * shape[1]
+    pixels = dataset.get("PixelData") or b""
+    if syntax.is_encapsulated:
+        if syntax not in DECODERS:
+            raise L3MuscleError(f"pixels are packed as {syntax.name}, which is not read; convert the file")
+        plugin, package = DECODERS[syntax]
+        if plugin not in get_decoder(syntax).available_plugins:
+            raise L3MuscleError(f"pixels are packed as {syntax.name}; to read them install {package}")
+        if syntax in JPEG:
+            _check_jpeg(get_frame(pixels, frame, number_of_frames=frames), shape)
+        options = {**options, "decoding_plugin": plugin}
+    # Values have an even length: one byte may be padding.
+    elif len(pixels) != (frames * count * int(dataset.BitsAllocated) + 15) // 16 * 2:
+        raise L3MuscleError(f"the pixel data are not of the {shape[0]} x {shape[1]} pixels it states")
+    elif dataset.BitsAllocated == 1:
+        # Frames begin within bytes, which pydicom does not know.
+        first, bit = divmod(frame * count, 8)
+        packed = np.frombuffer(pixels, np.uint8, offset=first, count=(bit + count + 7) // 8)
+        return np.unpackbits(packed, bitorder="little")[bit : bit + count].reshape(shape)
+    try:
+        stored, _ = get_decoder(syntax).as_array(dataset, index=frame, **options)
+    except Exception as error:  # each decoder raises its own kinds
+        raise L3MuscleError(f"pixels cannot be decoded ({type(error).__name__}: {reason_of(error)})") from None
+    if stored.shape != shape:
+        raise L3MuscleError(f"{stored.shape} pixels decoded where the header says {shape}")
+    return stored
+
+
+def hounsfield(dataset: FileDataset, shape: tuple[int, int]) -> np.ndarray:
+    """Hounsfield units (H, W) int16 of a CT slice as the file stores them.
 
     Raises
     ------
@@ -64,27 +101,13 @@ def decode(dataset: FileDataset, shape: tuple[int, int]) -> np.ndarray:
         If the pixels cannot be decoded, are not of this shape, or are not Hounsfield units.
     """
     slope, intercept = rescale(dataset)
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax.is_encapsulated:
-        plugin, package = DECODERS.get(syntax, ("", "a decoder for pydicom"))
-        if plugin not in get_decoder(syntax).available_plugins:
-            raise L3MuscleError(f"pixels are packed as {syntax.name}; to read them install {package}")
-        if syntax in JPEG:
-            _check_jpeg(get_frame(dataset.PixelData, 0, number_of_frames=1), shape)
-        dataset.pixel_array_options(decoding_plugin=plugin)
-    else:
-        row = shape[1] * int(dataset.BitsAllocated) // 8
-        # Values have an even length: one byte may be padding.
-        if len(dataset.get("PixelData", b"")) != (shape[0] * row + 1) // 2 * 2:
-            raise L3MuscleError(f"the pixel data are not of the {shape[0]} x {shape[1]} pixels it states")
-    try:
-        stored = dataset.pixel_array
-    except Exception as error:  # each decoder raises its own kinds
-        raise L3MuscleError(f"pixels cannot be decoded ({type(error).__name__}: {reason_of(error)})") from None
-    if stored.shape != shape:
-        raise L3MuscleError(f"{stored.shape} pixels decoded where the header says {shape}")
+    stored = raw = stored_values(dataset, shape, correct_unused_bits=False)
+    unused = int(dataset.BitsAllocated) - int(dataset.BitsStored)
+    if unused and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        # Programs leave the sign, overlays or padding there.
+        stored = (raw << unused) >> unused
     hu = np.rint(stored * slope + intercept)
-    hu[_padding(dataset, stored, hu)] = AIR_HU
+    hu[_padding(dataset, raw, hu)] = AIR_HU
     return as_hounsfield(hu)
 
 
@@ -120,13 +143,17 @@ def _padding(dataset: Dataset, stored: np.ndarray, hu: np.ndarray) -> np.ndarray
             int(dataset.get(key, dataset.PixelPaddingValue)) for key in ("PixelPaddingValue", "PixelPaddingRangeLimit")
         ]
         low, high = min(ends), max(ends)
-        values = stored.astype(np.int64)
-        padding = (values - low) % bits <= high - low
+        padding = (stored.astype(np.int64) - low) % bits <= high - low
         tissue = padding & (hu > AIR_HU) & (hu <= STORED_HU[1])
         if tissue.any():
             regions, _ = ndimage.label(tissue)
             padding &= ~tissue | (np.bincount(regions.ravel()) > hu.size // 10_000)[regions]
-    return padding | (hu > LARGEST_HU) if int(dataset.PixelRepresentation) == 0 else padding
+    if int(dataset.PixelRepresentation) == 0:
+        # Negative numbers without their sign.
+        kept = int(dataset.BitsStored)
+        all_set = (1 << int(dataset.BitsAllocated) - kept) - 1
+        padding |= (stored >> kept == all_set) if all_set else (hu > LARGEST_HU)
+    return padding
 
 
 def as_hounsfield(values: np.ndarray) -> np.ndarray:

@@ -7,8 +7,6 @@ Of a structure set only the muscle's and the observers' contours are read. What 
 - contours that are there twice count once;
 - contours that overlap add up;
 - what lies between a hole that crosses its edge and an overlap is refused.
-
-A contour lies on the one slice that it names, or else on the nearest one of its frame of reference, along the normal.
 """
 
 import hashlib
@@ -25,13 +23,11 @@ from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from skimage.measure import find_contours
 
-from l3muscle.cohort.ct import CTHeader, CTSlice, DicomError, naming_damage, new_file, read_dataset, uid
-from l3muscle.cohort.outlines import roles
+from l3muscle.cohort.ct import STUDY_KEYWORDS, CTHeader, CTSlice, new_file, uid
+from l3muscle.cohort.files import reading
+from l3muscle.cohort.outlines import Part, ReferringFile, roles
 from l3muscle.errors import L3MuscleError
 
-PLANE_TOLERANCE_MM = 0.5  # of a contour that does not name one slice
-NAMED_TOLERANCE_MM = 1.0  # of one that does
-TIE_MM = 0.05
 FARTHEST_MM = 1e4
 CLOSED, EXCLUSIVE = "CLOSED_PLANAR", "CLOSEDPLANAR_XOR"
 REPEAT_PIXELS = 0.5  # between the corners of a contour and another drawn again
@@ -42,29 +38,19 @@ CONTOUR_DATA = Tag("ContourData")
 
 @dataclass
 class _Loop:
-    """A closed line without repeated corners, and what it encloses in its bounding box."""
+    """A closed line without repeated corners, the pixels (H, W) that it encloses, and the box around them."""
 
     corners: np.ndarray
-    top: int
-    left: int
     mask: np.ndarray
+    box: tuple[slice, slice]
     depth: int = 0
 
     def __post_init__(self) -> None:
-        self.bottom, self.right = self.top + self.mask.shape[0], self.left + self.mask.shape[1]
-        self.size = int(np.count_nonzero(self.mask))
+        self.size = int(np.count_nonzero(self.mask[self.box]))
 
     def shared(self, other: "_Loop") -> int:
         """How many pixels lie in both."""
-        top, left = max(self.top, other.top), max(self.left, other.left)
-        bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
-        if top >= bottom or left >= right:
-            return 0
-        mine, its = (
-            loop.mask[top - loop.top : bottom - loop.top, left - loop.left : right - loop.left]
-            for loop in (self, other)
-        )
-        return int(np.count_nonzero(mine & its))
+        return int(np.count_nonzero(self.mask[self.box] & other.mask[self.box]))
 
     def repeats(self, other: "_Loop") -> bool:
         """Whether every corner lies on the line of `other`, which is about as large."""
@@ -94,23 +80,11 @@ def _split(contour: np.ndarray) -> list[np.ndarray]:
     return [np.array(loop) for loop in (*loops, path) if len(loop) > 2]
 
 
-def winding(contour: np.ndarray, shape: tuple[int, int]) -> tuple[int, int, np.ndarray]:
-    """How often a closed line runs around each pixel's centre.
+def _winding(contour: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, tuple[slice, slice]]:
+    """How often a closed line runs around the centres of the pixels in its box, (h, w) int, and that box.
 
     Scan lines through the pixel centres: each edge counts, by its direction, from where it crosses its row to the
     right. A point-in-polygon test of every pixel took most of the time of reading a cohort.
-
-    Parameters
-    ----------
-    contour : ndarray, (K, 2)
-        Rows and columns of the corners; pixel centres are whole numbers.
-    shape : (int, int)
-
-    Returns
-    -------
-    top, left : int
-    numbers : ndarray, (h, w) int
-        Of the pixels from there on in the contour's bounding box, within `shape`.
     """
     low = np.ceil(contour.min(axis=0)).clip(0, shape).astype(int)
     high = np.ceil(contour.max(axis=0)).clip(0, shape).astype(int)
@@ -125,7 +99,7 @@ def winding(contour: np.ndarray, shape: tuple[int, int]) -> tuple[int, int, np.n
     slope = (end[edge, 1] - start[edge, 1]) / (end[edge, 0] - start[edge, 0])
     column = np.ceil(start[edge, 1] + (row - start[edge, 0]) * slope).clip(low[1], high[1]).astype(int)
     np.add.at(toggles, (row - low[0], column - low[1]), np.where(end[edge, 0] > start[edge, 0], 1, -1))
-    return int(low[0]), int(low[1]), np.cumsum(toggles[:, :-1], axis=1)
+    return np.cumsum(toggles[:, :-1], axis=1), np.s_[low[0] : high[0], low[1] : high[1]]
 
 
 def fill_contours(contours: Iterable[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
@@ -149,19 +123,21 @@ def fill_contours(contours: Iterable[np.ndarray], shape: tuple[int, int]) -> np.
     """
     loops = []
     for corners in (loop for contour in contours for loop in _split(contour)):
-        top, left, turns = winding(corners, shape)
+        turns, box = _winding(corners, shape)
         # Where a line crosses itself, small overlaps add up.
         if np.count_nonzero(turns % 2 == 0) - np.count_nonzero(turns == 0) > max(1, 0.02 * np.count_nonzero(turns)):
             raise L3MuscleError("a contour crosses itself, so that what it encloses cannot be told")
         if turns.any():
-            loops.append(_Loop(corners, top, left, turns != 0))
-    placed: list[_Loop] = []
+            mask = np.zeros(shape, dtype=bool)
+            mask[box] = turns != 0
+            loops.append(_Loop(corners, mask, box))
+    larger: list[_Loop] = []
     for loop in sorted(loops, key=lambda loop: -loop.size):
-        if _find_depth(loop, placed):
-            placed.append(loop)
+        if _find_depth(loop, larger):
+            larger.append(loop)
     filled = np.zeros(shape, dtype=bool)
-    for loop in sorted(placed, key=lambda loop: loop.depth):
-        filled[loop.top : loop.bottom, loop.left : loop.right][loop.mask] = loop.depth % 2 == 0
+    for loop in sorted(larger, key=lambda loop: loop.depth):
+        filled[loop.box][loop.mask[loop.box]] = loop.depth % 2 == 0
     return filled
 
 
@@ -187,14 +163,7 @@ def _find_depth(loop: _Loop, larger: Sequence[_Loop]) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class _Contour:
-    points: np.ndarray  # (K, 3), mm
-    images: frozenset[str]
-    exclusive: bool
-
-
-class StructureSet:
+class StructureSet(ReferringFile):
     """The muscle's and the observers' contours of an RT Structure Set.
 
     Parameters
@@ -207,15 +176,17 @@ class StructureSet:
 
     Raises
     ------
-    DicomError
+    FileError
         If it does not say which ROI is the muscle, or one of its contours is open or malformed.
     """
 
     def __init__(self, dataset: Dataset, name: str, wanted: Sequence[str] = ()) -> None:
-        self.name = name
-        self._found: dict[str, dict[str, list[_Contour]]] = {}
-        with naming_damage(name):
+        with reading(name):
             rois = {int(roi.ROINumber): roi for roi in dataset.get("StructureSetROISequence") or []}
+            kinds = {
+                int(item.ReferencedROINumber): str(item.get("RTROIInterpretedType") or "")
+                for item in dataset.get("RTROIObservationsSequence") or []
+            }
             drawn: dict[int, list[Dataset]] = defaultdict(list)
             for item in dataset.get("ROIContourSequence") or []:
                 contours = item.get("ContourSequence") or []
@@ -225,94 +196,31 @@ class StructureSet:
             }
             frames = dataset.get("ReferencedFrameOfReferenceSequence") or []
             frame = str(frames[0].get("FrameOfReferenceUID") or "") if len(frames) == 1 else ""
-            self._contours = [
-                (by, str(rois[number].get("ReferencedFrameOfReferenceUID") or frame), _parse(contour))
-                for by, numbers in roles(names, wanted).items()
+            parts = [
+                _parse(contour, by, str(rois[number].get("ReferencedFrameOfReferenceUID") or frame))
+                for by, numbers in roles(names, wanted, kinds).items()
                 for number in numbers
                 for contour in drawn[number]
             ]
-            self._series = {
+            series = {
                 str(series.get("SeriesInstanceUID"))
                 for item in frames
                 for study in item.get("RTReferencedStudySequence") or []
                 for series in study.get("RTReferencedSeriesSequence") or []
             }
+        super().__init__(name, parts, series)
 
-    def slices(self, candidates: Sequence[CTHeader]) -> set[str]:
-        """Keys of the slices that its contours lie on.
-
-        Raises
-        ------
-        DicomError
-            If a contour lies beside the slice it names, or as near to one slice as to another.
-        """
-        with naming_damage(self.name):
-            known = {ct.sop_instance_uid: ct for ct in candidates if ct.sop_instance_uid}
-            near: dict[object, _Planes] = {}
-            self._found = defaultdict(lambda: defaultdict(list))
-            for by, frame, contour in self._contours:
-                named = [known[image] for image in contour.images if image in known]
-                if any(frame and ct.frame_of_reference_uid not in ("", frame) for ct in named):
-                    raise DicomError(f"{self.name}: drawn in another frame of reference than {named[0].name}")
-                if len(contour.images) == 1:
-                    on = named[0] if named else None
-                    if on is not None and np.abs(on.heights(contour.points)).max() > NAMED_TOLERANCE_MM:
-                        raise L3MuscleError(f"a contour does not lie in the plane of {on.name}, which it names")
-                else:
-                    where = contour.images or frame
-                    if where not in near:
-                        of_frame = [ct for ct in candidates if frame and ct.frame_of_reference_uid == frame]
-                        listed = named if contour.images else of_frame
-                        series = [ct for ct in listed if ct.header.get("SeriesInstanceUID") in self._series]
-                        near[where] = _Planes(series or listed)
-                    on = near[where].nearest(contour.points)
-                if on is not None:
-                    self._found[on.key][by].append(contour)
-            return set(self._found)
-
-    def masks(self, ct: CTHeader) -> dict[str, np.ndarray]:
-        """Its outlines of a slice by who drew them, (H, W) bool; `slices` says which slices there are.
-
-        Raises
-        ------
-        DicomError
-            If an outline's contours could mean two things.
-        """
-        with naming_damage(self.name):
-            masks = {}
-            for by, contours in self._found.get(ct.key, {}).items():
-                lines = [ct.indices(contour.points) for contour in contours]
-                exclusive = {contour.exclusive for contour in contours}
-                if len(exclusive) > 1:
-                    raise L3MuscleError(f"contours of {CLOSED} and {EXCLUSIVE} in one outline")
-                if exclusive == {True}:
-                    masks[by] = np.logical_xor.reduce([fill_contours([line], ct.shape) for line in lines])
-                else:
-                    masks[by] = fill_contours(lines, ct.shape)
-            return masks
-
-
-class _Planes:
-    """Slices among which a contour looks for its own."""
-
-    def __init__(self, slices: Sequence[CTHeader]) -> None:
-        self.slices = slices
-        self.normals = np.array([ct.normal for ct in slices]).reshape(-1, 3)
-        self.locations = np.array([ct.location_mm for ct in slices])
-
-    def nearest(self, points: np.ndarray) -> CTHeader | None:
-        """The slice that a contour (K, 3) lies on, if there is one."""
-        if not self.slices:
-            return None
-        distances = np.abs(self.normals @ points.mean(axis=0) - self.locations)
-        first, *others = np.argsort(distances, kind="stable")[:2]
-        nearest = self.slices[first]
-        if np.abs(nearest.heights(points)).max() > PLANE_TOLERANCE_MM:
-            return None
-        if others and distances[others[0]] - distances[first] < TIE_MM:
-            other = self.slices[others[0]]
-            raise L3MuscleError(f"a contour that names no image lies as near to {nearest.name} as to {other.name}")
-        return nearest
+    def fill(self, contents: Sequence[tuple[np.ndarray, str]], ct: CTHeader) -> np.ndarray:
+        """The outline of points (K, 3), mm, and types of its contours."""
+        lines = [ct.indices(points) for points, _ in contents]
+        if any((line < -1).any() or (line > ct.shape).any() for line in lines):
+            raise L3MuscleError("an outline reaches beyond the slice's pixels")
+        kinds = {kind for _, kind in contents}
+        if len(kinds) > 1:
+            raise L3MuscleError(f"contours of {CLOSED} and {EXCLUSIVE} in one outline")
+        if kinds == {EXCLUSIVE}:
+            return np.logical_xor.reduce([fill_contours([line], ct.shape) for line in lines])
+        return fill_contours(lines, ct.shape)
 
 
 def _has_area(contour: Dataset) -> bool:
@@ -321,7 +229,7 @@ def _has_area(contour: Dataset) -> bool:
     return contour.get("ContourGeometricType") != "POINT" and data is not None and bool(data.value)
 
 
-def _parse(contour: Dataset) -> _Contour:
+def _parse(contour: Dataset, by: str, frame: str) -> Part:
     kind = contour.get("ContourGeometricType")
     if kind not in (CLOSED, EXCLUSIVE):
         raise L3MuscleError(f"a contour of the muscle is of type {kind or 'not stated'}, not a closed one in a plane")
@@ -334,16 +242,8 @@ def _parse(contour: Dataset) -> _Contour:
         raise L3MuscleError("a contour's points are not triples of numbers") from None
     if not np.isfinite(points).all() or np.abs(points).max() > FARTHEST_MM:
         raise L3MuscleError("a contour's points are not triples of numbers in millimetres")
-    references = [str(item.get("ReferencedSOPInstanceUID") or "") for item in contour.get("ContourImageSequence") or []]
-    images = frozenset(references) - {""}
-    return _Contour(points, images, kind == EXCLUSIVE)
-
-
-def read_rtstruct(path: Path, ct: CTHeader, wanted: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """The outlines in an RT Structure Set that lie on one slice, by who drew them, (H, W) bool."""
-    structures = StructureSet(read_dataset(path), path.name, wanted)
-    structures.slices([ct])
-    return structures.masks(ct)
+    images = {str(item.get("ReferencedSOPInstanceUID") or "") for item in contour.get("ContourImageSequence") or []}
+    return Part(by, frozenset(images - {""}), frame, points, (points, kind))
 
 
 def mask_contours(mask: np.ndarray) -> list[np.ndarray]:
@@ -375,7 +275,7 @@ def write_rtstruct(path: Path, masks: Mapping[str, np.ndarray], ct: CTSlice) -> 
     ds = new_file(RTStructureSetStorage, uid("rtstruct", ct.sop_instance_uid, content.hexdigest()))
     source = ct.header
     ds.StudyInstanceUID, ds.SeriesInstanceUID = source.StudyInstanceUID, uid("rt series", ds.SOPInstanceUID)
-    for keyword in ("StudyDate", "StudyTime", "AccessionNumber", "StudyID", "PatientSex"):
+    for keyword in STUDY_KEYWORDS:
         setattr(ds, keyword, source.get(keyword, ""))
     ds.ReferringPhysicianName = ds.OperatorsName = ds.PatientName = ds.PatientBirthDate = ""
     ds.Modality, ds.Manufacturer, ds.SeriesNumber, ds.PatientID = "RTSTRUCT", "l3muscle", 1, ct.patient_id

@@ -21,8 +21,7 @@ from pydantic import BaseModel, FiniteFloat, model_validator
 
 from l3muscle.cohort import manifest
 from l3muscle.cohort.cohort import CohortError, CohortReport, Patient
-from l3muscle.cohort.files import TableError, read_table
-from l3muscle.cohort.geometry import GeometryError
+from l3muscle.cohort.files import FileError, read_table
 from l3muscle.cohort.nifti import Volume
 from l3muscle.errors import L3MuscleError
 
@@ -137,10 +136,10 @@ def _same_voxels(image: Volume, other: Volume) -> None:
     for index in (0, image.planes - 1):
         grid = other.grid(index)
         try:
-            image.grid(image.nearest(grid)).place(np.ones(grid.shape, bool), grid)
+            image.grid(image.nearest(grid)).align(np.ones(grid.shape, bool), grid)
             if grid.shape != image.shape:
-                raise GeometryError(f"has {grid.shape} pixels where the image has {image.shape}")
-        except GeometryError as error:
+                raise L3MuscleError(f"has {grid.shape} pixels where the image has {image.shape}")
+        except L3MuscleError as error:
             raise CohortError(f"{other.name}: {error}") from None
 
 
@@ -223,13 +222,13 @@ def _people(folder: Path) -> dict[str, tuple[str, str]] | None:
     if not tables:
         return None
     if len(tables) > 1:
-        raise TableError(f"{tables[1].name}: a second table of the data set beside {tables[0].name}")
+        raise FileError(f"{tables[1].name}: a second table of the data set beside {tables[0].name}")
     rows, mistakes = read_table(tables[0], Case)
     if mistakes:
-        raise TableError(mistakes[0][1])
+        raise FileError(mistakes[0][1])
     people: dict[str, tuple[str, str]] = {}
     for line, row in rows:
         person = (row.tcia_collection, row.tcia_case_id)
         if people.setdefault(row.id, person) != person:
-            raise TableError(f"{tables[0].name} line {line}: a second patient for {row.id}")
+            raise FileError(f"{tables[0].name} line {line}: a second patient for {row.id}")
     return people

@@ -16,8 +16,8 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from l3muscle.cohort.cohort import UNNAMED, CohortError, Patient
-from l3muscle.cohort.ct import CTHeader, DicomError, ct_header, modality, naming_damage, read_dataset
-from l3muscle.cohort.files import find_files
+from l3muscle.cohort.ct import CTHeader, ct_header, modality, read_dataset
+from l3muscle.cohort.files import FileError, find_files, reading
 from l3muscle.cohort.nifti import NiftiMask, Volume, is_nifti
 from l3muscle.cohort.outlines import EXPERT, OutlineFile, Picture, merge
 from l3muscle.cohort.rtstruct import StructureSet
@@ -28,6 +28,7 @@ DIRECTORY_RECORD = "1.2.840.10008.1.3.10"  # a DICOMDIR, the index that comes wi
 MASK_NAME = re.compile(
     r"(?P<stem>.+?)(?P<role>_mask|\.mask|\.seg|_observer[^.]*)?(?P<suffix>\.nii(\.gz)?|\.png)", re.IGNORECASE
 )
+OUTLINES = ("RTSTRUCT", "SEG")  # modalities
 IMAGE, MASK = "image", "mask"  # file names in a folder for each case
 
 
@@ -45,7 +46,9 @@ def split_name(path: Path) -> tuple[str, str | None]:
     return stem, EXPERT if role or is_png(path) or stem.lower() == MASK else None
 
 
-def open_outlines(path: Path, name: str, drawn_by: str = EXPERT, wanted: Sequence[str] = ()) -> OutlineFile:
+def open_outlines(
+    path: Path, name: str, drawn_by: str = EXPERT, wanted: Sequence[str] = (), dataset: Dataset | None = None
+) -> OutlineFile:
     """Open a file of outlines of any kind.
 
     Parameters
@@ -57,6 +60,8 @@ def open_outlines(path: Path, name: str, drawn_by: str = EXPERT, wanted: Sequenc
         Whose outline a NIfTI or PNG file holds.
     wanted : sequence of str
         Names of the ROIs or segments that are muscle.
+    dataset : Dataset, optional
+        A DICOM file's elements, where they are read already.
 
     Raises
     ------
@@ -67,13 +72,14 @@ def open_outlines(path: Path, name: str, drawn_by: str = EXPERT, wanted: Sequenc
         return NiftiMask(Volume(path, name), drawn_by)
     if is_png(path):
         return Picture(path, name, drawn_by)
-    dataset = read_dataset(path, name, pixels=False)
+    if dataset is None:
+        dataset = read_dataset(path, name, pixels=False)
     kind = modality(dataset, name)
     if kind == "RTSTRUCT":
         return StructureSet(dataset, name, wanted)
     if kind == "SEG":
         return SegmentationFile(path, name, wanted)
-    raise DicomError(f"{name}: holds no outlines (modality {kind})")
+    raise FileError(f"{name}: holds no outlines (modality {kind})")
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ class Pair:
 
 
 @dataclass
-class Found:
+class Contents:
     """What lies in a folder: headers and contours, read once and without pixels; NIfTI and PNG by name."""
 
     root: Path
@@ -138,12 +144,12 @@ class Found:
             try:
                 dataset = read_dataset(path, name, pixels=False)
                 kind = modality(dataset, name)
-                with naming_damage(name):
+                with reading(name):
                     self._note_person(dataset)
                     if dataset.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY_RECORD:
                         continue
-                if kind in ("RTSTRUCT", "SEG"):
-                    outlines.append((path, open_outlines(path, name, wanted=self.wanted)))
+                if kind in OUTLINES:
+                    outlines.append((path, open_outlines(path, name, wanted=self.wanted, dataset=dataset)))
                 else:
                     self._add_slice(ct_header(dataset, path, name))
             except L3MuscleError as error:
@@ -153,7 +159,7 @@ class Found:
             try:
                 keys = file.slices(candidates)
                 if not keys:
-                    raise DicomError(f"{file.name}: its contours lie on no slice of this folder")
+                    raise FileError(f"{file.name}: it outlines no slice of this folder")
                 for key in keys:
                     self.outlines[key].append(file)
             except L3MuscleError as error:
@@ -305,14 +311,14 @@ def find_slices(paths: Iterable[Path]) -> tuple[list[CTHeader], list[str], int]:
                     cts = [volume.slice(index) for index in range(volume.planes)]
                 else:
                     dataset = read_dataset(path, name, pixels=False)
-                    if top.is_dir() and modality(dataset, name) in ("RTSTRUCT", "SEG"):
+                    if top.is_dir() and modality(dataset, name) in OUTLINES:
                         outlines += 1
                         continue
                     cts = [ct_header(dataset, path, name)]
                 for ct in cts:
                     first = seen.setdefault(ct.key, ct.name)
                     if first is not ct.name:
-                        raise DicomError(f"{ct.name}: the same slice as {first}")
+                        raise FileError(f"{ct.name}: the same slice as {first}")
                 slices += cts
             except L3MuscleError as error:
                 refused.append(str(error))

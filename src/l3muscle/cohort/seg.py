@@ -1,46 +1,33 @@
-"""Reading and writing masks as DICOM Segmentations: binary, fractional and label maps.
-
-Frames find their slices by frame of reference and plane; one that names a single source image belongs to that image.
-"""
+"""Reading and writing masks as DICOM Segmentations: binary, fractional and label maps."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import highdicom
 import numpy as np
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from l3muscle.cohort.ct import CTHeader, CTSlice, DicomError, naming_damage, uid
-from l3muscle.cohort.geometry import GRID_TOLERANCE_MM, MAX_SIDE, GeometryError, Grid, Turn
-from l3muscle.cohort.outlines import roles
-from l3muscle.cohort.pixels import numbers
+from l3muscle.cohort.ct import STUDY_KEYWORDS, CTHeader, CTSlice, read_dataset, uid
+from l3muscle.cohort.files import reading
+from l3muscle.cohort.geometry import MAX_SIDE, Grid, Turn
+from l3muscle.cohort.outlines import Part, ReferringFile, roles
+from l3muscle.cohort.pixels import numbers, stored_values
 from l3muscle.errors import L3MuscleError
 
-SKELETAL_MUSCLE = highdicom.sr.CodedConcept("127954009", "SCT", "Skeletal muscle")
-TISSUE = highdicom.sr.CodedConcept("85756007", "SCT", "Tissue")
+SKELETAL_MUSCLE, TISSUE = ("127954009", "SCT", "Skeletal muscle"), ("85756007", "SCT", "Tissue")
 
 
 @lru_cache(maxsize=2)
-def _segmentation(path: Path, _modified_ns: int) -> highdicom.seg.Segmentation:
-    return highdicom.seg.segread(path)
+def _segmentation(path: Path, _modified_ns: int, name: str) -> FileDataset:
+    return read_dataset(path, name)
 
 
-@dataclass(frozen=True)
-class _Frame:
-    index: int  # from 0
-    segment: int | None  # None in a label map
-    images: frozenset[str]
-    grid: Grid
-    turn: Turn
+class SegmentationFile(ReferringFile):
+    """The muscle's and the observers' segments of a DICOM Segmentation, where they have a pixel.
 
-
-class SegmentationFile:
-    """The muscle's and the observers' segments of a DICOM Segmentation.
+    Frames are read by pydicom: highdicom, which writes them, refuses files that lack what nobody needs here.
 
     Parameters
     ----------
@@ -52,146 +39,87 @@ class SegmentationFile:
 
     Raises
     ------
-    DicomError
+    FileError
         If it does not say which segment is the muscle, or where its frames lie.
     """
 
     def __init__(self, path: Path, name: str, wanted: Sequence[str] = ()) -> None:
-        self.path, self.name = path, name
-        self._found: dict[str, dict[str, list[tuple[_Frame, int]]]] = {}
-        with naming_damage(name):
-            dataset = self._dataset()
-            if not (0 < dataset.Rows <= MAX_SIDE and 0 < dataset.Columns <= MAX_SIDE):
-                raise DicomError(f"{name}: {dataset.Rows} x {dataset.Columns} pixels; at most {MAX_SIDE} a side")
-            self._is_label_map = str(dataset.SegmentationType) == "LABELMAP"
-            self._maximum = 1
-            if str(dataset.SegmentationType) == "FRACTIONAL":
-                self._maximum = int(dataset.MaximumFractionalValue)
+        self._path = path
+        with reading(name):
+            dataset = _segmentation(path, path.stat().st_mtime_ns, name)
+            self._shape = (int(dataset.Rows), int(dataset.Columns))
+            if not 0 < min(self._shape) <= max(self._shape) <= MAX_SIDE:
+                raise L3MuscleError("{} x {} pixels; at most {} a side".format(*self._shape, MAX_SIDE))
+            kind = str(dataset.SegmentationType)
+            self._is_label_map = kind == "LABELMAP"
+            self._maximum = int(dataset.MaximumFractionalValue) if kind == "FRACTIONAL" else 1
             labels, describes = {}, {}
             for segment in dataset.SegmentSequence:
                 if number := int(segment.SegmentNumber):  # 0 is the background of a label map
                     labels[number] = str(segment.get("SegmentLabel", ""))
                     kinds = segment.get("SegmentedPropertyTypeCodeSequence") or []
                     describes[number] = " ".join(str(kind.get("CodeMeaning", "")) for kind in kinds)
-            self._roles = roles(labels, wanted, describes)
-            self._frame_of_reference = str(dataset.get("FrameOfReferenceUID") or "")
-            shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-            frames = dataset.PerFrameFunctionalGroupsSequence
-            self._frames = [self._frame(dataset, index, own, shared) for index, own in enumerate(frames)]
+            drawn_by = {number: by for by, numbers in roles(labels, wanted, describes).items() for number in numbers}
+            frames = enumerate(dataset.PerFrameFunctionalGroupsSequence)
+            parts = [part for index, own in frames for part in self._parts_of(dataset, index, own, drawn_by)]
+            series = {str(item.get("SeriesInstanceUID")) for item in dataset.get("ReferencedSeriesSequence") or []}
+        super().__init__(name, parts, series)
 
-    def _dataset(self) -> highdicom.seg.Segmentation:
-        return _segmentation(self.path, self.path.stat().st_mtime_ns)
+    def _parts_of(self, dataset: Dataset, index: int, own: Dataset, drawn_by: dict[int, str]) -> Iterator[Part]:
+        """What one frame, counted from 0, holds of the muscle's and the observers' segments."""
+        shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
 
-    def _frame(self, dataset: Dataset, index: int, own: Dataset, shared: Dataset) -> _Frame:
         def group(keyword: str) -> Dataset:
             return (own.get(keyword) or shared[keyword].value)[0]
 
-        measures = group("PixelMeasuresSequence")
+        numbers_here = drawn_by
+        if not self._is_label_map:
+            numbers_here = {int(group("SegmentIdentificationSequence").ReferencedSegmentNumber)} & drawn_by.keys()
+        marked = [number for number in numbers_here if self._inside(dataset, index, number).any()]
+        if not marked:
+            return
         stored = Grid(
-            shape=(int(dataset.Rows), int(dataset.Columns)),
-            spacing=tuple(numbers(measures, "PixelSpacing", 2).tolist()),
+            shape=self._shape,
+            spacing=tuple(numbers(group("PixelMeasuresSequence"), "PixelSpacing", 2).tolist()),
             position=numbers(group("PlanePositionSequence"), "ImagePositionPatient", 3),
             orientation=numbers(group("PlaneOrientationSequence"), "ImageOrientationPatient", 6).reshape(2, 3),
         )
+        grid, turn = stored.upright()
         images = frozenset(
             str(image.get("ReferencedSOPInstanceUID"))
             for groups in (own, shared)
             for derivation in groups.get("DerivationImageSequence") or []
             for image in derivation.get("SourceImageSequence") or []
         )
-        number = None
-        if not self._is_label_map:
-            number = int(group("SegmentIdentificationSequence").ReferencedSegmentNumber)
-        return _Frame(index, number, images, *stored.upright())
+        frame = str(dataset.get("FrameOfReferenceUID") or "")
+        for number in marked:
+            yield Part(drawn_by[number], images, frame, grid.corners, (index, number, grid, turn))
 
-    def slices(self, candidates: Sequence[CTHeader]) -> set[str]:
-        """Keys of the slices on which one of its outlines has a pixel.
-
-        Raises
-        ------
-        DicomError
-            If a frame names a slice that it does not lie on, or lies on two slices and names neither.
-        """
-        with naming_damage(self.name):
-            self._found = defaultdict(lambda: defaultdict(list))
-            known = {ct.sop_instance_uid: ct for ct in candidates if ct.sop_instance_uid}
-            in_frame = [ct for ct in candidates if ct.frame_of_reference_uid == self._frame_of_reference != ""]
-            locations = np.array([ct.location_mm for ct in in_frame])
-            for frame in self._frames:
-                inside = {
-                    (by, number): self._inside(frame, number).any()
-                    for by, segments in self._roles.items()
-                    for number in segments
-                    if frame.segment in (None, number)
-                }
-                if not any(inside.values()):
-                    continue
-                named = [known[image] for image in frame.images if image in known]
-                if not frame.images:
-                    near = np.flatnonzero(np.abs(locations - frame.grid.location_mm) < GRID_TOLERANCE_MM)
-                    on = self._slice_of(frame, [in_frame[index] for index in near])
-                else:
-                    on = self._slice_of(frame, named)
-                if on is not None:
-                    for (by, number), marked in inside.items():
-                        if marked:
-                            self._found[on.key][by].append((frame, number))
-            return set(self._found)
-
-    def _slice_of(self, frame: _Frame, candidates: Sequence[CTHeader]) -> CTHeader | None:
-        """The candidate, named by a frame or near it, that the frame lies on."""
-        if any(ct.frame_of_reference_uid not in ("", self._frame_of_reference) for ct in candidates):
-            raise DicomError(f"{self.name}: drawn in another frame of reference than {candidates[0].name}")
-        if len(frame.images) == 1:
-            for ct in candidates:
-                ct.place(np.zeros(frame.grid.shape, bool), frame.grid)
-            return candidates[0] if candidates else None
-        on = [ct for ct in candidates if _is_on(frame, ct)]
-        if len(on) > 1:
-            raise L3MuscleError(f"a frame that names no single image lies on {on[0].name} and on {on[1].name}")
-        return on[0] if on else None
-
-    def _inside(self, frame: _Frame, number: int) -> np.ndarray:
-        values = self._dataset().get_stored_frame(frame.index + 1)
+    def _inside(self, dataset: FileDataset, index: int, number: int) -> np.ndarray:
+        """Pixels (H, W) bool of a segment in a frame, as stored."""
+        values = stored_values(dataset, self._shape, index)
         if self._is_label_map:
             return values == number
         if self._maximum > 1 and values.max() == 1:
             raise L3MuscleError(f"a fractional segmentation whose values are 0 and 1 of {self._maximum}")
         return (values > 0) & (values >= self._maximum / 2)
 
-    def masks(self, ct: CTHeader) -> dict[str, np.ndarray]:
-        """Its outlines of a slice by who drew them, (H, W) bool; `slices` says which slices there are."""
-        with naming_damage(self.name):
-            masks: dict[str, np.ndarray] = {}
-            for by, frames in self._found.get(ct.key, {}).items():
-                parts = [ct.place(f.turn.apply(self._inside(f, number)), f.grid) for f, number in frames]
-                masks[by] = np.logical_or.reduce(parts)
-            return masks
-
-
-def _is_on(frame: _Frame, ct: CTHeader) -> bool:
-    try:
-        ct.place(np.zeros(frame.grid.shape, bool), frame.grid)
-    except GeometryError:
-        return False
-    return True
+    def fill(self, contents: Sequence[tuple[int, int, Grid, Turn]], ct: CTHeader) -> np.ndarray:
+        """The outline of frames, segments' numbers in them, and where they lie."""
+        dataset = _segmentation(self._path, self._path.stat().st_mtime_ns, self.name)
+        return np.logical_or.reduce(
+            [ct.align(turn.apply(self._inside(dataset, index, number)), grid) for index, number, grid, turn in contents]
+        )
 
 
 def write_seg(path: Path, mask: np.ndarray, ct: CTSlice) -> None:
     """Write a mask (H, W) bool, upright, as DICOM Segmentation of the slice `ct`, in the slice's own pixels."""
+    import highdicom  # takes a second, which reading is spared
+
     source = Dataset()
     source.update(ct.header)
-    for keyword in (
-        "PatientName",
-        "PatientBirthDate",
-        "PatientSex",
-        "StudyDate",
-        "StudyTime",
-        "AccessionNumber",
-        "StudyID",
-    ):
-        if keyword not in source:
-            setattr(source, keyword, "")
+    for keyword in ("PatientName", "PatientBirthDate", *STUDY_KEYWORDS):
+        setattr(source, keyword, source.get(keyword, ""))
     source.SliceThickness = source.get("SliceThickness")
     # highdicom asks its sources for a transfer syntax, which says nothing about the mask.
     source.file_meta = FileMetaDataset()
@@ -199,8 +127,8 @@ def write_seg(path: Path, mask: np.ndarray, ct: CTSlice) -> None:
     segment = highdicom.seg.SegmentDescription(
         segment_number=1,
         segment_label="skeletal muscle",
-        segmented_property_category=TISSUE,
-        segmented_property_type=SKELETAL_MUSCLE,
+        segmented_property_category=highdicom.sr.CodedConcept(*TISSUE),
+        segmented_property_type=highdicom.sr.CodedConcept(*SKELETAL_MUSCLE),
         algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
             name="l3muscle", version="1", family=highdicom.sr.CodedConcept("123110", "DCM", "Artificial Intelligence")
