@@ -225,6 +225,8 @@ def test_observers_stand_image_by_image():
     [means] = [xy[:, 1] for xy in offsets if len(xy) == 2]
     np.testing.assert_allclose(means, order["rms_dta_cm"])
     assert len(figure.axes) == 4 and any(len(xy) == 10 for xy in offsets)
+    labels = [axes.get_xlabel() for axes in figure.axes if axes.xaxis.label.get_visible()]
+    assert labels == ["2 test images, by mean Dice"] * 2
 
 
 def test_readings_of_the_distance_are_drawn_with_their_values(block):

@@ -60,8 +60,10 @@ def observer_agreement(observers: pd.DataFrame) -> BookFigure:
             common = {"x": "rank", "y": metric, "ax": axes, "legend": False}
             sns.scatterplot(observers, **common, color=BLUE, alpha=0.6, s=14, lw=0, label="one outline")
             sns.scatterplot(per_image, **common, color=INK, marker="_", s=50, lw=1.6, label="mean of an image")
-            label = MEASURES[metric].label.replace("prediction", "observer")
-            axes.set(title=label, xticks=[], xlabel=f"{len(rank)} test images, by mean Dice", ylabel="")
+            axes.set(title=MEASURES[metric].label.replace("prediction", "observer"), xticks=[], ylabel="")
+        for axes in panels[-2:]:
+            # Seaborn hides the label of an axis without ticks.
+            axes.set_xlabel(f"{len(rank)} test images, by mean Dice", visible=True)
         legend_below(figure, panels[0], 3)
     return figure
 
