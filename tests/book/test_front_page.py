@@ -46,11 +46,11 @@ def test_the_answer_in_words_groups_what_is_alike():
         }
     )
     assert front_page.answer_sentence(answer) == (
-        "**In this run** the outlines are not worse than the observers' from n = 5 on after segmentation; "
-        "from n = 25 on after classification and jigsaw; after random they are still worse at the largest size."
+        "**In this run** mean Dice is not significantly below the observers' from n = 5 on after segmentation; "
+        "from n = 25 on after classification and jigsaw; after random it still is at the largest size."
     )
     assert front_page.answer_sentence(answer.head(1)) == (
-        "**In this run** after random the outlines are still worse than the observers' at the largest size."
+        "**In this run** after random mean Dice is still significantly below the observers' at the largest size."
     )
 
 

@@ -54,7 +54,7 @@ def _level_from(worse: Mapping[int, bool], nothing: str = NOT_RUN) -> str:
 
 
 def answer_table(tests: pd.DataFrame, curve: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
-    """From which size on each source task is not worse than the observers: the paper's patients beside this run.
+    """Size from which on no test finds a source task below the observers: the paper's patients beside this run.
 
     Parameters
     ----------
@@ -95,10 +95,10 @@ def answer_sentence(answer: pd.DataFrame) -> str:
         f"from {level} on after {_listing(tasks)}"
         for level, tasks in sorted(groups.items(), key=lambda group: int(group[0].rpartition(" ")[2]))
     ]
-    clauses = [f"the outlines are not worse than the observers' {'; '.join(parts)}"] if parts else []
+    clauses = [f"mean Dice is not significantly below the observers' {'; '.join(parts)}"] if parts else []
     if never:
-        worse = "they are still worse" if parts else "the outlines are still worse than the observers'"
-        clauses.append(f"after {_listing(never)} {worse} at the largest size")
+        below = "it still is" if parts else "mean Dice is still significantly below the observers'"
+        clauses.append(f"after {_listing(never)} {below} at the largest size")
     tail = f" Not run: {_listing(missing)}." if missing else ""
     return f"**In this run** {'; '.join(clauses)}.{tail}"
 
