@@ -295,8 +295,7 @@ class Study:
         TrainingPaused
             If none is, because the time was up.
         """
-        done = [experiment for experiment in chosen if self.is_done(experiment)]
-        if done:
+        if done := [experiment for experiment in chosen if self.is_done(experiment)]:
             return done
         failures = [self.store.document(f"failed/{self.keys[experiment]}.json") for experiment in chosen]
         for failure in filter(None, failures):
