@@ -5,8 +5,8 @@
 In the paper (Figure 3, Section 3) networks from random initialisation reach the observers' mean Dice of 0.901 somewhere
 between 10 and 50 annotated slices. The diversity of the phantom, `cohort.diversity`, is set so that the same happens
 here. No source task is looked at: all that the study says of them is out of sample. Writes `scores.csv` (one row a
-model and test image), `crossings.csv` (of each diversity, the mean Dice at each size and the size at which it crosses
-0.901) and `provenance.json`. Takes up where an earlier call ended.
+model and test image) and `provenance.json` (with the size at which each diversity crosses 0.901, and the chosen one).
+Takes up where an earlier call ended.
 """
 
 import argparse
@@ -30,6 +30,11 @@ def crossing(dice: pd.Series) -> float:
     if not values.min() < OBSERVERS_DICE < values.max():
         return float("nan")
     return float(np.exp(np.interp(OBSERVERS_DICE, np.maximum.accumulate(values), sizes)))
+
+
+def _size(n: float, sizes: list[int]) -> str:
+    """A crossing as text; where there is none, every mean lies on one side."""
+    return f"none of {sizes[0]} to {sizes[-1]}" if np.isnan(n) else f"{n:.0f}"
 
 
 def main() -> None:
@@ -57,12 +62,12 @@ def main() -> None:
     chosen = float(distance[inside].idxmin()) if inside.any() else None
     arguments.out.mkdir(parents=True, exist_ok=True)
     scores.to_csv(arguments.out / "scores.csv", index=False, float_format="%.6g")
-    table.round(4).to_csv(arguments.out / "crossings.csv")
     about = {
         "measured": date.today().isoformat(),
         "profile": arguments.profile,
         "observers_dice": OBSERVERS_DICE,
         "between": BETWEEN,
+        "crossing": {f"{at:g}": _size(n, grid["sizes"]) for at, n in table["crossing"].items()},
         "chosen": chosen,
         "provenance": provenance(),
     }

@@ -1,11 +1,13 @@
-"""One tiny study, trained once in this process for all tests that read a finished one."""
+"""One tiny study, trained once in this process for all tests that read a finished one, and the command line."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_study import TINY, train_all
 
+from l3muscle import cli
 from l3muscle.profile import Profile, load_profile
 from l3muscle.segmenter.model_file import publish_model
 from l3muscle.study import Study
@@ -30,3 +32,18 @@ def finished(tiny: Profile, runs: Path) -> Study:
     train_all(study)
     publish_model(study.results())
     return study
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run `l3muscle ...` in this process; returns exit status, output and error output."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["l3muscle", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+            sys.exit(0)
+        captured = capsys.readouterr()
+        return caught.value.code or 0, captured.out, captured.err
+
+    return call

@@ -257,6 +257,7 @@ def other_frame(dataset) -> None:
         spoil_second(ContourData=None),
         spoil_second(ContourData=[1.0, 2.0]),
         other_frame,
+        lambda dataset: dataset.RTROIObservationsSequence[1].pop("ReferencedROINumber"),
     ],
 )
 def test_only_the_muscle_s_contours_matter(ct, tmp_path, change):

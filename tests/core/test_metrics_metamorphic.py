@@ -62,18 +62,6 @@ def magnify(array: np.ndarray) -> np.ndarray:
 
 
 @quick
-@given(pairs(), turns)
-def test_dice_does_not_see_turns_moves_magnification_or_order(pair, turn):
-    first, second = pair
-    expected = dice(first, second)
-    assert 0 <= expected <= 1
-    turned, _ = TURNS[turn]
-    for change in (turned, pad, magnify):
-        assert dice(change(first), change(second)) == expected
-    assert dice(second, first) == expected
-
-
-@quick
 @given(pairs())
 def test_dice_is_one_for_the_same_mask_only_and_falls_with_every_wrong_pixel(pair):
     first, second = pair
@@ -86,20 +74,7 @@ def test_dice_is_one_for_the_same_mask_only_and_falls_with_every_wrong_pixel(pai
         assert dice(first, more) < dice(first, second)
 
 
-# --- boundary and distances ------------------------------------------------------------------------------------
-
-
-@quick
-@given(pairs(), turns)
-def test_the_boundary_turns_and_moves_with_its_mask(pair, turn):
-    mask, _ = pair
-    turned, _ = TURNS[turn]
-    assert np.array_equal(boundary(turned(mask)), turned(boundary(mask)))
-    assert np.array_equal(boundary(pad(mask)), pad(boundary(mask)))
-    assert not (boundary(mask) & ~mask).any()
-    assert boundary(mask).any() == mask.any()
-    # What is inside has all four neighbours inside, so a boundary without its inner pixels is its own boundary.
-    assert np.array_equal(boundary(boundary(mask)) | boundary(mask), boundary(mask))
+# --- distances -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS)

@@ -160,18 +160,6 @@ def test_classification_checkpoint_moves_key_by_key(resnet18_checkpoint):
     assert str(report) == f"{said} random"
 
 
-def test_segmentation_checkpoint_moves_all_but_its_classes():
-    torch.manual_seed(2)
-    source = build_fcn("resnet10", width=8, out_channels=21)
-    checkpoint = {**source.state_dict(), "aux_classifier.0.weight": torch.zeros(2)}
-    network = build_fcn("resnet10", width=8)
-    report = transfer_weights(checkpoint, network)
-    assert set(report.not_moved) == {"classifier.4.weight", "classifier.4.bias", "aux_classifier.0.weight"}
-    assert "(21, 16, 1, 1)" in report.not_moved["classifier.4.weight"]
-    assert set(report.left_random) == {"classifier.4.weight", "classifier.4.bias"}
-    assert torch.equal(network.classifier[0].weight, source.classifier[0].weight)
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

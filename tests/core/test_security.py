@@ -16,7 +16,6 @@ from fuzzed_readers import readers
 from tiny_study import train_all
 from torchvision.models import ResNet50_Weights
 
-from l3muscle import cli
 from l3muscle.cohort.ct import read_ct_slice, write_ct_slice
 from l3muscle.cohort.files import NOT_DATA
 from l3muscle.cohort.rtstruct import write_rtstruct
@@ -127,30 +126,13 @@ def named_slice(tmp_path) -> Path:
     return folder / "slice.dcm"
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run `l3muscle ...`; returns exit status and all that it printed."""
-
-    def call(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["l3muscle", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as done:
-            code = done.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out + captured.err
-
-    return call
-
-
 def test_segmenting_repeats_no_identity(named_slice, tmp_path, finished, run):
     out = tmp_path / "out"
     formats = [part for name in ("seg", "rtstruct", "nifti") for part in ("--format", name)]
     model = finished.folder / "model.safetensors"
-    code, text = run("segment", named_slice, "--model", model, "--out", out, *formats)
+    code, text, err = run("segment", named_slice, "--model", model, "--out", out, *formats)
     assert code == 0 and (out / "measures.csv").exists()
-    assert not TRACES.search(text.encode())
+    assert not TRACES.search((text + err).encode())
     assert traces(out) == []
 
 
@@ -162,8 +144,8 @@ def test_checking_and_showing_a_cohort_repeat_no_identity(named_slice, tmp_path,
     broken.save_as(named_slice.with_name("Canaryfamily 19310203.dcm"))
     out = tmp_path / "out"
     for arguments in (("check", named_slice.parent), ("show", named_slice.parent, "--out", out)):
-        _, text = run("cohort", *arguments)
-        assert "refus" in text and not TRACES.search(text.encode()), text
+        _, text, err = run("cohort", *arguments)
+        assert "refus" in text + err and not TRACES.search((text + err).encode()), text + err
     assert traces(out) == []
 
 
@@ -173,8 +155,8 @@ def test_no_refusal_repeats_who_the_patient_is(named_slice, run, tmp_path, finis
     delattr(dataset, keyword)
     dataset.save_as(named_slice)
     model = finished.folder / "model.safetensors"
-    code, text = run("segment", named_slice, "--model", model, "--out", tmp_path / "out")
-    assert code in (0, 2) and not TRACES.search(text.encode())
+    code, text, err = run("segment", named_slice, "--model", model, "--out", tmp_path / "out")
+    assert code in (0, 2) and not TRACES.search((text + err).encode())
 
 
 def test_a_study_of_named_slices_repeats_no_identity(tmp_path, tiny, finished):

@@ -11,27 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from l3muscle import cli
 from l3muscle.cohort import load_cohort
 from l3muscle.cohort.ct import read_ct_slice
 from l3muscle.segmenter.model_file import load_model
 
 REAL_CT = Path(__file__).resolve().parents[3] / "shared" / "real-ct" / "dicom"
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run `l3muscle ...` in this process; returns exit status, output and error output."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["l3muscle", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-            sys.exit(0)
-        captured = capsys.readouterr()
-        return caught.value.code or 0, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

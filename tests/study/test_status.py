@@ -14,27 +14,16 @@ from l3muscle.store import Store
 from l3muscle.study import Study
 
 
-def rendered(results: StudyResults) -> str:
-    console = Console(width=200)
-    with console.capture() as capture:
-        console.print(status_table(results))
-    return capture.get()
-
-
-def test_a_finished_study_has_nothing_missing(finished):
-    text = rendered(finished.results())
-    assert "8 of 8 models done, 0 missing, 0 failed" in " ".join(text.split())
-    for task in ("random", "segmentation"):
-        assert re.search(rf"│ {task} +│ +2 │ +2 │", text)
-
-
 def test_failures_are_told_with_their_reason_until_they_are_made_good(finished, tmp_path):
     store = Store(tmp_path / "smoke")
     store.write_document("plan.json", finished.results().plan)
     model, key = next(iter(finished.keys.items()))
     store.write_document(f"failed/{key}.json", {"experiment": asdict(model), "reason": "the loss is not finite"})
     store.write_document("failed/notebooks.json", {"experiment-random-n002": "cell 3: OSError: no disk"})
-    text = " ".join(rendered(StudyResults(store.root)).split())
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(status_table(StudyResults(store.root)))
+    text = " ".join(shown.get().split())
     assert "0 of 8 models done, 8 missing, 1 failed" in text and "0 (1 failed)" in text
     assert f"{model}: the loss is not finite" in text
     assert "notebook experiment-random-n002: cell 3: OSError: no disk" in text

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from l3muscle.files import ABANDONED_AFTER_S, file_sha256, remove_abandoned, replaced
+from l3muscle.files import ABANDONED_AFTER_S, remove_abandoned, replaced
 from l3muscle.store import Store, StoreError
 
 TABLE = pd.DataFrame({"patient_id": ["007", "NA"], "dice": [0.1 + 0.2, np.nan], "n": [1, 2]})
@@ -133,12 +133,6 @@ def test_a_document_comes_back_and_damage_of_it_is_one_sentence(tmp_path):
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_checksum_of_a_file_is_its_sha_256(tmp_path):
-    (tmp_path / "file").write_bytes(b"abc")
-    # From FIPS 180-4.
-    assert file_sha256(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):

@@ -112,11 +112,6 @@ def test_prepared_masks_keep_the_area_of_muscle(finished):
         assert area == pytest.approx(expected, rel=0.06)
 
 
-def test_a_study_that_was_not_started_says_how_to(tmp_path):
-    with pytest.raises(StudyError, match=f"started in {tmp_path}/smoke; `l3muscle study run --profile smoke`"):
-        open_results("smoke", tmp_path)
-
-
 def test_a_model_without_its_source_task_says_how_to_learn_that(tiny, finished, tmp_path):
     empty = Study(tiny, runs=tmp_path, cohort_folder=finished.cohort_folder)
     with pytest.raises(StudyError, match="segmentation is not learned yet .*papermill notebooks/pretrain.ipynb"):

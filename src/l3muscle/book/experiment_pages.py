@@ -4,8 +4,7 @@ import ast
 import json
 import shlex
 from pathlib import Path
-
-import nbformat
+from typing import Any
 
 from l3muscle.book.show import markdown_table
 from l3muscle.book.viewer import view_address
@@ -24,7 +23,7 @@ how to make it again. The numbers are mean Dice coefficients over models and tes
 def page_address(results: StudyResults, source_task: str, n_train: int) -> str:
     """Address of the page of a configuration, from a chapter; of the viewer where its notebook is not finished."""
     path = results.folder / "notebooks" / f"{notebook_name(source_task, n_train)}.ipynb"
-    finished = path.is_file() and "l3muscle" in nbformat.read(path, as_version=4).metadata
+    finished = path.is_file() and "l3muscle" in json.loads(path.read_text(encoding="utf-8"))["metadata"]
     return f"experiments/{path.stem}.html" if finished else view_address(source_task, n_train)
 
 
@@ -45,12 +44,12 @@ def write_experiment_pages(results: StudyResults, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for path in sorted((results.folder / "notebooks").glob("*-*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
-        if "l3muscle" not in notebook.metadata:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        if "l3muscle" not in notebook["metadata"]:
             continue  # failed, or not finished
         _introduce(notebook)
         written.append(folder / path.name)
-        nbformat.write(notebook, written[-1])
+        written[-1].write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     index = folder / "index.md"
     index.write_text(INTRODUCTION + _table(results, {path.stem for path in written}), encoding="utf-8")
     written.append(index)
@@ -59,12 +58,13 @@ def write_experiment_pages(results: StudyResults, folder: Path) -> list[Path]:
     return written
 
 
-def _introduce(notebook: nbformat.NotebookNode) -> None:
+def _introduce(notebook: dict[str, Any]) -> None:
     """Give a page its own title, and the command that makes it again."""
     given = {}
-    for cell in notebook.cells:
-        if "injected-parameters" in cell.metadata.get("tags", []):
-            given |= {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(cell.source).body}
+    for cell in notebook["cells"]:
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            lines = ast.parse("".join(cell["source"])).body
+            given |= {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
     kind = "experiment" if "n_train" in given else "pretrain"
     given.pop("time_budget_s", None)
     label = SOURCE_TASKS[given["source_task"]].label
@@ -75,10 +75,10 @@ def _introduce(notebook: nbformat.NotebookNode) -> None:
         else f"-p {name} {shlex.quote(str(value))}"
         for name, value in given.items()
     )
-    first = notebook.cells[0]
+    first = notebook["cells"][0]
     command = f"```console\npapermill notebooks/{kind}.ipynb OUT.ipynb \\\n    {options}\n```"
-    rest = first.source.partition("\n")[2].strip()
-    first.source = f"# {title[0].upper()}{title[1:]}\n\n{command}\n\n{rest}"
+    rest = "".join(first["source"]).partition("\n")[2].strip()
+    first["source"] = f"# {title[0].upper()}{title[1:]}\n\n{command}\n\n{rest}"
 
 
 def _table(results: StudyResults, pages: set[str]) -> str:

@@ -184,7 +184,7 @@ class StructureSet(ReferringFile):
         with reading(name):
             rois = {int(roi.ROINumber): roi for roi in dataset.get("StructureSetROISequence") or []}
             kinds = {
-                int(item.ReferencedROINumber): str(item.get("RTROIInterpretedType") or "")
+                item.get("ReferencedROINumber"): str(item.get("RTROIInterpretedType") or "")
                 for item in dataset.get("RTROIObservationsSequence") or []
             }
             drawn: dict[int, list[Dataset]] = defaultdict(list)
