@@ -97,9 +97,6 @@ class Grid:
         L3MuscleError
             If the plane is not axial.
         """
-        if not np.allclose(self.orientation @ self.orientation.T, np.eye(2), atol=UNIT_TOLERANCE):
-            stated = self.orientation.ravel().round(3).tolist()
-            raise L3MuscleError(f"its directions are not of length 1 at a right angle (orientation {stated})")
         transpose = bool(abs(self.orientation[0, 0]) < abs(self.orientation[0, 1]))
         step = -1 if transpose else 1
         orientation, shape, spacing = self.orientation[::step], self.shape[::step], self.spacing[::step]
@@ -107,6 +104,9 @@ class Grid:
         signs = np.array([[-1.0 if turn.flip_columns else 1.0], [-1.0 if turn.flip_rows else 1.0]])
         if not np.allclose(orientation * signs, np.eye(3)[:2], atol=AXIAL_TOLERANCE):
             raise L3MuscleError(f"not an axial slice (orientation {self.orientation.ravel().round(3).tolist()})")
+        if not np.allclose(self.orientation @ self.orientation.T, np.eye(2), atol=UNIT_TOLERANCE):
+            stated = self.orientation.ravel().round(3).tolist()
+            raise L3MuscleError(f"its directions are not of length 1 at a right angle (orientation {stated})")
         turned = replace(Grid(**self._fields()), shape=shape, spacing=spacing, orientation=orientation)
         first = turned.points(np.array([[(shape[0] - 1) * turn.flip_rows, (shape[1] - 1) * turn.flip_columns]]))[0]
         return replace(turned, position=first, orientation=orientation * signs), turn

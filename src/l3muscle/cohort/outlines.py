@@ -23,8 +23,9 @@ OBSERVER_PREFIX = "observer"
 MUSCLE = re.compile(r"(?<![a-z])expert(?![a-z])|mus[ck]|músc|spier|мышц|肌|筋", re.IGNORECASE)
 FAT = re.compile(r"fat(?![a-z])|adipos|(?<![a-z])imat(?![a-z])", re.IGNORECASE)
 OTHER_TISSUE = re.compile(
-    r"(?<![a-z])(body|external|skin|haut|peau|piel|bolus|support|couch|table|bone|vertebra|spine|spinal|cord|canal|rib|pelvis|femur|kidney|liver|spleen"
-    r"|bowel|colon|bladder|stomach|pancreas|gallbladder|aorta|vena|cava|vessel|lung|heart|vat|sat|[pgci]tv)",
+    r"(?<![a-z])(body|external|skin|haut|peau|piel|bolus|support|couch|table|bone|vertebra|spine|spinal|cord|canal|rib"
+    r"|pelvis|femur|kidney|liver|spleen|bowel|colon|bladder|stomach|pancreas|gallbladder|aorta"
+    r"|vena|cava|vessel|lung|heart|vat|sat|[pgci]tv)",
     re.IGNORECASE,
 )
 GREY_MODES = ("1", "L", "I", "I;16")
