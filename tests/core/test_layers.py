@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(importlib.util.find_spec("l3muscle").origin).parent
-ROOMS = ("core", "cohort", "phantom", "study", "statistics", "figures", "book", "segmenter", "cli")
+ROOMS = ("core", "cohort", "phantom", "study", "statistics", "figures", "playground", "book", "segmenter", "cli")
 # Modules outside a folder that do not belong to the core.
-STUDY = ("experiment", "forecast", "playground", "playground_panel", "results", "runner", "status", "store", "study")
+STUDY = ("experiment", "forecast", "results", "runner", "status", "store", "study")
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))
 
 
