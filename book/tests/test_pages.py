@@ -36,6 +36,7 @@ FRONT = "book/index.html"
 EXECUTED = HTML.parents[1] / "executed"
 ORIGIN = re.compile(r"measured in this run|from the archive: .+, \d{4}-\d\d-\d\d|from the paper|not run")
 # The theme reports its own unset default mode as an error; nothing of ours.
+SETTLED_MS = 500  # after a change of width, when the theme has seen which blocks scroll
 KNOWN = "Got invalid theme mode"
 if not PAGES:
     pytest.skip("there is no built book: run `make book` first", allow_module_level=True)
@@ -109,6 +110,7 @@ def test_page_is_sound(visit, page: str) -> None:
     tab = visit(page)
     for width, theme in LOOKS:
         tab.set_viewport_size({"width": width, "height": 900})
+        tab.wait_for_timeout(SETTLED_MS)
         tab.emulate_media(color_scheme=theme)
         tab.wait_for_function(f"document.documentElement.dataset.theme === '{theme}'", timeout=5_000)
         assert tab.evaluate(BROKEN_IMAGES) == [], (width, theme)
