@@ -78,9 +78,9 @@ def gpus() -> list[str]:
 
 def resolve_precision(precision: Literal["auto", "fp32", "bf16"], device: str = "") -> Literal["fp32", "bf16"]:
     """Choose bfloat16 where the processor has instructions for it; elsewhere it is emulated, and much slower."""
-    device = device or best_device()
     if precision != "auto":
         return precision
+    device = device or best_device()
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     native = device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16_instructions()

@@ -14,8 +14,8 @@ from l3muscle.phantom.canvas import smooth_field
 
 OBSERVERS = 10
 MARGIN_MM = 60.0  # how far outside the expert's outline an observer's may run
-ALIKE_HU = (0, 120)  # attenuation at which a neighbouring organ is taken for muscle
 BULGE_MM = (9.0, 16.0)  # how far outside the muscle an outline runs for a stretch
+ALIKE_HU = (0, 120)  # attenuation at which a neighbouring organ is taken for muscle
 TOUCH_MM = 4.0  # how near to muscle it must lie
 REACH_MM = (10.0, 30.0)  # how far into it the outline runs
 AIR_BELOW_HU = -400
@@ -154,12 +154,13 @@ def _neighbours(
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Pieces of organs that touch muscle and look like it: bowel, vessels, liver, kidney, up to where they end."""
-    pixel = float(np.mean(spacing))
+    taken, pixel = np.zeros_like(inside), float(np.mean(spacing))
+    if not pieces:
+        return taken
     smooth = ndimage.gaussian_filter(hu.astype(np.float32), 1.2 / pixel)
     alike = (smooth > ALIKE_HU[0]) & (smooth < ALIKE_HU[1]) & ~muscle
     alike = ndimage.binary_opening(alike, iterations=max(round(THIN_MM / pixel), 1))
     touching = alike & ndimage.binary_dilation(inside, iterations=max(round(TOUCH_MM / pixel), 1))
-    taken = np.zeros_like(inside)
     for row, column in _points(touching, pieces, rng):
         parts, _ = ndimage.label(alike & _blob(inside.shape, row, column, spacing, rng.uniform(*REACH_MM), rng))
         taken |= (parts == parts[row, column]) & (parts > 0)
