@@ -5,6 +5,7 @@ notebook imports it.
 """
 
 import json
+import logging
 import signal
 import time
 from dataclasses import dataclass
@@ -69,6 +70,8 @@ def execute_notebook(
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    # What it says of a kernel that died, the outcome says with the reason.
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     manager = _logging_to(log)
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
