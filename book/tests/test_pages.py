@@ -357,6 +357,24 @@ def test_viewer_has_a_view_for_a_link_that_leads_nowhere(visit) -> None:
     assert tab.faults == []
 
 
+def test_the_learning_curves_answer_to_what_is_asked(visit) -> None:
+    """Other models, fewer source tasks, another size: figure and table follow."""
+    tab = visit("book/executed/explore.html")
+    states = json.loads(tab.locator("#l3-explorer-states").text_content())
+    rows, markers = tab.locator("#l3-at-size tbody tr"), tab.locator(".l3-marker")
+    assert rows.count() == len(states["tasks"]) and markers.count() > rows.count()
+    before = tab.inner_text("#l3-at-size")
+    tab.locator("#l3-count").fill("0")
+    tab.get_by_role("button", name="Draw other models (1 of").click()
+    assert tab.inner_text("#l3-at-size") != before
+    first = tab.locator("#l3-tasks input").first
+    first.uncheck()
+    assert rows.count() == len(states["tasks"]) - 1
+    tab.locator("#l3-size").fill("0")
+    assert f"n = {states['sizes'][0]}" in tab.locator("#l3-at-size caption").inner_text()
+    assert tab.faults == []
+
+
 def test_a_point_of_the_learning_curve_says_its_value_and_leads_somewhere(visit) -> None:
     tab = visit(FRONT)
     link = tab.locator(".l3-drawing a").first
