@@ -77,11 +77,15 @@ def copy_files(app: Sphinx, exception: Exception | None) -> None:
     copy_asset(source, Path(app.outdir, "_static", "mathjax"), excluded=unwanted)
     if Path(app.srcdir, EXECUTED, "viewer").is_dir():
         shutil.copytree(Path(app.srcdir, EXECUTED, "viewer"), Path(app.outdir, "_static", "viewer"), dirs_exist_ok=True)
-    for path in Path(app.outdir, "_sources", EXECUTED).glob("*.ipynb"):
-        # What an executed notebook shows is on the page, and weighs megabytes.
-        template = Path(app.srcdir, "notebooks", path.name)
-        if template.is_file():
-            shutil.copyfile(template, path)
+    for path in Path(app.outdir, "_sources", EXECUTED).rglob("*.ipynb"):
+        # What an executed notebook shows is on the page, and weighs megabytes. An experiment keeps its parameters.
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        nbformat.write(notebook, path)
+    for path in Path(app.outdir, "_static").rglob("*.map"):
+        path.unlink()  # for those who debug the theme
 
 
 def offer_settings(app: Sphinx, config: Config) -> None:
@@ -104,8 +108,8 @@ def finish_page(app: Sphinx, page: str, template: str, context: dict[str, Any], 
     unused = ["thebe"]
     if not any(isinstance(node, nodes.math | nodes.math_block) for node in found):
         unused.append("mathjax")
-    if not any(isinstance(node, nodes.raw) and 'id="l3-viewer"' in node.astext() for node in found):
-        unused.append("viewer.js")
+    raw = "".join(node.astext() for node in found if isinstance(node, nodes.raw))
+    unused += [f"{name}.js" for name in ("viewer", "explorer") if f'id="l3-{name}"' not in raw]
     context["script_files"] = [
         script
         for script in context["script_files"]

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from l3muscle.book import front_page
+from l3muscle.book.archive import open_archive, write_archive
 from l3muscle.study import StudyResults
 
 
@@ -79,6 +80,17 @@ def test_the_front_page_and_its_tables_show_this_run(results, tmp_path):
             archive.namelist()
         )
         assert len(pd.read_csv(archive.open("scores.csv"))) == len(scores)
+
+
+def test_an_archived_full_study_stands_before_the_run(results, tmp_path):
+    write_archive(results, tmp_path / "results")
+    name = results.profile.name
+    kept = open_archive(name, tmp_path / "results")
+    text = front_page.full_study(kept, tmp_path)
+    mean = kept.scores[kept.scores.n_train == kept.scores.n_train.max()].groupby("source_task").dice.mean().max()
+    assert f"{len(kept.models)} of the {results.planned()} models of the profile `{name}`" in " ".join(text.split())
+    assert f"reaches {mean:.3f}" in text and "**In the full study**" in text and "this run" not in text
+    assert (tmp_path / "full.svg").read_text(encoding="utf-8").startswith("<svg")
 
 
 def test_tables_of_patients_hold_no_name_of_theirs(results, tmp_path):

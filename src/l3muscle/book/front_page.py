@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from l3muscle.book.archive import Archived, ArchiveError, open_archive
 from l3muscle.book.error_maps import one_model_each
 from l3muscle.book.experiment_pages import page_address
 from l3muscle.book.pseudonyms import renamed
@@ -18,6 +19,7 @@ from l3muscle.book.run_header import (
     cohort_notice,
     header_text,
     is_phantom,
+    labels_of,
     missing_notice,
     models_table,
     names_of,
@@ -35,6 +37,7 @@ from l3muscle.statistics.score_table import ALPHA
 from l3muscle.study import StudyResults
 
 NOT_RUN, NEVER = "not run", "at no size"
+FULL = "full"  # the profile of the most complete study, whose archive stands before the run
 RUN_FILE = "run.json"  # what the pages' footers have to know of the run
 ORIGIN = f"[{THIS_RUN}]{{.l3-origin}}"
 STEPS = ("slices", "source-tasks", "few-outlines", "test")
@@ -53,8 +56,10 @@ def _level_from(worse: Mapping[int, bool], nothing: str = NOT_RUN) -> str:
     return NEVER if level is None else f"n = {level}"
 
 
-def answer_table(tests: pd.DataFrame, curve: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
-    """Size from which on no test finds a source task below the observers: the paper's patients beside this run.
+def answer_table(
+    tests: pd.DataFrame, curve: pd.DataFrame, labels: Mapping[str, str], ours: str = "this run"
+) -> pd.DataFrame:
+    """Size from which on no test finds a source task below the observers: the paper's patients beside ours.
 
     Parameters
     ----------
@@ -63,6 +68,8 @@ def answer_table(tests: pd.DataFrame, curve: pd.DataFrame, labels: Mapping[str, 
     curve : DataFrame
         From `learning_curve_table`, of Dice.
     labels : mapping of str to str
+    ours : str
+        What the tables are of, as the column says it.
 
     Returns
     -------
@@ -74,12 +81,12 @@ def answer_table(tests: pd.DataFrame, curve: pd.DataFrame, labels: Mapping[str, 
     rows = []
     for task, label in labels.items():
         paper = printed[printed["source_task"] == task]
-        ours = tests[tests["source_task"] == task]
+        tested = tests[tests["source_task"] == task]
         means = curve[curve["source_task"] == task].set_index("n_train")["mean"]
         row = {
             "source task": label,
             "paper": _level_from(dict(zip(paper["n_train"], paper["marked"] == "worse", strict=True)), "–"),
-            "this run": _level_from(dict(zip(ours["n_train"], ours["verdict"] == "worse", strict=True))),
+            ours: _level_from(dict(zip(tested["n_train"], tested["verdict"] == "worse", strict=True))),
         }
         for n in dict.fromkeys((sizes[0], sizes[-1])):
             row[f"Dice, n = {n}"] = f"{means[n]:.3f}" if n in means else NOT_RUN
@@ -87,9 +94,9 @@ def answer_table(tests: pd.DataFrame, curve: pd.DataFrame, labels: Mapping[str, 
     return pd.DataFrame(rows)
 
 
-def answer_sentence(answer: pd.DataFrame) -> str:
+def answer_sentence(answer: pd.DataFrame, ours: str = "this run") -> str:
     """The answer in one sentence, from `answer_table`."""
-    groups = {level: list(part["source task"]) for level, part in answer.groupby("this run", sort=False)}
+    groups = {level: list(part["source task"]) for level, part in answer.groupby(ours, sort=False)}
     missing, never = groups.pop(NOT_RUN, []), groups.pop(NEVER, [])
     parts = [
         f"from {level} on after {_listing(tasks)}"
@@ -100,7 +107,7 @@ def answer_sentence(answer: pd.DataFrame) -> str:
         below = "it still is" if parts else "mean Dice is still significantly below the observers'"
         clauses.append(f"after {_listing(never)} {below} at the largest size")
     tail = f" Not run: {_listing(missing)}." if missing else ""
-    return f"**In this run** {'; '.join(clauses)}.{tail}"
+    return f"**In {ours}** {'; '.join(clauses)}.{tail}"
 
 
 def rise_sentence(curve: pd.DataFrame, labels: Mapping[str, str]) -> str:
@@ -118,6 +125,54 @@ def rise_sentence(curve: pd.DataFrame, labels: Mapping[str, str]) -> str:
 
 def _listing(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def full_study(kept: Archived, folder: Path) -> str:
+    """Write the figure of an archived study into `folder`, and return what the front page says of the study.
+
+    Parameters
+    ----------
+    kept : Archived
+        With observers, and how each of its models' training ended.
+    folder : Path
+        Of the executed chapters.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    ours, about, labels = "the full study", kept.about, labels_of(kept.about["sources"])
+    band, curve = observer_band(kept.observers, "dice"), learning_curve_table(kept.scores, "dice")
+    alt = "Mean Dice against training-set size for each source task of the full study, with the observers' mean."
+    figure = learning_curve(curve, band, "dice", labels=labels)
+    (folder / "full.svg").write_text(svg_text(figure, "fig-full-front", alt), encoding="utf-8")
+    answer = answer_table(dunnett_table(kept.scores, kept.observers, "dice"), curve, labels, ours)
+    saturated = (kept.models["stopped"] == "saturated").mean()
+    best = curve[curve["n_train"] == curve["n_train"].max()].nlargest(1, "mean").iloc[0]
+    origin = f"[{kept.origin}]{{.l3-origin}}"
+    caption = (
+        "The size from which on no test finds a source task worse than the observers (Dice, "
+        f"p < {ALPHA:g}): the paper, on patients, beside the full study, on phantoms. {origin}"
+    )
+    return f"""\
+## The answer of the full study
+
+The most complete study that this book holds is {about["experiments"]} of the {about["planned"]} models of the profile
+`{kept.name}`, of which {saturated:.0%} were trained until both losses had saturated. {answer_sentence(answer, ours)}
+{rise_sentence(curve, labels)} At n = {best.n_train} the best source task, {labels[best.source_task]}, reaches
+{best["mean"]:.3f}, and the observers {band.mean:.3f}.
+
+```{{figure}} /{folder.as_posix()}/full.svg
+:name: fig-full-front
+:alt: {alt}
+
+Mean Dice of the predicted outlines on the held-out test slices, with 95 % intervals, against the number of annotated
+slices, in the full study. {{doc}}`executed/explore` lets it answer to questions. {origin}
+```
+
+{table_text(answer.to_dict("records"), "tab-full-front", caption)}
+"""
 
 
 def _source_images(results: StudyResults) -> list[np.ndarray]:
@@ -193,7 +248,8 @@ def write_tables(results: StudyResults, folder: Path) -> Path:
 
 
 def write_front_page(results: StudyResults, folder: Path) -> Path:
-    """Write what pages include: `summary.md` and its figure, `answer.md`, `notice.md`, `run.json`, pictures, tables.
+    """Write what pages include: `full.md` (empty where no full study is kept) and `summary.md` with their figures,
+    `answer.md`, `notice.md`, `run.json`, pictures, tables.
 
     Parameters
     ----------
@@ -250,6 +306,11 @@ The values behind every figure and table, and every score: {{download}}`tables.z
     (folder / "answer.md").write_text(
         f"{brief} {whose}; {{numref}}`tab-front` sets it beside the paper.\n", encoding="utf-8"
     )
+    try:
+        full = full_study(open_archive(FULL), folder)
+    except ArchiveError:
+        full = ""
+    (folder / "full.md").write_text(full, encoding="utf-8")
     (folder / "notice.md").write_text(cohort_notice(results), encoding="utf-8")
     about = {"profile": results.profile.name, "phantom": is_phantom(results), "results": results_id(results)}
     (folder / RUN_FILE).write_text(json.dumps(about), encoding="utf-8")
