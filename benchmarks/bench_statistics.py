@@ -1,8 +1,8 @@
-"""CPU time of all statistics of a whole study: 560 experiments on 37 images, 20,720 scores, and 182 observer outlines.
+"""CPU time of all statistics of a study: 140 experiments on 37 images, 5,180 scores, and 182 observer outlines.
 
     python benchmarks/bench_statistics.py
 
-The study is the one that is archived in `results/laptop-full`; the expert's own measures, which the archive does not
+The study is the one that is archived in `results/laptop`; the expert's own measures, which the archive does not
 hold, are drawn. Prints the CPU seconds of each table and their sum, of one process with one thread.
 """
 
@@ -21,7 +21,7 @@ from l3muscle.statistics.claims import claims_table
 from l3muscle.statistics.printed import printed_pairs
 from l3muscle.statistics.score_table import COMPARED, DIFFERENCE_OF
 
-STUDY = Path(__file__).resolve().parents[1] / "results" / "laptop-full"
+STUDY = Path(__file__).resolve().parents[1] / "results" / "laptop"
 
 
 EXPERT = {"smd": ("hu", 38, 8), "sma": ("cm2", 140, 28)}  # unit, mean and standard deviation
