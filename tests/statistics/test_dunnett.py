@@ -172,10 +172,6 @@ def test_all_columns_of_a_row_are_those_of_its_configuration():
     assert (first["mean"], first["control_n"], first["control_mean"], first["difference"]) == (1.0, 2, 0.375, 0.625)
     assert first["note"] == "2 failed predictions left out" and second["note"] == ""
     assert (second["n_models"], second["n"], second["failures"], second["mean"]) == (1, 3, 0, 0.75)
-    # In place of the two there is the worst of their image: 1.0 of the larger size, and 2.5.
-    worst = dunnett_table(scores, np.array([0.25, 0.5]), "rms_dta_cm", failures="worst").iloc[0]
-    assert worst["n"] == 6 and worst["mean"] == pytest.approx((4.0 + 1.0 + 2.5) / 6) and worst["note"] == ""
-    assert worst["failures"] == 4
 
 
 def test_a_table_of_observers_is_a_control_of_outlines():
@@ -239,7 +235,6 @@ def test_a_family_in_which_nothing_varies_leaves_the_others_theirs():
     [
         ({"metric": "jaccard"}, "unknown metric"),
         ({"unit": "fold"}, "unknown unit"),
-        ({"failures": "best"}, "unknown failures"),
         ({}, "rows twice"),
     ],
 )

@@ -18,7 +18,7 @@ def test_a_point_of_a_learning_curve_is_the_t_interval_of_its_predictions():
     table = learning_curve_table(scores, "rms_dta_cm")
     assert table.columns.tolist() == [
         *("source_task", "n_train", "n_models", "n", "failures", "empty", "gross"),
-        *("mean", "low", "high", "sd", "mean_with_failures"),
+        *("mean", "low", "high", "sd"),
     ]
     first, second = table.to_dict("records")
     values = [0.5, 2.5, 1.0, 0.5, 2.0]
@@ -27,13 +27,10 @@ def test_a_point_of_a_learning_curve_is_the_t_interval_of_its_predictions():
     assert (first["failures"], first["empty"], first["gross"]) == (3, 1, 1)
     assert (first["mean"], first["low"], first["high"]) == pytest.approx((1.3, low, high))
     assert first["sd"] == pytest.approx(np.std(values, ddof=1))
-    # The image that has no outline of one model has one of 0.5 cm of the other.
-    assert first["mean_with_failures"] == pytest.approx(7 / 6)
-    assert learning_curve_table(scores, "rms_dta_cm", failures="worst")["mean"][0] == pytest.approx(7 / 6)
     half = learning_curve_table(scores, "rms_dta_cm", level=0.5)
     assert (half["low"][0], half["high"][0]) == pytest.approx(stats.t.interval(0.5, 4, 1.3, stats.sem(values)))
     # One value has a mean and no interval.
-    assert (second["n"], second["mean"], second["mean_with_failures"]) == (1, 0.75, 0.75)
+    assert (second["n"], second["mean"]) == (1, 0.75)
     assert np.isnan([second["low"], second["high"], second["sd"]]).all()
 
 
@@ -44,7 +41,7 @@ def test_two_values_have_an_interval_and_none_have_no_mean():
     assert [row["low"], row["high"]] == pytest.approx([0.75 - 0.25 * 12.7062, 0.75 + 0.25 * 12.7062], rel=1e-5)
     row = learning_curve_table(model([np.nan, np.nan], failure="empty")).iloc[0]
     assert row["n"] == 0 and row["empty"] == 2
-    assert row[["mean", "low", "high", "sd", "mean_with_failures"]].isna().all()
+    assert row[["mean", "low", "high", "sd"]].isna().all()
 
 
 def test_a_learning_curve_refuses_what_the_tests_refuse():

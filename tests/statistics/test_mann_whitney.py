@@ -125,18 +125,6 @@ def test_failed_predictions_are_left_out_and_said():
     assert list(table["p_raw"]) == pytest.approx([1 / 3] * 3)
 
 
-def test_failed_predictions_may_count_as_the_worst():
-    # The worst of the image is the 0.9 of `own`.
-    scores = scores_of({("random", 5): [0.1, 0.2, np.nan], ("jigsaw", 5): [0.3, 0.4, 0.5], ("own", 5): [0.9, 0.6]})
-    table = mann_whitney_pairs(scores, failures="worst")
-    assert table.loc[0, "n_first"] == 3 and not table["note"].any()
-    assert table.loc[0, "superiority"] == pytest.approx(3 / 9)
-    square = mann_whitney_table(scores, n_train=5, failures="worst")
-    assert square.loc["random", "jigsaw"] == stats.mannwhitneyu([0.1, 0.2, 0.9], [0.3, 0.4, 0.5]).pvalue
-    left_out = mann_whitney_table(scores, n_train=5)
-    assert left_out.loc["random", "jigsaw"] == pytest.approx(2 / 10)  # 2 / (5 choose 2)
-
-
 @pytest.mark.parametrize(
     ("random", "jigsaw", "note"),
     [
@@ -176,7 +164,7 @@ def test_a_square_has_the_source_tasks_of_its_size_in_their_order():
     np.testing.assert_allclose(mann_whitney_table(scores, n_train=10).loc["own", "random"], FOUR)
 
 
-@pytest.mark.parametrize("name", ["correction", "family", "unit", "failures"])
+@pytest.mark.parametrize("name", ["correction", "family", "unit"])
 def test_unknown_settings_are_refused(name):
     scores = scores_of({("random", 5): [0.1, 0.2], ("jigsaw", 5): [0.1, 0.3]})
     with pytest.raises(ValueError, match=f"unknown {name} 'some'"):

@@ -11,7 +11,6 @@ from l3muscle.statistics.score_table import (
     check_scores,
     configurations,
     expert_values,
-    filled_values,
     gross_failures,
     observers_as_matrix,
 )
@@ -211,32 +210,13 @@ def test_failures_are_counted_by_their_kind_in_their_configuration():
     assert large == {"failures": 1, "empty": 0, "gross": 1}
 
 
-@pytest.fixture
-def with_empty() -> pd.DataFrame:
-    """Image a was drawn badly elsewhere, b well, and c by nobody."""
-    columns = {"dice": 0.0, "smd_hu": NAN}
-    return stacked(
-        model([NAN, NAN, NAN], "rms_dta_cm", **columns),
-        model([1.5, 0.25, NAN], "rms_dta_cm", fold=1, **columns),
-        model([0.5, 0.75, NAN], "rms_dta_cm", task="jigsaw", n=10, **columns),
+def test_an_empty_prediction_is_left_out_of_the_values_and_said():
+    table = stacked(
+        model([NAN, NAN, NAN], "rms_dta_cm", failure="empty"),
+        model([1.5, 0.25, NAN], "rms_dta_cm", fold=1, failure=["", "", "empty"]),
     )
-
-
-def test_an_empty_prediction_counts_as_the_worst_of_its_image_or_else_of_all(with_empty):
-    filled = filled_values(with_empty, "rms_dta_cm", "worst")
-    assert filled.tolist() == [1.5, 0.75, 1.5, 1.5, 0.25, 1.5, 0.5, 0.75, 1.5]
-    small, _ = configurations(with_empty, "rms_dta_cm", "worst")
-    assert small.values().tolist() == [1.5, 0.75, 1.5, 1.5, 0.25, 1.5] and small.note == ""
-
-
-def test_it_is_left_out_by_default_and_only_distances_have_a_worst(with_empty):
-    own = with_empty["rms_dta_cm"]
-    np.testing.assert_array_equal(filled_values(with_empty, "rms_dta_cm", "leave_out"), own)
-    assert configurations(with_empty, "rms_dta_cm")[0].values().tolist() == [1.5, 0.25]
-    assert np.isnan(filled_values(with_empty, "smd_hu", "worst")).all()
-    assert (filled_values(with_empty, "dice", "worst") == 0).all()
-    with pytest.raises(ValueError, match=r"^unknown failures 'best'; choose one of leave_out, worst$"):
-        filled_values(with_empty, "dice", "best")
+    (one,) = configurations(table, "rms_dta_cm")
+    assert one.values().tolist() == [1.5, 0.25] and one.note == "4 failed predictions left out"
 
 
 def test_observers_stand_by_name_over_the_images_that_are_asked_for():

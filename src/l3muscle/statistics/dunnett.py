@@ -13,7 +13,6 @@ from l3muscle.statistics.score_table import (
     ALPHA,
     MEASURE_OF,
     Configuration,
-    Failures,
     NoTest,
     ScoreTableError,
     Unit,
@@ -201,7 +200,6 @@ def dunnett_table(
     *,
     family: Family = "all",
     unit: Unit = "prediction",
-    failures: Failures = "leave_out",
     alpha: float = ALPHA,
 ) -> pd.DataFrame:
     """Dunnett's tests of every configuration against a control (Tables 1 and 2).
@@ -219,8 +217,6 @@ def dunnett_table(
         size or a source task. The paper does not say; its caption speaks of one test for each table half.
     unit : {"prediction", "image_mean", "model_mean"}
         What counts as one value. The paper's figures speak of all predictions of 16 models.
-    failures : {"leave_out", "worst"}
-        How an empty prediction enters the RMS-DTA: see `score_table.configurations`.
     alpha : float
         Of the verdicts.
 
@@ -244,7 +240,7 @@ def dunnett_table(
         control = control_sample("outlines", metric, observers=control)
     values = np.asarray(control, dtype=np.float64).ravel()
     values = values[~np.isnan(values)]
-    tested = configurations(scores, metric, failures)
+    tested = configurations(scores, metric)
     samples = [configuration.values(unit) for configuration in tested]
     outcomes, reasons = dunnett_by_family(tested, samples, values, family)
     rows = []
@@ -271,7 +267,6 @@ def plateau_table(
     metric: str = "dice",
     *,
     unit: Unit = "prediction",
-    failures: Failures = "leave_out",
     alpha: float = ALPHA,
 ) -> pd.DataFrame:
     """Compare every training-set size with the largest, within each source task (the paper's Appendix D).
@@ -292,7 +287,7 @@ def plateau_table(
         As `dunnett_table`.
     """
     check_scores(scores, metric)
-    every, rows = configurations(scores, metric, failures), []
+    every, rows = configurations(scores, metric), []
     for task in dict.fromkeys(one.source_task for one in every):
         *smaller, largest = (one for one in every if one.source_task == task)
         samples, control = [one.values(unit) for one in smaller], largest.values(unit)

@@ -7,12 +7,10 @@ import pandas as pd
 from scipy import stats
 
 from l3muscle.metrics import MEASURES
-from l3muscle.statistics.score_table import Failures, check_choice, check_scores, configurations
+from l3muscle.statistics.score_table import check_choice, check_scores, configurations
 
 
-def learning_curve_table(
-    scores: pd.DataFrame, metric: str = "dice", *, level: float = 0.95, failures: Failures = "leave_out"
-) -> pd.DataFrame:
+def learning_curve_table(scores: pd.DataFrame, metric: str = "dice", *, level: float = 0.95) -> pd.DataFrame:
     """Mean and t interval of a metric over all predictions of each configuration (Figures 3 to 5).
 
     The interval takes the predictions of a configuration as independent, as the paper's does.
@@ -23,27 +21,22 @@ def learning_curve_table(
     metric : str
     level : float
         Of the interval.
-    failures : {"leave_out", "worst"}
-        How an empty prediction enters the RMS-DTA: see `score_table.configurations`. Either way it is counted.
 
     Returns
     -------
     DataFrame
-        source_task, n_train, n_models, n, failures, empty, gross, mean, low, high, sd, mean_with_failures (the mean
-        when empty predictions count as the worst of their image).
+        source_task, n_train, n_models, n, failures, empty, gross, mean, low, high, sd.
     """
     check_scores(scores, metric)
     rows = []
-    pairs = zip(configurations(scores, metric, failures), configurations(scores, metric, "worst"), strict=True)
-    for one, worst in pairs:
-        values, with_failures = one.values(), worst.values()
+    for one in configurations(scores, metric):
+        values = one.values()
         mean = values.mean() if values.size else np.nan
         half = sd = np.nan
         if values.size >= 2:
             sd = values.std(ddof=1)
             half = stats.t.ppf((1 + level) / 2, values.size - 1) * sd / np.sqrt(values.size)
-        spread = {"mean": mean, "low": mean - half, "high": mean + half, "sd": sd}
-        rows.append(one.row() | spread | {"mean_with_failures": with_failures.mean() if with_failures.size else np.nan})
+        rows.append(one.row() | {"mean": mean, "low": mean - half, "high": mean + half, "sd": sd})
     return pd.DataFrame(rows)
 
 

@@ -12,7 +12,6 @@ from statsmodels.stats.multitest import multipletests
 from l3muscle.statistics.score_table import (
     ALPHA,
     Configuration,
-    Failures,
     ScoreTableError,
     Unit,
     better_of,
@@ -56,7 +55,6 @@ def mann_whitney_pairs(
     unit: Unit = "prediction",
     correction: Correction = "none",
     family: PairFamily = "n_train",
-    failures: Failures = "leave_out",
     alpha: float = ALPHA,
 ) -> pd.DataFrame:
     """Two-sided Mann-Whitney U tests of every pair of source tasks at every training-set size.
@@ -71,7 +69,6 @@ def mann_whitney_pairs(
         For the number of comparisons: the paper speaks of none.
     family : {"n_train", "all"}
         Which comparisons are corrected together: those of one matrix, or of all.
-    failures : {"leave_out", "worst"}
     alpha : float
 
     Returns
@@ -90,7 +87,7 @@ def mann_whitney_pairs(
     check_choice("correction", correction, Correction)
     check_choice("family", family, PairFamily)
     rows = []
-    for first, second in pairs_of_tasks(configurations(scores, metric, failures)):
+    for first, second in pairs_of_tasks(configurations(scores, metric)):
         a, b = first.values(unit), second.values(unit)
         note = "; ".join(f"{side.source_task}: {side.note}" for side in (first, second) if side.note)
         p = superiority = np.nan
@@ -117,7 +114,6 @@ def mann_whitney_table(
     unit: Unit = "prediction",
     correction: Correction = "none",
     family: PairFamily = "n_train",
-    failures: Failures = "leave_out",
 ) -> pd.DataFrame:
     """`mann_whitney_pairs` at one training-set size as the paper's square (Appendix C.1 to C.7).
 
@@ -131,7 +127,7 @@ def mann_whitney_table(
     ScoreTableError
         Also if there is no model of this size.
     """
-    pairs = mann_whitney_pairs(scores, metric, unit=unit, correction=correction, family=family, failures=failures)
+    pairs = mann_whitney_pairs(scores, metric, unit=unit, correction=correction, family=family)
     tasks = scores.loc[scores["n_train"] == n_train, "source_task"].unique()
     if not len(tasks):
         raise ScoreTableError(f"the score table has no model of n = {n_train}")

@@ -30,7 +30,6 @@ GROSS_DTA_CM = 2.0
 GROSS_AREA_FACTOR = 2.0
 
 Unit = Literal["prediction", "image_mean", "model_mean"]
-Failures = Literal["leave_out", "worst"]
 
 
 class ScoreTableError(L3MuscleError, ValueError):
@@ -163,32 +162,19 @@ class Configuration:
         return values[~np.isnan(values)]
 
 
-def filled_values(scores: pd.DataFrame, metric: str, failures: Failures) -> pd.Series:
-    """A metric's values as they enter a mean: see `configurations`."""
-    check_choice("failures", failures, Failures)
-    values, measure = scores[metric].astype(float), MEASURES.get(metric)
-    if failures == "leave_out" or measure is None or not measure.better or measure.empty == measure.empty:
-        return values
-    worst = "max" if measure.better == "lower" else "min"
-    of_image = values.groupby(scores["patient_id"]).transform(worst)
-    return values.fillna(of_image).fillna(values.agg(worst))
-
-
-def configurations(scores: pd.DataFrame, metric: str, failures: Failures = "leave_out") -> list[Configuration]:
+def configurations(scores: pd.DataFrame, metric: str) -> list[Configuration]:
     """Configurations in order of their source task's appearance and of size.
+
+    A failed prediction without a value stays NaN, is left out of every mean, and is counted.
 
     Parameters
     ----------
     scores : DataFrame
         That `check_scores` has let pass.
     metric : str
-    failures : {"leave_out", "worst"}
-        How failed predictions enter a mean. `"leave_out"`: a prediction without a value stays NaN, is left out of the
-        mean, and is counted. `"worst"`: where a measure with a better side does not exist for an empty prediction
-        (RMS-DTA), it counts as far off as the worst outline that any model of the table drew of the same image.
     """
     failure = scores["failure"].fillna("")  # a table read from a CSV file has NaN where there is no failure
-    value, gross = filled_values(scores, metric, failures), gross_failures(scores)
+    value, gross = scores[metric].astype(float), gross_failures(scores)
     counts = {"failures": gross | (failure != ""), "empty": failure == "empty", "gross": gross, "missing": value.isna()}
     keys = [*CONFIGURATION_KEYS, *MODEL_KEYS, "patient_id"]
     index = pd.MultiIndex.from_frame(scores[keys])
