@@ -25,7 +25,6 @@ from l3muscle.cohort.outlines import Picture
 from l3muscle.cohort.rtstruct import write_rtstruct
 from l3muscle.cohort.scan import open_outlines
 from l3muscle.cohort.seg import write_seg
-from l3muscle.cohort.splits import Splits
 
 SHAPE = (32, 40)
 SPACING = (0.9, 0.9)
@@ -184,7 +183,6 @@ def readers(folder: Path) -> dict[str, Reader]:
     levels, info = "case,slice,z_mm\ncase_000,1,\n", "id,tcia_collection,tcia_case_id\ncase_000,A,1\n"
     (saros / "levels.csv").write_text(levels)
     (saros / "Segmentation-Info.csv").write_text(info)
-    splits = Splits(("a",), (("b",), ("c",)), ((("c",),), (("b",),))).to_json()
 
     def outlines(name: str, of: object) -> Callable[[Path], dict]:
         def read(at: Path) -> dict:
@@ -227,9 +225,4 @@ def readers(folder: Path) -> dict[str, Reader]:
         "saros-levels": Reader("saros/levels.csv", checked("saros"), (levels.encode(),)),
         "saros-info": Reader("saros/Segmentation-Info.csv", checked("saros"), (info.encode(),)),
         "saros-regions": Reader(regions_file, checked("saros"), of(regions_file)),
-        "splits": Reader(
-            "splits.json",
-            lambda at: Splits.from_json((at / "splits.json").read_bytes().decode("latin-1")),
-            (splits.encode(),),
-        ),
     }

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from l3muscle.cohort import Cohort
 from l3muscle.cohort.cache import cached_cohort
-from l3muscle.cohort.splits import Splits, SplitsError
+from l3muscle.cohort.splits import Splits
 from l3muscle.errors import L3MuscleError
 from l3muscle.experiment import Experiment
 from l3muscle.metrics import METRICS_VERSION
@@ -258,9 +258,9 @@ class StudyResults:
     def splits(self) -> Splits:
         """The splits that the run used."""
         try:
-            return Splits.from_json(json.dumps(self.store.document(SPLITS)))
-        except SplitsError as error:
-            raise StudyError(f"{self.folder / SPLITS} cannot be read: {error}") from None
+            return TypeAdapter(Splits).validate_python(self.store.document(SPLITS))
+        except ValidationError:
+            raise StudyError(f"{self.folder / SPLITS} holds no splits: it is absent or another file") from None
 
 
 def open_results(profile: str, runs: str | Path = "runs") -> StudyResults:

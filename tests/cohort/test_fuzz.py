@@ -16,7 +16,7 @@ from l3muscle.errors import L3MuscleError
 
 NAMES = (
     "ct", "rtstruct", "seg", "nifti", "nifti-gz", "nifti-mask", "png", "cohort-csv", "cohort-folder", "saved-cohort",
-    "saros-levels", "saros-info", "saros-regions", "splits",
+    "saros-levels", "saros-info", "saros-regions",
 )  # fmt: skip
 LONGEST_S = 10.0  # of one input on a busy machine; a usual one takes milliseconds
 

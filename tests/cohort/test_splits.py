@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l3muscle.cohort import Cohort
-from l3muscle.cohort.splits import Splits, SplitsError, make_splits
+from l3muscle.cohort.splits import SplitsError, make_splits
 
 #: Test patients, folds, and the first three of each order of the first fold, of seed 7.
 FROZEN = (
@@ -95,7 +95,6 @@ def test_the_seed_and_the_names_decide_and_nothing_else(case, random):
     random.shuffle(observed)
     assert make_splits(named_cohort(names, observed), **arguments) == splits
     assert make_splits(cohort, **{**arguments, "sizes": [1]}) == splits
-    assert Splits.from_json(splits.to_json()) == splits
 
 
 @quick
@@ -176,12 +175,6 @@ def test_a_seed_means_the_same_patients_for_ever():
 def test_cohorts_that_are_too_small_are_named(patients, arguments, reason):
     with pytest.raises(SplitsError, match=reason):
         make_splits(cohort_of(patients, 0), **{"sizes": (2,), **arguments})
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"test_ids": 3}', "[" * 100_000])
-def test_text_that_holds_no_splits_is_refused(text):
-    with pytest.raises(SplitsError, match="^these are not splits: the text is damaged, or another one$"):
-        Splits.from_json(text)
 
 
 def test_a_training_set_is_from_one_patient_to_all_of_its_order():

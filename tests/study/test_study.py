@@ -300,6 +300,15 @@ def test_a_plan_of_another_version_is_told(copied, plan):
         copied.results()
 
 
+@pytest.mark.parametrize("content", [None, {}, {"test_ids": 3, "folds": [], "orders": []}])
+def test_a_document_that_holds_no_splits_is_refused(copied, content):
+    (copied.folder / "splits.json").unlink()
+    if content is not None:
+        Store(copied.folder).write_document("splits.json", content)
+    with pytest.raises(StudyError, match="splits.json holds no splits"):
+        copied.results().splits()
+
+
 def test_a_model_that_fails_is_recorded_until_it_is_trained(copied):
     from l3muscle.training import TrainingError
 

@@ -1,8 +1,7 @@
 """Who is trained on, who validates, who is held out (Section 2.1, Figure 1)."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,29 +39,6 @@ class Splits:
     def validation_ids(self, fold: int) -> tuple[str, ...]:
         """The fold that is left out."""
         return self.folds[fold]
-
-    def to_json(self) -> str:
-        """As text that `from_json` reads."""
-        return json.dumps(asdict(self), indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Splits":
-        """From the text of `to_json`.
-
-        Raises
-        ------
-        SplitsError
-            If it is another text.
-        """
-        try:
-            content = json.loads(text)
-            return cls(
-                test_ids=tuple(content["test_ids"]),
-                folds=tuple(tuple(fold) for fold in content["folds"]),
-                orders=tuple(tuple(tuple(order) for order in fold) for fold in content["orders"]),
-            )
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise SplitsError("these are not splits: the text is damaged, or another one") from None
 
 
 def make_splits(
