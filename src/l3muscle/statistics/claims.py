@@ -54,7 +54,7 @@ class Comparison:
         return text if np.isnan(self.p_value) else f"{text}, {p if p.startswith('p') else f'p = {p}'}"
 
 
-def decide(one: Comparison, relation: str, margin: float, alpha: float = ALPHA) -> bool | None:
+def decide(one: Comparison, relation: str, margin: float) -> bool | None:
     """Whether a comparison supports a relation; None where it cannot tell.
 
     Parameters
@@ -64,7 +64,6 @@ def decide(one: Comparison, relation: str, margin: float, alpha: float = ALPHA) 
         The last two rest on the interval alone: it lies inside the margin, or above zero.
     margin : float
         Differences below it do not matter.
-    alpha : float
 
     Returns
     -------
@@ -73,14 +72,14 @@ def decide(one: Comparison, relation: str, margin: float, alpha: float = ALPHA) 
     if relation not in RELATIONS:
         raise ValueError(f"unknown relation {relation!r}")
     if relation == "worse":
-        return decide(Comparison(one.name, one.p_value, -one.gain, -one.high, -one.low), "better", margin, alpha)
+        return decide(Comparison(one.name, one.p_value, -one.gain, -one.high, -one.low), "better", margin)
     inside = -margin < one.low and one.high < margin
     if relation == "about":
         outside = one.low > margin or one.high < -margin
         return True if inside else False if outside else None
     if relation == "at most":
         return True if one.low >= 0 else False if one.high < 0 else None
-    if one.p_value < alpha:
+    if one.p_value < ALPHA:
         ahead = bool(one.gain > 0)
         return {"better": ahead, "not worse": ahead, "no difference": False, "differs": True}[relation]
     # A test that found nothing tells nothing; that there is nothing, only the interval can tell.
@@ -335,7 +334,6 @@ def claims_table(
     *,
     models: pd.DataFrame | None = None,
     tuned_observers: bool = False,
-    alpha: float = ALPHA,
 ) -> pd.DataFrame:
     """Check every claim on a run's tables.
 
@@ -347,7 +345,6 @@ def claims_table(
         How each training ended: source_task, n_train and stopped, a row a model. Without it all count as converged.
     tuned_observers : bool
         Whether the observers are the phantom's, whose agreement with the expert was put in and is no finding.
-    alpha : float
 
     Returns
     -------
@@ -366,7 +363,7 @@ def claims_table(
         decisions, numbers, tests, printed = [], [], [], []
         for line in lines.itertuples():
             compared = list(TESTS[line.test](line, run))
-            decided = [decide(one, line.relation, float(line.margin), alpha) for one in compared]
+            decided = [decide(one, line.relation, float(line.margin)) for one in compared]
             decisions += decided
             numbers.append(_summary(compared, decided))
             tests.append(f"{MEASURES[line.measure].name}: {TESTS[line.test].__doc__.rstrip('.')}")
