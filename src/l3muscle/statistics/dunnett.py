@@ -35,7 +35,6 @@ class Dunnett(NamedTuple):
     difference: np.ndarray  # mean of the sample minus mean of the control
     statistic: np.ndarray  # difference over its pooled standard error
     p_value: np.ndarray
-    degrees: int  # of freedom of the pooled variance
 
 
 @cache
@@ -109,7 +108,7 @@ def dunnett(samples: Sequence[np.ndarray], control: np.ndarray) -> Dunnett:
     difference = mean[1:] - mean[0]
     statistic = difference / np.sqrt(variance * (1 / size[1:] + 1 / size[0]))
     loading = np.sqrt(size[1:] / (size[1:] + size[0]))
-    return Dunnett(difference, statistic, _family_tail(np.abs(statistic), loading, degrees), degrees)
+    return Dunnett(difference, statistic, _family_tail(np.abs(statistic), loading, degrees))
 
 
 def control_sample(
@@ -127,7 +126,7 @@ def control_sample(
     observers : DataFrame, optional
         Needed for the first two.
     scores : DataFrame, optional
-        Needed for the last two, where no observers are given.
+        Needed for the last two.
 
     Returns
     -------
@@ -148,14 +147,13 @@ def control_sample(
         ordered = observers.sort_values(["patient_id", "observer"])
         values = ordered[metric] if kind == "outlines" else ordered.groupby("patient_id")[metric].mean()
         return values.dropna().to_numpy(dtype=np.float64)
-    table = scores if scores is not None else observers
-    if table is None:
-        raise ScoreTableError(f"the control {kind!r} needs a table of scores")
+    if scores is None:
+        raise ScoreTableError(f"the control {kind!r} needs the models' scores")
     if kind == "expert":
-        return expert_values(table, metric).to_numpy()
+        return expert_values(scores, metric).to_numpy()
     if metric not in MEASURE_OF:
         raise ScoreTableError(f"zeros are a control for differences from the expert, not for {metric}")
-    return np.zeros(table["patient_id"].nunique())
+    return np.zeros(scores["patient_id"].nunique())
 
 
 def dunnett_by_family(
