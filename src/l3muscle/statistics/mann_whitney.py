@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -107,15 +107,9 @@ def mann_whitney_pairs(
 
 
 def mann_whitney_table(
-    scores: pd.DataFrame,
-    metric: str = "rms_dta_cm",
-    *,
-    n_train: int,
-    unit: Unit = "prediction",
-    correction: Correction = "none",
-    family: PairFamily = "n_train",
+    scores: pd.DataFrame, metric: str = "rms_dta_cm", *, n_train: int, **settings: Any
 ) -> pd.DataFrame:
-    """`mann_whitney_pairs` at one training-set size as the paper's square (Appendix C.1 to C.7).
+    """`mann_whitney_pairs`, with its settings, at one training-set size as the paper's square (Appendix C.1 to C.7).
 
     Returns
     -------
@@ -127,7 +121,7 @@ def mann_whitney_table(
     ScoreTableError
         Also if there is no model of this size.
     """
-    pairs = mann_whitney_pairs(scores, metric, unit=unit, correction=correction, family=family)
+    pairs = mann_whitney_pairs(scores, metric, **settings)
     tasks = scores.loc[scores["n_train"] == n_train, "source_task"].unique()
     if not len(tasks):
         raise ScoreTableError(f"the score table has no model of n = {n_train}")
