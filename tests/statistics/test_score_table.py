@@ -86,16 +86,6 @@ def test_rows_given_twice_are_counted_and_the_first_is_named(scores):
         check_observers(stacked(observer([0.5, 0.5]), observer([0.75])), "dice")
 
 
-@pytest.mark.parametrize("profile", ["full", NAN])
-def test_profiles_are_not_mixed(scores, profile):
-    check_scores(scores.assign(profile="smoke"), "dice")
-    mixed = scores.assign(profile=["smoke"] * 4 + [profile] * 2)
-    with pytest.raises(ValueError, match=rf"^the score table mixes the profiles smoke, {profile}$"):
-        check_scores(mixed, "dice")
-    with pytest.raises(ValueError, match=r"^the observer table mixes the profiles smoke, full$"):
-        check_observers(observer([0.5, 0.5], profile=["smoke", "full"]), "dice")
-
-
 @pytest.mark.parametrize(("measure", "difference", "name"), EXPERT)
 @pytest.mark.parametrize(
     ("expert", "apart", "refused"),

@@ -63,9 +63,7 @@ def _check(table: pd.DataFrame, what: str, keys: list[str], columns: list[str], 
     if len(twice):
         first = ", ".join(f"{name} {twice.iloc[0][name]}" for name in keys)
         raise ScoreTableError(f"the {what} holds {len(twice)} rows twice, the first for {first}")
-    # Rows of several runs must not be pooled: their profile, or the expert's own values, would differ.
-    if "profile" in table and table["profile"].nunique(dropna=False) > 1:
-        raise ScoreTableError(f"the {what} mixes the profiles {', '.join(map(str, table['profile'].unique()))}")
+    # Rows of several runs must not be pooled: the expert's own values would differ.
     for measure, difference in DIFFERENCE_OF.items():
         if {measure, difference} <= set(table.columns):
             expert = (table[measure] - table[difference]).groupby(table["patient_id"]).agg(["min", "max"])
@@ -84,8 +82,8 @@ def check_scores(scores: pd.DataFrame, metric: str) -> None:
     ------
     ScoreTableError
         A ValueError: for an unknown metric, a missing column, an infinite value, no rows, rows that do not say which
-        model or image they are of, rows given twice, or rows of several runs (of different profiles, or with different
-        experts' values for one image).
+        model or image they are of, rows given twice, or rows of several runs (with different experts' values for one
+        image).
     """
     _check(scores, "score table", [*CONFIGURATION_KEYS, *MODEL_KEYS, "patient_id"], ["failure"], metric)
 
