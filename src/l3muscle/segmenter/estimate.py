@@ -5,25 +5,14 @@ scores as independent although the models share training slices; cross-validatio
 variance (Bengio and Grandvalet 2004), so with few patients they are a guide.
 """
 
-from collections.abc import Iterable
-
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from l3muscle.metrics import MEASURES
-from l3muscle.statistics.score_table import COMPARED
+from l3muscle.statistics.score_table import COMPARED, LEVEL, mean_interval
 
-LEVEL = 0.95
 Interval = tuple[float, float, float]  # value, low, high
-
-
-def mean_interval(values: Iterable[float]) -> Interval:
-    """Mean with Student's 95 % interval; NaN bounds of fewer than two values."""
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return (values.mean() if len(values) else np.nan), np.nan, np.nan
-    return values.mean(), *stats.t.interval(LEVEL, len(values) - 1, values.mean(), stats.sem(values))
 
 
 def error_table(scores: pd.DataFrame) -> pd.DataFrame:

@@ -23,10 +23,7 @@ def ablation_table(
     without_scores: pd.DataFrame,
     metric: str = "dice",
     *,
-    replicates: int = 2000,
-    seed: int = 0,
     correction: Correction = "holm",
-    level: float = 0.95,
     alpha: float = ALPHA,
 ) -> pd.DataFrame:
     """Models with augmentation against the same experiments without, paired.
@@ -59,7 +56,7 @@ def ablation_table(
     pairs["difference"] = pairs["value_with"] - pairs["value_without"]
     known = pairs.dropna(subset="difference").groupby(CONFIGURATION_KEYS)[["value_with", "value_without"]].mean()
     whole = [{one.key: one for one in configurations(side, metric)} for side in sides]
-    bootstrap = Bootstrap(pairs["patient_id"].nunique(), replicates, seed)
+    bootstrap = Bootstrap(pairs["patient_id"].nunique())
     rows = []
     for one in configurations(pairs, "difference"):
         (with_, without), models = (side[one.key] for side in whole), len(one.matrix)
@@ -68,7 +65,7 @@ def ablation_table(
         notes += [one.note.replace("predictions", "pairs")] if one.note else []
         difference = low = high = p = np.nan
         try:
-            outcome = estimate(bootstrap.draw(one.matrix, *one.key, least_raters=1), level=level)
+            outcome = estimate(bootstrap.draw(one.matrix, *one.key, least_raters=1))
             difference, low, high, p = outcome.value, outcome.low, outcome.high, outcome.p_value
             notes += ["one pair of models: the interval is over images only"] if models == 1 else []
         except NoTest as error:

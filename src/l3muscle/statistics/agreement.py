@@ -8,8 +8,8 @@ from statsmodels.stats.weightstats import ttost_paired
 from l3muscle.metrics import MEASURES
 from l3muscle.statistics.score_table import (
     DIFFERENCE_OF,
+    LEVEL,
     NoTest,
-    ScoreTableError,
     check_choice,
     check_observers,
     check_scores,
@@ -23,11 +23,12 @@ from l3muscle.statistics.score_table import (
 # 5.5 HU: a model within that of the expert on average is no further off than a radiographer's single outline. The
 # published cut-offs for low muscle area in men differ by as much between themselves (134 and 144 cm²).
 AGREEMENT_MARGIN = {"sma_cm2": 10.0, "smd_hu": 5.0}
+EQUIVALENCE_ALPHA = 0.05  # level of the test of equivalence
 LEAST_PAIRS = 3
 
 
-def lin_concordance(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
-    """Lin's concordance correlation coefficient with the interval of its Fisher transform (Lin 1989, 2000).
+def lin_concordance(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+    """Lin's concordance correlation coefficient with the 95 % interval of its Fisher transform (Lin 1989, 2000).
 
     Returns
     -------
@@ -51,12 +52,12 @@ def lin_concordance(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> tuple[
         + 2 * ccc**3 * (1 - ccc) * u2 / (r * (1 - ccc**2) ** 2)
         - ccc**4 * u2**2 / (2 * r**2 * (1 - ccc**2) ** 2)
     ) / (n - 2)
-    half = stats.norm.ppf((1 + level) / 2) * np.sqrt(max(variance, 0.0))
+    half = stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(max(variance, 0.0))
     centre = np.arctanh(ccc)
     return float(ccc), float(np.tanh(centre - half)), float(np.tanh(centre + half))
 
 
-def _agreement(values: np.ndarray, expert: np.ndarray, margin: float, level: float) -> dict[str, float]:
+def _agreement(values: np.ndarray, expert: np.ndarray, margin: float) -> dict[str, float]:
     difference = values - expert
     n = difference.size
     if n < LEAST_PAIRS:
@@ -65,7 +66,7 @@ def _agreement(values: np.ndarray, expert: np.ndarray, margin: float, level: flo
     if sd <= 1e-12 * max(np.abs(difference).max(), np.abs(expert).max()):
         raise NoTest("the differences do not vary")
     bias = difference.mean()
-    t, z = stats.t.ppf((1 + level) / 2, n - 1), stats.norm.ppf(0.975)
+    t, z = stats.t.ppf((1 + LEVEL) / 2, n - 1), stats.norm.ppf(0.975)
     half_bias = t * sd / np.sqrt(n)
     # Standard error of a limit of agreement (Bland and Altman 1999).
     half_limit = t * sd * np.sqrt(1 / n + z**2 / (2 * (n - 1)))
@@ -74,7 +75,7 @@ def _agreement(values: np.ndarray, expert: np.ndarray, margin: float, level: flo
     outcome = {}
     for name, (middle, half) in halves.items():
         outcome |= {name: middle, f"{name}_low": middle - half, f"{name}_high": middle + half}
-    outcome |= dict(zip(("ccc", "ccc_low", "ccc_high"), lin_concordance(values, expert, level), strict=True))
+    outcome |= dict(zip(("ccc", "ccc_low", "ccc_high"), lin_concordance(values, expert), strict=True))
     return outcome | {"sd": sd, "tost_p": float(ttost_paired(values, expert, -margin, margin)[0])}
 
 
@@ -83,13 +84,7 @@ AGREEMENT_COLUMNS = (*(f"{name}{end}" for name in _INTERVALS for end in ("", "_l
 
 
 def agreement_table(
-    scores: pd.DataFrame,
-    measure: str = "sma_cm2",
-    *,
-    observers: pd.DataFrame | None = None,
-    margin: float | None = None,
-    level: float = 0.95,
-    alpha: float = 0.05,
+    scores: pd.DataFrame, measure: str = "sma_cm2", *, observers: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """How a configuration's SMA or SMD agrees with the expert's.
 
@@ -102,25 +97,19 @@ def agreement_table(
     measure : {"sma_cm2", "smd_hu"}
     observers : DataFrame, optional
         Adds a last row, source_task `observers` and no n_train.
-    margin : float, optional
-        Half-width of equivalence in cm² or HU; `AGREEMENT_MARGIN` by default.
-    level : float
-        Of the intervals.
-    alpha : float
-        Of the equivalence test.
 
     Returns
     -------
     DataFrame
         source_task, n_train, n_models, n_images, n, failures, empty, gross; bias (outline minus expert), sd, 95 %
-        limits of agreement lower_limit and upper_limit, Lin's concordance ccc, each with `_low` and `_high`; margin,
-        tost_p (paired two one-sided tests), equivalent (missing where there is no test), note (begins with `n/a`
-        where there is none).
+        limits of agreement lower_limit and upper_limit, Lin's concordance ccc, each with `_low` and `_high`; margin (in
+        cm² or HU, from `AGREEMENT_MARGIN`), tost_p (paired two one-sided tests), equivalent (p below
+        `EQUIVALENCE_ALPHA`; missing where there is no test), note (begins with `n/a` where there is none).
 
     Raises
     ------
     ScoreTableError
-        For an unknown measure, a margin that is not positive, or a table that is refused.
+        For an unknown measure, or a table that is refused.
     """
     check_choice("measure", measure, DIFFERENCE_OF)
     column = DIFFERENCE_OF[measure]
@@ -128,10 +117,7 @@ def agreement_table(
         check_scores(scores, name)
         if observers is not None:
             check_observers(observers, name)
-    margin = AGREEMENT_MARGIN[measure] if margin is None else margin
-    if not margin > 0:
-        raise ScoreTableError(f"the margin must be positive, is {margin}")
-    images = sorted(scores["patient_id"].unique())
+    margin, images = AGREEMENT_MARGIN[measure], sorted(scores["patient_id"].unique())
     raters = [(one.row(), one.matrix) for one in configurations(scores, column)]
     if observers is not None:
         outlines = observers_as_matrix(observers, column, images)
@@ -149,10 +135,10 @@ def agreement_table(
         note = f"{missing} failed predictions have no {MEASURES[measure].name} and are left out" if missing else ""
         outcome = dict.fromkeys(AGREEMENT_COLUMNS, np.nan)
         try:
-            outcome = _agreement((means + expert)[used], expert[used], margin, level)
+            outcome = _agreement((means + expert)[used], expert[used], margin)
         except NoTest as error:
             note = f"n/a: {error}"
-        equivalent = pd.NA if np.isnan(outcome["tost_p"]) else bool(outcome["tost_p"] < alpha)
+        equivalent = pd.NA if np.isnan(outcome["tost_p"]) else bool(outcome["tost_p"] < EQUIVALENCE_ALPHA)
         rows.append(row | outcome | {"margin": margin, "equivalent": equivalent, "note": note})
     return pd.DataFrame(rows).astype({"n_train": "Int64", "equivalent": "boolean"})
 

@@ -18,6 +18,7 @@ from l3muscle.statistics.printed import is_below, printed_configurations
 from l3muscle.statistics.score_table import (
     ALPHA,
     COMPARED,
+    LEVEL,
     NoTest,
     ScoreTableError,
     check_choice,
@@ -130,7 +131,7 @@ def _variance_of_mean(units: np.ndarray) -> tuple[float, int]:
     return (float(units.var(ddof=1) / units.size), units.size - 1) if units.size > 1 else (0.0, 1)
 
 
-def estimate(first: Drawn, second: Drawn | None = None, level: float = 0.95) -> Estimate:
+def estimate(first: Drawn, second: Drawn | None = None) -> Estimate:
     """Mean of `first`, or its difference from the mean of `second` on the same images.
 
     Raises
@@ -149,7 +150,7 @@ def estimate(first: Drawn, second: Drawn | None = None, level: float = 0.95) -> 
         raise NoTest("nothing varies")
     parts = [_variance_of_mean(per_image), *(_variance_of_mean(mean_over(side.matrix, 1)) for side in sides)]
     degrees = sum(variance for variance, _ in parts) ** 2 / sum(variance**2 / count for variance, count in parts)
-    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value, error, degrees, float(low), float(high))
 
 
@@ -176,9 +177,7 @@ def hierarchical_bootstrap_table(
     metric: str = "dice",
     *,
     replicates: int = 2000,
-    seed: int = 0,
     correction: Correction = "holm",
-    level: float = 0.95,
     alpha: float = ALPHA,
 ) -> pd.DataFrame:
     """Every configuration against the observers, or the expert, by redrawing images, models and observers.
@@ -189,12 +188,10 @@ def hierarchical_bootstrap_table(
         Observers are not needed for the differences of SMD and SMA, which are compared with the expert's zero.
     metric : str
         A measure with a better side, or a difference from the expert.
-    replicates, seed : int
-        The table depends on nothing but these and the scores.
+    replicates : int
+        The table depends on nothing but their number and the scores.
     correction : {"holm", "bonferroni", "fdr_bh", "none"}
-        Over all configurations of the table.
-    level : float
-        Of the interval, which is not corrected.
+        Over all configurations of the table; the interval, of 95 %, is not corrected.
     alpha : float
         Of the verdict.
 
@@ -211,14 +208,14 @@ def hierarchical_bootstrap_table(
     """
     check_choice("metric", metric, COMPARED)
     check_scores(scores, metric)
-    bootstrap = Bootstrap(scores["patient_id"].nunique(), replicates, seed)
+    bootstrap = Bootstrap(scores["patient_id"].nunique(), replicates)
     control = observers_drawn(bootstrap, scores, observers, metric) if MEASURES[metric].better else None
     columns = ["difference", "standard_error", "degrees", "low", "high", "p_raw"]
     rows = []
     for configuration in configurations(scores, metric):
         note, values = configuration.note, (np.nan,) * len(columns)
         try:
-            one = estimate(bootstrap.draw(configuration.matrix, *configuration.key), control, level)
+            one = estimate(bootstrap.draw(configuration.matrix, *configuration.key), control)
             values = (one.value, one.standard_error, one.degrees, one.low, one.high, one.p_value)
         except NoTest as error:
             note = f"n/a: {error}"
@@ -237,7 +234,6 @@ def surviving_differences(
     metric: str = "dice",
     *,
     replicates: int = 2000,
-    seed: int = 0,
     correction: Correction = "holm",
     alpha: float = ALPHA,
 ) -> pd.DataFrame:
@@ -259,7 +255,7 @@ def surviving_differences(
     """
     control = observers if MEASURES[metric].better else control_sample("zeros", metric, scores=scores)
     naive = dunnett_table(scores, control, metric, alpha=alpha)
-    settings = {"replicates": replicates, "seed": seed, "correction": correction, "alpha": alpha}
+    settings = {"replicates": replicates, "correction": correction, "alpha": alpha}
     drawn = hierarchical_bootstrap_table(scores, observers, metric, **settings)
     print_of = printed_configurations(metric).set_index(["source_task", "n_train"])["printed"].to_dict()
     table = naive[["source_task", "n_train"]].copy()

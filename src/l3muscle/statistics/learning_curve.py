@@ -7,11 +7,11 @@ import pandas as pd
 from scipy import stats
 
 from l3muscle.metrics import MEASURES
-from l3muscle.statistics.score_table import check_choice, check_scores, configurations
+from l3muscle.statistics.score_table import check_choice, check_scores, configurations, mean_interval
 
 
-def learning_curve_table(scores: pd.DataFrame, metric: str = "dice", *, level: float = 0.95) -> pd.DataFrame:
-    """Mean and t interval of a metric over all predictions of each configuration (Figures 3 to 5).
+def learning_curve_table(scores: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
+    """Mean and 95 % t interval of a metric over all predictions of each configuration (Figures 3 to 5).
 
     The interval takes the predictions of a configuration as independent, as the paper's does.
 
@@ -19,8 +19,6 @@ def learning_curve_table(scores: pd.DataFrame, metric: str = "dice", *, level: f
     ----------
     scores : DataFrame
     metric : str
-    level : float
-        Of the interval.
 
     Returns
     -------
@@ -31,12 +29,9 @@ def learning_curve_table(scores: pd.DataFrame, metric: str = "dice", *, level: f
     rows = []
     for one in configurations(scores, metric):
         values = one.values()
-        mean = values.mean() if values.size else np.nan
-        half = sd = np.nan
-        if values.size >= 2:
-            sd = values.std(ddof=1)
-            half = stats.t.ppf((1 + level) / 2, values.size - 1) * sd / np.sqrt(values.size)
-        rows.append(one.row() | {"mean": mean, "low": mean - half, "high": mean + half, "sd": sd})
+        mean, low, high = mean_interval(values)
+        sd = values.std(ddof=1) if values.size > 1 else np.nan
+        rows.append(one.row() | {"mean": mean, "low": low, "high": high, "sd": sd})
     return pd.DataFrame(rows)
 
 

@@ -5,12 +5,13 @@ A score table has one row a model and test image: source_task, n_train, fold, su
 measures. Differences are outline minus expert. A configuration is a source task and a training-set size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from l3muscle.errors import L3MuscleError
 from l3muscle.metrics import MEASURES
@@ -21,6 +22,7 @@ MEASURE_OF = {difference: measure for measure, difference in DIFFERENCE_OF.items
 COMPARED = tuple(column for column in MEASURES if column not in DIFFERENCE_OF)
 MODEL_KEYS = ["fold", "subset", "repeat"]
 ALPHA = 0.001  # level of the tests, as in the paper
+LEVEL = 0.95  # of every interval
 CONFIGURATION_KEYS = ["source_task", "n_train"]
 
 # A gross failure has left the muscle. At L3 the abdominal wall is one to three centimetres thick, so that a boundary
@@ -115,6 +117,16 @@ def mean_over(matrix: np.ndarray, axis: int) -> np.ndarray:
     known = ~np.isnan(matrix)
     count = known.sum(axis)
     return np.where(count > 0, np.where(known, matrix, 0.0).sum(axis) / np.maximum(count, 1), np.nan)
+
+
+def mean_interval(values: Iterable[float]) -> tuple[float, float, float]:
+    """Mean of values (N,), and the ends of its t interval; NaN for what too few values do not have."""
+    values = np.asarray(values, dtype=float)
+    mean = values.mean() if values.size else np.nan
+    if values.size < 2:
+        return mean, np.nan, np.nan
+    half = stats.t.ppf((1 + LEVEL) / 2, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size)
+    return mean, mean - half, mean + half
 
 
 @dataclass(frozen=True)

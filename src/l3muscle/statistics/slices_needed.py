@@ -6,7 +6,7 @@ from scipy.optimize import isotonic_regression
 
 from l3muscle.metrics import MEASURES
 from l3muscle.statistics.bootstrap import Bootstrap, observers_drawn
-from l3muscle.statistics.score_table import Configuration, NoTest, check_choice, check_scores, configurations
+from l3muscle.statistics.score_table import LEVEL, Configuration, NoTest, check_choice, check_scores, configurations
 
 
 def first_reach(sizes: np.ndarray, curve: np.ndarray, target: float) -> float:
@@ -34,13 +34,12 @@ def slices_needed_table(
     metric: str = "dice",
     *,
     replicates: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
 ) -> pd.DataFrame:
     """How many annotated slices each source task needs until its mean reaches the observers'.
 
     The learning curve is made monotone (isotonic regression) and read linearly in log n between the sizes that were
-    run. The interval comes from redrawing images, models and observers together, as `hierarchical_bootstrap_table`.
+    run. The 95 % interval comes from redrawing images, models and observers together, as in
+    `hierarchical_bootstrap_table`.
 
     Returns
     -------
@@ -56,7 +55,7 @@ def slices_needed_table(
     """
     check_choice("metric", metric, [column for column, row in MEASURES.items() if row.better])
     check_scores(scores, metric)
-    bootstrap = Bootstrap(scores["patient_id"].nunique(), replicates, seed)
+    bootstrap = Bootstrap(scores["patient_id"].nunique(), replicates)
     sign = 1.0 if MEASURES[metric].better == "higher" else -1.0
     control = observers_drawn(bootstrap, scores, observers, metric)
     targets = sign * np.append(control.replicates, control.mean)
@@ -78,7 +77,7 @@ def slices_needed_table(
         curves = sign * np.column_stack([np.append(one.replicates, one.mean) for one in drawn])
         pairs = zip(curves, targets, strict=True)
         *reached, needed = (first_reach(sizes, isotonic_regression(curve).x, target) for curve, target in pairs)
-        low, high = np.quantile(reached, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+        low, high = np.quantile(reached, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
         interval = " to ".join(dict.fromkeys([_size_text(low, sizes), _size_text(high, sizes)]))
         row |= {"needed": needed, "low": low, "high": high, "share_reached": float(np.isfinite(reached).mean())}
         rows.append(row | {"text": f"{_size_text(needed, sizes)} ({interval})"})
