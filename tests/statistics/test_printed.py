@@ -14,7 +14,6 @@ from l3muscle.statistics import (
     reported_p_values,
 )
 from l3muscle.statistics.printed import (
-    appendix_text,
     is_below,
     printed_configurations,
     printed_means,
@@ -120,7 +119,7 @@ def test_appendix_c_is_found_by_our_names(first, second, n, name, printed, numbe
     ],
 )
 def test_p_values_are_written_as_the_paper_does(p, three, four):
-    assert p_text(p) == three and appendix_text(p) == four
+    assert p_text(p) == three and p_text(p, 4, "***") == four
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from l3muscle.figures.style import (
     style,
 )
 from l3muscle.metrics import MEASURES, boundary, rms_dta
+from l3muscle.statistics.printed import p_text
 from l3muscle.statistics.score_table import ALPHA, COMPARED
 
 DASHED = (0, (4, 2))
@@ -173,8 +174,9 @@ def p_value_matrices(
                 for j, column in enumerate(tasks):
                     values.iloc[i, j] = (paper if i > j else ours).get((n, frozenset((row, column))), np.nan)
             below = values < alpha
+            shown = values.map(lambda p: "–" if np.isnan(p) else p_text(p, below="<.001").removeprefix("0"))
             look = {"cmap": [PAPER, BLUE], "vmin": 0, "vmax": 1, "cbar": False, "linewidths": 0.5, "linecolor": FAINT}
-            texts = {"annot": values.map(_p_short), "fmt": "", "annot_kws": {"fontsize": 8}}
+            texts = {"annot": shown, "fmt": "", "annot_kws": {"fontsize": 8}}
             sns.heatmap(below.astype(float), mask=np.eye(len(tasks), dtype=bool), ax=axes, **look, **texts)
             for text in axes.texts:
                 column, row = (int(side) for side in text.get_position())
@@ -192,12 +194,6 @@ def p_value_matrices(
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
-
-
-def _p_short(p_value: float) -> str:
-    if np.isnan(p_value):
-        return "–"
-    return "<.001" if p_value < 0.001 else f"{p_value:.3f}".removeprefix("0")
 
 
 def bland_altman(

@@ -110,18 +110,11 @@ def printed_mean_text(curve: pd.DataFrame, measure: str, labels: Mapping[str, st
     return " ".join(sentences)
 
 
-def p_text(p_value: float) -> str:
-    """A p-value as the paper's Tables 1 and 2 print one: three decimals, or `p < 0.001`."""
+def p_text(p_value: float, digits: int = 3, below: str = "p < 0.001") -> str:
+    """A p-value as the paper's Tables 1 and 2 print one; Appendix C has four digits, and `***` below 0.001."""
     if np.isnan(p_value):
         return "n/a"
-    return "p < 0.001" if p_value < LEAST_PRINTED else f"{p_value:.3f}"
-
-
-def appendix_text(p_value: float) -> str:
-    """A p-value as Appendix C prints one: four decimals, or the significance mark `***` below 0.001."""
-    if np.isnan(p_value):
-        return "n/a"
-    return "***" if p_value < LEAST_PRINTED else f"{p_value:.4f}"
+    return below if p_value < LEAST_PRINTED else f"{p_value:.{digits}f}"
 
 
 def _other_side(printed: str, p_value: float, alpha: float) -> bool:
@@ -233,7 +226,7 @@ def mann_whitney_beside_paper(
             text, outcome = paper.get((row, column)), ours[frozenset((row, column))]
             above[name] = "–" if text is None else text.replace("*", "\\*")
             verdict = {row: "better", column: "worse"}.get(outcome.better, "")
-            below[name] = _MARKS[verdict].format(appendix_text(outcome.p_value).replace("*", "\\*"))
+            below[name] = _MARKS[verdict].format(p_text(outcome.p_value, 4, "\\*\\*\\*"))
             if text is not None and _other_side(text, outcome.p_value, alpha):
                 below[name] += f" {DIFFERENT}"
         rows += [above, below]
