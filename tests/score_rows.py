@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from string import ascii_lowercase
 
+import numpy as np
 import pandas as pd
 
 
@@ -13,6 +14,17 @@ def model(
     keys = {"source_task": task, "n_train": n, "fold": fold, "subset": 0, "repeat": 0}
     rows = {**keys, "patient_id": list(ascii_lowercase[: len(values)]), metric: values, "failure": "", **columns}
     return pd.DataFrame(rows).astype({metric: float})
+
+
+def scores_of(values: dict[tuple[str, int], Sequence[float]], metric: str = "rms_dta_cm") -> pd.DataFrame:
+    """A metric by source task and training-set size, each value of a model of its own on one image."""
+    keys = ["source_task", "n_train", "fold", "subset", "repeat", "patient_id"]
+    rows = [
+        (task, n, fold, 0, 0, "p", value, "empty" if np.isnan(value) else "")
+        for (task, n), of_one in values.items()
+        for fold, value in enumerate(of_one)
+    ]
+    return pd.DataFrame(rows, columns=[*keys, metric, "failure"])
 
 
 def observer(values: Sequence[float], metric: str = "dice", *, name: str = "o1", **columns) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from score_rows import scores_of
 
 from l3muscle.statistics import mann_whitney_pairs, mann_whitney_table
 from l3muscle.statistics.mann_whitney import Correction, PairFamily, adjust, adjust_pairs
@@ -14,16 +15,6 @@ KEYS = ["source_task", "n_train", "fold", "subset", "repeat", "patient_id"]
 CORRECTIONS, PAIR_FAMILIES = get_args(Correction), get_args(PairFamily)
 # Exact two-sided p of four values that all lie beyond four others: 2 / (8 choose 4); of eight, 2 / (16 choose 8).
 FOUR, EIGHT = 2 / 70, 2 / 12870
-
-
-def scores_of(values: dict[tuple[str, int], list[float]], metric: str = "rms_dta_cm") -> pd.DataFrame:
-    """A metric by source task and training-set size, each value of a model of its own."""
-    rows = [
-        (task, n, fold, 0, 0, "p", value, "empty" if np.isnan(value) else "")
-        for (task, n), of_one in values.items()
-        for fold, value in enumerate(of_one)
-    ]
-    return pd.DataFrame(rows, columns=[*KEYS, metric, "failure"])
 
 
 def models_and_images(seed: int = 0) -> pd.DataFrame:

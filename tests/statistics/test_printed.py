@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from score_rows import scores_of
 
 from l3muscle.statistics import (
     REPORTED_NAMES,
@@ -21,18 +22,7 @@ from l3muscle.statistics.printed import (
     printed_pairs,
 )
 
-COLUMNS = ["source_task", "n_train", "fold", "subset", "repeat", "patient_id", "rms_dta_cm", "failure"]
 SIZES = [5, 10, 25, 50, 75, 100, 125]
-
-
-def scores_of(values: dict[tuple[str, int], list[float]]) -> pd.DataFrame:
-    """RMS-DTA by source task and training-set size, each value of a model of its own."""
-    rows = [
-        (task, n, fold, 0, 0, "p", value, "")
-        for (task, n), of_one in values.items()
-        for fold, value in enumerate(of_one)
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def test_every_printed_value_is_there_as_text():
