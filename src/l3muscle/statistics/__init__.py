@@ -15,6 +15,7 @@ from l3muscle.statistics.mann_whitney import Correction, PairFamily, mann_whitne
 from l3muscle.statistics.printed import (
     REPORTED_NAMES,
     beside_paper,
+    configuration_summary,
     mann_whitney_beside_paper,
     p_text,
     printed_mean_text,
