@@ -107,12 +107,9 @@ class Grid:
         if not np.allclose(self.orientation @ self.orientation.T, np.eye(2), atol=UNIT_TOLERANCE):
             stated = self.orientation.ravel().round(3).tolist()
             raise L3MuscleError(f"its directions are not of length 1 at a right angle (orientation {stated})")
-        turned = replace(Grid(**self._fields()), shape=shape, spacing=spacing, orientation=orientation)
+        turned = Grid(shape=shape, spacing=spacing, position=self.position, orientation=orientation)
         first = turned.points(np.array([[(shape[0] - 1) * turn.flip_rows, (shape[1] - 1) * turn.flip_columns]]))[0]
         return replace(turned, position=first, orientation=orientation * signs), turn
-
-    def _fields(self) -> dict:
-        return {name: getattr(self, name) for name in ("shape", "spacing", "position", "orientation")}
 
     def align(self, values: np.ndarray, other: "Grid") -> np.ndarray:
         """Values that are stored on `other`, which may cover less or more of the same pixels, on this grid.
@@ -133,7 +130,8 @@ class Grid:
             If the pixels are others, or something but zeros lies beyond this grid.
         """
         offset = np.rint(self.indices(other.position[None])[0])
-        same = replace(Grid(**self._fields()), shape=other.shape, position=self.points(offset[None])[0])
+        corner = self.points(offset[None])[0]
+        same = Grid(shape=other.shape, spacing=self.spacing, position=corner, orientation=self.orientation)
         distance = np.abs(same.corners - other.corners).max()
         resized = self.shape != other.shape
         sizes = "has {} x {} pixels where the slice has {} x {}".format(*other.shape, *self.shape)
