@@ -100,12 +100,13 @@ def _slices(folder: Path) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-def _same_pixels(path: Path, ct: object) -> bool:
+def _same_pixels(path: Path, found: tuple) -> bool:
     """Area of what is denser than fat, by pydicom and NumPy."""
     dataset = pydicom.dcmread(path)
     hu = dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
     pixel = float(dataset.PixelSpacing[0]) * float(dataset.PixelSpacing[1])
-    return _close(np.sum((ct.hu > -30) & (ct.hu < 150)) * np.prod(ct.spacing), np.sum((hu > -30) & (hu < 150)) * pixel)
+    spacing, own = found
+    return _close(np.sum((own > -30) & (own < 150)) * np.prod(spacing), np.sum((hu > -30) & (hu < 150)) * pixel)
 
 
 def _close(one: float, other: float) -> bool:
@@ -192,6 +193,10 @@ def readers(folder: Path) -> dict[str, Reader]:
 
         return read
 
+    def slice_of(at: Path) -> tuple:
+        found = read_ct_slice(at / "ct.dcm")
+        return found.spacing, found.hu
+
     def first_plane(name: str) -> Callable[[Path], tuple]:
         def read(at: Path) -> tuple:
             volume = Volume(at / name, name)
@@ -210,7 +215,7 @@ def readers(folder: Path) -> dict[str, Reader]:
 
     regions_file = "saros/case_000/body-regions.nii.gz"
     return {
-        "ct": Reader("ct.dcm", lambda at: read_ct_slice(at / "ct.dcm"), slices, _same_pixels),
+        "ct": Reader("ct.dcm", slice_of, slices, _same_pixels),
         "rtstruct": Reader("rt.dcm", outlines("rt.dcm", ct), of("rt.dcm"), _same_contours),
         "seg": Reader("seg.dcm", outlines("seg.dcm", ct), of("seg.dcm"), _same_frames),
         "nifti": Reader("image.nii", first_plane("image.nii"), of("image.nii"), _same_voxels),

@@ -448,7 +448,7 @@ def test_names_of_files_cannot_break_a_line(tmp_path):
 @needs_real_ct
 def test_a_real_series_with_its_own_outlines(tmp_path):
     shutil.copytree(REAL_CT / "dicom", tmp_path / "series")
-    ct = find_slices([tmp_path / "series"])[0][7].read()
+    ct = find_slices([tmp_path / "series"])[0][7]
     write_rtstruct(tmp_path / "a", {"muscle": ct.hu > 0}, ct)
     write_csv(tmp_path, "patient_id,sop_instance_uid", f"real,{ct.sop_instance_uid}")
     cohort = load_cohort(tmp_path)

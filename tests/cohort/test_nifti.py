@@ -50,7 +50,7 @@ def test_all_48_orders_of_axes_give_one_picture_and_results_in_their_own(tmp_pat
             for index, plane in enumerate(numbers):
                 assert np.array_equal(volume.hu(index), HU[..., plane])
                 assert volume.grid(index).position == pytest.approx([-20, -30, -5 + 3 * plane], abs=1e-4)
-            write_nifti(tmp_path / "m.nii", blob(1), volume.slice(numbers.index(1)).read())
+            write_nifti(tmp_path / "m.nii", blob(1), volume.slice(numbers.index(1)))
             written, stored = nibabel.load(tmp_path / "m.nii"), nibabel.load(path)
             assert nibabel.aff2axcodes(written.affine) == codes
             axis = next(a for a in range(3) if codes[a] in "SI")
@@ -73,7 +73,7 @@ def test_segment_cohort_csv_and_training_count_planes_alike(tmp_path, codes):
     (first,) = [ct for ct in find_slices([tmp_path / "v.nii"])[0] if ct.index == 0]
     (trained,) = [patient for patient in check_slices(tmp_path).usable if patient.name == "v.nii[0]"]
     plane = 2 if "I" in codes else 0
-    for hu in (chosen, first.read().hu, trained.hu):
+    for hu in (chosen, first.hu, trained.hu):
         assert np.array_equal(hu, HU[..., plane])
     assert np.array_equal(trained.expert, MASKS[..., plane])
 

@@ -6,7 +6,7 @@ reason. Spacing is never guessed. Slices are read upright (see `l3muscle.cohort.
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +37,10 @@ SEXES = ("", "M", "F", "O")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CTHeader(Grid):
-    """An axial CT slice whose pixels are not read yet, from DICOM or a plane of a NIfTI volume; its grid is upright.
+class CTSlice(Grid):
+    """An axial CT slice, from DICOM or a plane of a NIfTI volume: its header, and its pixels when they are asked for.
+
+    Its grid is upright.
 
     Attributes
     ----------
@@ -77,29 +79,16 @@ class CTHeader(Grid):
         """What tells the slice from all others: its SOP Instance UID, or volume and plane."""
         return self.sop_instance_uid or f"{self.path}[{self.index}]"
 
-    def read(self) -> "CTSlice":
-        """The slice with its pixels.
+    @property
+    def hu(self) -> np.ndarray:
+        """Hounsfield units (H, W) int16, upright, padding as -1024; read from the file anew at every look.
 
         Raises
         ------
         L3MuscleError
-            If they cannot be decoded or are not Hounsfield units.
+            If the pixels cannot be decoded or are not Hounsfield units.
         """
-        values = {entry.name: getattr(self, entry.name) for entry in fields(CTHeader)}
-        return CTSlice(**values, hu=self.pixels())
-
-
-@dataclass(frozen=True, kw_only=True)
-class CTSlice(CTHeader):
-    """One axial CT slice.
-
-    Attributes
-    ----------
-    hu : ndarray, (H, W) int16
-        Hounsfield units, upright; padding reads as -1024.
-    """
-
-    hu: np.ndarray
+        return self.pixels()
 
 
 def read_dataset(path: Path, name: str = "", *, pixels: bool = True) -> FileDataset:
@@ -139,12 +128,12 @@ def modality(dataset: Dataset, name: str) -> str:
 
 
 def read_ct_slice(path: Path, name: str = "") -> CTSlice:
-    """Read one axial CT slice from a DICOM file; see `ct_header` for what is refused."""
-    return ct_header(read_dataset(path, name, pixels=False), path, name).read()
+    """Read one axial CT slice from a DICOM file; see `ct_slice` for what is refused."""
+    return ct_slice(read_dataset(path, name, pixels=False), path, name)
 
 
-def ct_header(dataset: Dataset, path: Path, name: str = "") -> CTHeader:
-    """Check a data set, its pixels apart.
+def ct_slice(dataset: Dataset, path: Path, name: str = "") -> CTSlice:
+    """The slice that a DICOM file holds, by its data set, after all checks that need no pixel.
 
     Parameters
     ----------
@@ -180,7 +169,7 @@ def ct_header(dataset: Dataset, path: Path, name: str = "") -> CTHeader:
         header.StudyInstanceUID = dataset.get("StudyInstanceUID") or uid("study of frame", frame or sop_instance)
         header.SeriesInstanceUID = dataset.get("SeriesInstanceUID") or uid("series of frame", frame or sop_instance)
         header.FrameOfReferenceUID = frame or uid("frame of", header.SeriesInstanceUID)
-        return CTHeader(
+        return CTSlice(
             **vars(upright),
             path=path,
             name=name,

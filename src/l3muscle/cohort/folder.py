@@ -16,7 +16,7 @@ import numpy as np
 
 from l3muscle.cohort import manifest
 from l3muscle.cohort.cohort import Cohort, CohortError, CohortReport
-from l3muscle.cohort.ct import CTHeader, ct_header, read_dataset
+from l3muscle.cohort.ct import CTSlice, ct_slice, read_dataset
 from l3muscle.cohort.files import FileError, find_files
 from l3muscle.cohort.manifest import Choice, Row
 from l3muscle.cohort.nifti import NiftiMask, Volume, is_nifti
@@ -93,7 +93,7 @@ def _use_all(contents: Contents, report: CohortReport, *, several: bool) -> None
     """Every patient who has an outlined slice."""
     report.refused += contents.refused.values()
     sources: dict[str, list[tuple[list[str], Callable[[], list[Pair]]]]] = defaultdict(list)
-    scans: dict[str, list[CTHeader]] = defaultdict(list)
+    scans: dict[str, list[CTSlice]] = defaultdict(list)
     for ct in sorted(contents.slices.values(), key=lambda ct: (ct.patient_id, ct.location_mm)):
         if ct.patient_id or several:
             scans[ct.patient_id].append(ct)
@@ -165,7 +165,7 @@ def _use_chosen(contents: Contents, report: CohortReport, *, several: bool) -> N
             report.refused.append(f"{choice.where}: {error}")
 
 
-def _chosen_slice(contents: Contents, row: Row) -> CTHeader:
+def _chosen_slice(contents: Contents, row: Row) -> CTSlice:
     if row.file is not None:
         path = manifest.path_in(contents.root, row.file)
         if is_nifti(path):
@@ -174,7 +174,7 @@ def _chosen_slice(contents: Contents, row: Row) -> CTHeader:
         raise CohortError("the column slice is for NIfTI volumes")
     if row.file is not None:
         name = contents.name_of(path)
-        return contents.by_path.get(path) or ct_header(read_dataset(path, name, pixels=False), path, name)
+        return contents.by_path.get(path) or ct_slice(read_dataset(path, name, pixels=False), path, name)
     if row.sop_instance_uid is not None:
         if row.sop_instance_uid not in contents.slices:
             raise CohortError(f"no slice has the SOPInstanceUID {row.sop_instance_uid}")
@@ -191,7 +191,7 @@ def _chosen_slice(contents: Contents, row: Row) -> CTHeader:
     return named[0]
 
 
-def _chosen_plane(contents: Contents, row: Row, path: Path) -> CTHeader:
+def _chosen_plane(contents: Contents, row: Row, path: Path) -> CTSlice:
     image = Volume(path, contents.name_of(path))
     if row.slice is not None:
         if not 0 <= row.slice < image.planes:
@@ -212,7 +212,7 @@ def _mask_beside(contents: Contents, image: Path) -> Path:
     return masks[0]
 
 
-def _chosen_outlines(contents: Contents, choice: Choice, ct: CTHeader) -> list[OutlineFile]:
+def _chosen_outlines(contents: Contents, choice: Choice, ct: CTSlice) -> list[OutlineFile]:
     """The files that outline a chosen slice, ready to be asked for it."""
     row = choice.row
     if row.mask is None and ct.sop_instance_uid:
@@ -234,7 +234,7 @@ def _chosen_outlines(contents: Contents, choice: Choice, ct: CTHeader) -> list[O
     return files
 
 
-def _chosen_file(contents: Contents, path: Path, by: str, wanted: Sequence[str], ct: CTHeader) -> OutlineFile:
+def _chosen_file(contents: Contents, path: Path, by: str, wanted: Sequence[str], ct: CTSlice) -> OutlineFile:
     file = open_outlines(path, contents.name_of(path), by, wanted)
     of_volume = isinstance(file, Picture | NiftiMask)
     file.slices([ct] if of_volume or ct.key not in contents.slices else list(contents.slices.values()))
@@ -253,7 +253,7 @@ class _DrawnBy:
         """The file as messages call it."""
         return self.file.name
 
-    def masks(self, ct: CTHeader) -> dict[str, np.ndarray]:
+    def masks(self, ct: CTSlice) -> dict[str, np.ndarray]:
         """The observer's outline."""
         drawn = self.file.masks(ct)
         names = {by.casefold(): by for by in drawn}

@@ -16,7 +16,7 @@ import nibabel
 import numpy as np
 from pydicom.dataset import Dataset
 
-from l3muscle.cohort.ct import CTHeader, CTSlice
+from l3muscle.cohort.ct import CTSlice
 from l3muscle.cohort.files import reading
 from l3muscle.cohort.geometry import MAX_PIXEL_MM, MAX_SIDE, Grid
 from l3muscle.cohort.outlines import EXPERT, as_mask
@@ -137,12 +137,12 @@ class Volume:
         """Third coordinate of each plane, mm."""
         return self.grid(0).position[2] + np.arange(self.planes) * self._steps[2, self._axis]
 
-    def slice(self, index: int, patient_id: str = "") -> CTHeader:
+    def slice(self, index: int, patient_id: str = "") -> CTSlice:
         """A plane as a CT slice."""
         header = Dataset()
         if self.planes > 1:
             header.SliceThickness = f"{float(np.linalg.norm(self._steps[:, self._axis])):.10g}"
-        return CTHeader(
+        return CTSlice(
             **vars(self.grid(index)),
             path=self.path,
             name=self.name if self.planes == 1 else f"{self.name}[{index}]",
@@ -275,14 +275,14 @@ class NiftiMask:
         """The file as messages call it."""
         return self.volume.name
 
-    def slices(self, candidates: Sequence[CTHeader]) -> set[str]:
+    def slices(self, candidates: Sequence[CTSlice]) -> set[str]:
         """Keys of the slices that it marks, or of the only candidate."""
         if len(candidates) == 1:
             return {candidates[0].key}
         marked = np.array([self.volume.grid(index).position for index in self.volume.annotated]).reshape(-1, 3)
         return {ct.key for ct in candidates if len(marked) and np.abs(ct.heights(marked)).min() <= 0.1}
 
-    def masks(self, ct: CTHeader) -> dict[str, np.ndarray]:
+    def masks(self, ct: CTSlice) -> dict[str, np.ndarray]:
         """Its outline of a slice, (H, W) bool, upright."""
         return {self.drawn_by: self.volume.mask_on(ct)}
 

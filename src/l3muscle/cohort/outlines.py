@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from l3muscle.cohort.ct import CTHeader
+from l3muscle.cohort.ct import CTSlice
 from l3muscle.cohort.files import reading
 from l3muscle.errors import L3MuscleError
 
@@ -46,10 +46,10 @@ class OutlineFile(Protocol):
 
     name: str
 
-    def slices(self, candidates: Sequence[CTHeader]) -> set[str]:
+    def slices(self, candidates: Sequence[CTSlice]) -> set[str]:
         """Keys of those of the candidates that it marks; to be called before `masks`."""
 
-    def masks(self, ct: CTHeader) -> dict[str, np.ndarray]:
+    def masks(self, ct: CTSlice) -> dict[str, np.ndarray]:
         """Its outlines of a slice by who drew them, `expert` or `observer ...`, each (H, W) bool and upright."""
 
 
@@ -169,11 +169,11 @@ class ReferringFile:
         self.name, self._parts, self._series = name, parts, series
         self._by_slice: dict[str, dict[str, list[Any]]] = {}
 
-    def fill(self, contents: Sequence[Any], ct: CTHeader) -> np.ndarray:
+    def fill(self, contents: Sequence[Any], ct: CTSlice) -> np.ndarray:
         """The outline (H, W) bool that the parts on one slice make up."""
         raise NotImplementedError
 
-    def masks(self, ct: CTHeader) -> dict[str, np.ndarray]:
+    def masks(self, ct: CTSlice) -> dict[str, np.ndarray]:
         """Its outlines of a slice by who drew them, (H, W) bool, upright; `slices` says which slices there are.
 
         Raises
@@ -184,7 +184,7 @@ class ReferringFile:
         with reading(self.name):
             return {by: self.fill(contents, ct) for by, contents in self._by_slice.get(ct.key, {}).items()}
 
-    def slices(self, candidates: Sequence[CTHeader]) -> set[str]:
+    def slices(self, candidates: Sequence[CTSlice]) -> set[str]:
         """Keys of the slices that its outlines lie on: the one that a part names, or else the nearest one.
 
         Raises
@@ -220,12 +220,12 @@ class ReferringFile:
 class _Planes:
     """Slices among which an outline looks for its own."""
 
-    def __init__(self, slices: Sequence[CTHeader]) -> None:
+    def __init__(self, slices: Sequence[CTSlice]) -> None:
         self.slices = slices
         self.normals = np.array([ct.normal for ct in slices]).reshape(-1, 3)
         self.locations = np.array([ct.location_mm for ct in slices])
 
-    def nearest(self, points: np.ndarray) -> CTHeader | None:
+    def nearest(self, points: np.ndarray) -> CTSlice | None:
         """The slice that points (K, 3) lie on, if there is one."""
         if not self.slices:
             return None
@@ -265,11 +265,11 @@ class Picture:
     name: str
     drawn_by: str = EXPERT
 
-    def slices(self, candidates: Sequence[CTHeader]) -> set[str]:
+    def slices(self, candidates: Sequence[CTSlice]) -> set[str]:
         """A picture does not say which slice it is of."""
         return {ct.key for ct in candidates} if len(candidates) == 1 else set()
 
-    def masks(self, ct: CTHeader) -> dict[str, np.ndarray]:
+    def masks(self, ct: CTSlice) -> dict[str, np.ndarray]:
         """Read it.
 
         Raises

@@ -23,7 +23,7 @@ from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from skimage.measure import find_contours
 
-from l3muscle.cohort.ct import STUDY_KEYWORDS, CTHeader, CTSlice, new_file, uid
+from l3muscle.cohort.ct import STUDY_KEYWORDS, CTSlice, new_file, uid
 from l3muscle.cohort.files import reading
 from l3muscle.cohort.outlines import Part, ReferringFile, roles
 from l3muscle.errors import L3MuscleError
@@ -210,7 +210,7 @@ class StructureSet(ReferringFile):
             }
         super().__init__(name, parts, series)
 
-    def fill(self, contents: Sequence[tuple[np.ndarray, str]], ct: CTHeader) -> np.ndarray:
+    def fill(self, contents: Sequence[tuple[np.ndarray, str]], ct: CTSlice) -> np.ndarray:
         """The outline of points (K, 3), mm, and types of its contours."""
         lines = [ct.indices(points) for points, _ in contents]
         if any((line < -1).any() or (line > ct.shape).any() for line in lines):

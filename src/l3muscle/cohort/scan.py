@@ -16,7 +16,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from l3muscle.cohort.cohort import UNNAMED, CohortError, Patient
-from l3muscle.cohort.ct import CTHeader, ct_header, modality, read_dataset
+from l3muscle.cohort.ct import CTSlice, ct_slice, modality, read_dataset
 from l3muscle.cohort.files import FileError, find_files, reading
 from l3muscle.cohort.nifti import NiftiMask, Volume, is_nifti
 from l3muscle.cohort.outlines import EXPERT, OutlineFile, Picture, merge
@@ -87,7 +87,7 @@ class Pair:
     """A slice and the files that outline it."""
 
     patient_id: str
-    ct: CTHeader
+    ct: CTSlice
     files: Sequence[OutlineFile]
 
     def patient(self) -> Patient:
@@ -111,7 +111,7 @@ class Pair:
             raise CohortError(f"{name}: the outline holds no pixel")
         if expert.all():
             raise CohortError(f"{name}: the outline covers the whole slice")
-        return Patient(self.patient_id, name, self.ct.read().hu, self.ct.spacing, expert, drawn)
+        return Patient(self.patient_id, name, self.ct.hu, self.ct.spacing, expert, drawn)
 
 
 @dataclass
@@ -120,8 +120,8 @@ class Contents:
 
     root: Path
     wanted: Sequence[str] = ()
-    slices: dict[str, CTHeader] = field(default_factory=dict)
-    by_path: dict[Path, CTHeader] = field(default_factory=dict)
+    slices: dict[str, CTSlice] = field(default_factory=dict)
+    by_path: dict[Path, CTSlice] = field(default_factory=dict)
     outlines: dict[str, list[OutlineFile]] = field(default_factory=lambda: defaultdict(list))
     cases: dict[tuple[Path, str], list[Path]] = field(default_factory=lambda: defaultdict(list))
     refused: dict[Path, str] = field(default_factory=dict)
@@ -151,7 +151,7 @@ class Contents:
                 if kind in OUTLINES:
                     outlines.append((path, open_outlines(path, name, wanted=self.wanted, dataset=dataset)))
                 else:
-                    self._add_slice(ct_header(dataset, path, name))
+                    self._add_slice(ct_slice(dataset, path, name))
             except L3MuscleError as error:
                 self.refused[path] = str(error)
         candidates = list(self.slices.values())
@@ -166,7 +166,7 @@ class Contents:
                 self.refused[path] = str(error)
         self._match_names(beside)
 
-    def _add_slice(self, ct: CTHeader) -> None:
+    def _add_slice(self, ct: CTSlice) -> None:
         self.by_path[ct.path] = ct
         first = self.slices.setdefault(ct.key, ct)
         if first is not ct:
@@ -174,7 +174,7 @@ class Contents:
 
     def _match_names(self, beside: Iterable[Path]) -> None:
         """Give NIfTI and PNG masks to the DICOM slices they lie beside, and sort the others by folder and case."""
-        neighbours: dict[tuple[Path, str], list[CTHeader]] = defaultdict(list)
+        neighbours: dict[tuple[Path, str], list[CTSlice]] = defaultdict(list)
         for ct in self.slices.values():
             for stem in {ct.path.name, ct.path.stem}:
                 neighbours[ct.path.parent, stem].append(ct)
@@ -220,7 +220,7 @@ class Contents:
                 text = text.replace(name, pattern.sub("***", name))
         return text
 
-    def pairs_of_scan(self, patient_id: str, slices: Sequence[CTHeader]) -> list[Pair]:
+    def pairs_of_scan(self, patient_id: str, slices: Sequence[CTSlice]) -> list[Pair]:
         """The outlined ones of a patient's DICOM slices.
 
         Raises
@@ -272,7 +272,7 @@ def marked_planes(image: Volume, expert: OutlineFile) -> list[int]:
     return [image.nearest(expert.volume.grid(index)) for index in expert.volume.annotated]
 
 
-def find_slices(paths: Iterable[Path]) -> tuple[list[CTHeader], list[str], int]:
+def find_slices(paths: Iterable[Path]) -> tuple[list[CTSlice], list[str], int]:
     """Every CT slice among files and folders, without its pixels; every plane of a NIfTI volume is one.
 
     A slice is named by its file's path within the folder it was found in.
@@ -283,7 +283,7 @@ def find_slices(paths: Iterable[Path]) -> tuple[list[CTHeader], list[str], int]:
 
     Returns
     -------
-    slices : list of CTHeader
+    slices : list of CTSlice
         By patient, from the feet up.
     refused : list of str
         Files that are no slice that can be read, and why.
@@ -295,7 +295,7 @@ def find_slices(paths: Iterable[Path]) -> tuple[list[CTHeader], list[str], int]:
     TableError
         If a path does not exist, or there is no file.
     """
-    slices: list[CTHeader] = []
+    slices: list[CTSlice] = []
     refused: list[str] = []
     seen: dict[str, str] = {}
     outlines = 0
@@ -314,7 +314,7 @@ def find_slices(paths: Iterable[Path]) -> tuple[list[CTHeader], list[str], int]:
                     if top.is_dir() and modality(dataset, name) in OUTLINES:
                         outlines += 1
                         continue
-                    cts = [ct_header(dataset, path, name)]
+                    cts = [ct_slice(dataset, path, name)]
                 for ct in cts:
                     first = seen.setdefault(ct.key, ct.name)
                     if first is not ct.name:

@@ -9,7 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from l3muscle.cohort.ct import STUDY_KEYWORDS, CTHeader, CTSlice, read_dataset, uid
+from l3muscle.cohort.ct import STUDY_KEYWORDS, CTSlice, read_dataset, uid
 from l3muscle.cohort.files import reading
 from l3muscle.cohort.geometry import MAX_SIDE, Grid, Turn
 from l3muscle.cohort.outlines import Part, ReferringFile, roles
@@ -104,7 +104,7 @@ class SegmentationFile(ReferringFile):
             raise L3MuscleError(f"a fractional segmentation whose values are 0 and 1 of {self._maximum}")
         return (values > 0) & (values >= self._maximum / 2)
 
-    def fill(self, contents: Sequence[tuple[int, int, Grid, Turn]], ct: CTHeader) -> np.ndarray:
+    def fill(self, contents: Sequence[tuple[int, int, Grid, Turn]], ct: CTSlice) -> np.ndarray:
         """The outline of frames, segments' numbers in them, and where they lie."""
         dataset = _segmentation(self._path, self._path.stat().st_mtime_ns, self.name)
         return np.logical_or.reduce(

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from l3muscle.cohort.ct import CTSlice
 from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.metrics import muscle_area, muscle_density, remove_bone
 from l3muscle.segmenter.flags import muscle_range, review_reasons
@@ -140,14 +139,14 @@ def segment_slices(
         for first in range(0, len(inventory.slices), BATCH):
             read, refused = _read(inventory.slices[first : first + BATCH])
             inventory.refused += refused
-            outlines = model.outline([(ct.hu, ct.spacing) for _, ct in read]) if read else []
-            for (one, ct), outline in zip(read, outlines, strict=True):
+            outlines = model.outline([(hu, one.ct.spacing) for one, hu in read]) if read else []
+            for (one, hu), outline in zip(read, outlines, strict=True):
                 try:
-                    _write(folder, one, ct, outline.mask, formats, overlays)
+                    _write(folder, one, hu, outline.mask, formats, overlays)
                 except (ValueError, TypeError, AttributeError, KeyError) as error:  # of a header that forbids a mask
                     inventory.refused.append(f"{one.source}: no mask can be written for it ({reason_of(error)})")
                     continue
-                done.append(_row_and_tile(one, ct, outline, model, _height(one, heights)))
+                done.append(_row_and_tile(one, hu, outline, model, _height(one, heights)))
                 if on_slice is not None:
                     on_slice(len(done), len(inventory.slices))
         if not done:
@@ -194,33 +193,35 @@ def _height(one: Slice, heights: Mapping[str, float]) -> float | None:
     return next((heights[key] for key in _keys(one) if key in heights), one.height_m)
 
 
-def _read(slices: Sequence[Slice]) -> tuple[list[tuple[Slice, CTSlice]], list[str]]:
+def _read(slices: Sequence[Slice]) -> tuple[list[tuple[Slice, np.ndarray]], list[str]]:
+    """Slices with their Hounsfield units (H, W), and why others have none."""
     read, refused = [], []
     for one in slices:
         try:
-            read.append((one, one.ct.read()))
+            read.append((one, one.ct.hu))
         except L3MuscleError as error:
             refused.append(str(error))
     return read, refused
 
 
 def _write(
-    folder: OutputFolder, one: Slice, ct: CTSlice, mask: np.ndarray, formats: Sequence[str], overlays: bool
+    folder: OutputFolder, one: Slice, hu: np.ndarray, mask: np.ndarray, formats: Sequence[str], overlays: bool
 ) -> None:
     for format_ in formats if one.is_dicom else ("nifti",):
         suffix, write = MASK_WRITERS[format_]
         with folder.write(f"{one.name}.{suffix}") as draft:
-            write(draft, mask, ct)
+            write(draft, mask, one.ct)
     if overlays:
         with folder.write(f"{one.name}.png") as draft:
-            overlay_image(ct.hu, mask).save(draft, compress_level=PNG_LEVEL)
+            overlay_image(hu, mask).save(draft, compress_level=PNG_LEVEL)
 
 
 def _row_and_tile(
-    one: Slice, ct: CTSlice, outline: Outline, model: Segmenter, height_m: float | None
+    one: Slice, hu: np.ndarray, outline: Outline, model: Segmenter, height_m: float | None
 ) -> tuple[dict[str, object], Tile]:
+    ct = one.ct
     mask, agreement = outline
-    reasons = review_reasons(ct.hu, mask, ct.spacing, agreement, model.calibration)
+    reasons = review_reasons(hu, mask, ct.spacing, agreement, model.calibration)
     row = {
         "slice": one.name,
         "source": one.source,
@@ -229,8 +230,8 @@ def _row_and_tile(
         "patient_id": one.patient_id,
         "position_mm": ct.location_mm,
         "review_first": bool(reasons),
-        **measure(mask, ct.hu, ct.spacing, height_m),
+        **measure(mask, hu, ct.spacing, height_m),
         "agreement": math.nan if agreement is None else agreement,
         "reasons": reasons,
     }
-    return row, Tile.cut(one.name, ct.hu, ct.spacing, mask, flagged=bool(reasons))
+    return row, Tile.cut(one.name, hu, ct.spacing, mask, flagged=bool(reasons))

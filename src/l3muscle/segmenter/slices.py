@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from l3muscle.cohort import scan
-from l3muscle.cohort.ct import CTHeader, CTSlice
+from l3muscle.cohort.ct import CTSlice
 from l3muscle.cohort.nifti import write_nifti
 from l3muscle.cohort.rtstruct import write_rtstruct
 from l3muscle.cohort.seg import write_seg
@@ -34,7 +34,7 @@ class Slice:
     source: str  # path of its file within the folder
     patient_id: str
     height_m: float | None  # of the patient, where the file states one that a person can have
-    ct: CTHeader
+    ct: CTSlice
 
     @property
     def is_dicom(self) -> bool:
@@ -91,7 +91,7 @@ def find_slices(paths: Sequence[Path]) -> Inventory:
     return inventory
 
 
-def _copies_of_volumes(slices: Sequence[CTHeader]) -> dict[Path, Path]:
+def _copies_of_volumes(slices: Sequence[CTSlice]) -> dict[Path, Path]:
     """NIfTI files whose content is another's, which comes first; copies of DICOM slices are told by their UIDs."""
     first: dict[str, Path] = {}
     paths = dict.fromkeys(ct.path for ct in slices if not ct.sop_instance_uid)
@@ -99,7 +99,7 @@ def _copies_of_volumes(slices: Sequence[CTHeader]) -> dict[Path, Path]:
     return {path: other for path, other in same.items() if path != other}
 
 
-def _name(ct: CTHeader, source: str) -> str:
+def _name(ct: CTSlice, source: str) -> str:
     """A path as part of a file's name, and what tells the slice from others; of a file called by its UID, all stays."""
     readable = re.sub(r"[^\w.+-]+", "_", KNOWN_SUFFIX.sub("", source))[-MAX_NAME:].lstrip(".-")
     if ct.sop_instance_uid:
@@ -107,7 +107,7 @@ def _name(ct: CTHeader, source: str) -> str:
     return f"{readable}-{ct.index:03d}"
 
 
-def _height(ct: CTHeader) -> float | None:
+def _height(ct: CTSlice) -> float | None:
     try:
         height = float(ct.header.get("PatientSize") or 0)
     except (TypeError, ValueError):
