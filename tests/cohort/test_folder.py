@@ -29,8 +29,8 @@ from l3muscle.cohort.cohort import one_line
 from l3muscle.cohort.ct import read_ct_slice
 from l3muscle.cohort.nifti import write_nifti
 from l3muscle.cohort.rtstruct import write_rtstruct
-from l3muscle.cohort.scan import find_slices
 from l3muscle.cohort.seg import write_seg
+from l3muscle.segmenter.slices import find_slices
 
 
 def refusals(folder: Path) -> list[str]:
@@ -198,9 +198,10 @@ def test_slices_without_outlines_are_found_for_segmenting(tmp_path):
     shutil.copy(tmp_path / "in" / "y.dcm", tmp_path / "in" / "z.dcm")
     add_pair(tmp_path / "in", "v.nii", "v_mask.nii", 2)
     (tmp_path / "in" / "w.dcm").write_bytes(b"x")
-    slices, refused, outlines = find_slices([tmp_path / "in"])
-    assert [ct.name for ct in slices] == ["y.dcm", "x.dcm", "v.nii[0]", "v.nii[1]", "v.nii[2]"]
-    assert refused == ["w.dcm: not a DICOM file", "z.dcm: the same slice as y.dcm"] and outlines == 2
+    found = find_slices([tmp_path / "in"])
+    assert [one.ct.name for one in found.slices] == ["y.dcm", "x.dcm", "v.nii[0]", "v.nii[1]", "v.nii[2]"]
+    assert found.refused == ["w.dcm: not a DICOM file", "z.dcm: the same slice as y.dcm"]
+    assert found.notes == ["2 outline files in the folders were passed over"]
 
 
 # cohort.csv
@@ -448,7 +449,7 @@ def test_names_of_files_cannot_break_a_line(tmp_path):
 @needs_real_ct
 def test_a_real_series_with_its_own_outlines(tmp_path):
     shutil.copytree(REAL_CT / "dicom", tmp_path / "series")
-    ct = find_slices([tmp_path / "series"])[0][7]
+    ct = find_slices([tmp_path / "series"]).slices[7].ct
     write_rtstruct(tmp_path / "a", {"muscle": ct.hu > 0}, ct)
     write_csv(tmp_path, "patient_id,sop_instance_uid", f"real,{ct.sop_instance_uid}")
     cohort = load_cohort(tmp_path)

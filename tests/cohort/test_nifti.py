@@ -17,7 +17,7 @@ from l3muscle.cohort import nifti as nifti_files
 from l3muscle.cohort.files import FileError
 from l3muscle.cohort.nifti import Volume, write_nifti
 from l3muscle.cohort.outlines import Picture
-from l3muscle.cohort.scan import find_slices
+from l3muscle.segmenter.slices import find_slices
 
 HU = np.stack([body(seed) for seed in range(3)], axis=-1)  # rows, columns, planes from the feet up
 MASKS = np.stack([blob(seed) for seed in range(3)], axis=-1)
@@ -70,7 +70,7 @@ def test_segment_cohort_csv_and_training_count_planes_alike(tmp_path, codes):
     (tmp_path / "cohort.csv").write_text("patient_id,file,slice\nP,v.nii,0\n")
     chosen = load_cohort(tmp_path).images[0]
     (tmp_path / "cohort.csv").unlink()
-    (first,) = [ct for ct in find_slices([tmp_path / "v.nii"])[0] if ct.index == 0]
+    (first,) = [one.ct for one in find_slices([tmp_path / "v.nii"]).slices if one.ct.index == 0]
     (trained,) = [patient for patient in check_slices(tmp_path).usable if patient.name == "v.nii[0]"]
     plane = 2 if "I" in codes else 0
     for hu in (chosen, first.hu, trained.hu):

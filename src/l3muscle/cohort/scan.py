@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 
 from l3muscle.cohort.cohort import UNNAMED, CohortError, Patient
 from l3muscle.cohort.ct import CTSlice, ct_slice, modality, read_dataset
-from l3muscle.cohort.files import FileError, find_files, reading
+from l3muscle.cohort.files import FileError, reading
 from l3muscle.cohort.nifti import NiftiMask, Volume, is_nifti
 from l3muscle.cohort.outlines import EXPERT, OutlineFile, Picture, merge
 from l3muscle.cohort.rtstruct import StructureSet
@@ -270,57 +270,3 @@ def marked_planes(image: Volume, expert: OutlineFile) -> list[int]:
     if not expert.volume.annotated:
         raise CohortError(f"{expert.name}: the outline holds no pixel")
     return [image.nearest(expert.volume.grid(index)) for index in expert.volume.annotated]
-
-
-def find_slices(paths: Iterable[Path]) -> tuple[list[CTSlice], list[str], int]:
-    """Every CT slice among files and folders, without its pixels; every plane of a NIfTI volume is one.
-
-    A slice is named by its file's path within the folder it was found in.
-
-    Parameters
-    ----------
-    paths : iterable of Path
-
-    Returns
-    -------
-    slices : list of CTSlice
-        By patient, from the feet up.
-    refused : list of str
-        Files that are no slice that can be read, and why.
-    outlines : int
-        How many files of outlines lay in the folders and were passed over.
-
-    Raises
-    ------
-    TableError
-        If a path does not exist, or there is no file.
-    """
-    slices: list[CTSlice] = []
-    refused: list[str] = []
-    seen: dict[str, str] = {}
-    outlines = 0
-    for top in paths:
-        for path in find_files([top]):
-            name = path.relative_to(top).as_posix() if top.is_dir() else path.name
-            try:
-                if is_nifti(path) or is_png(path):
-                    if top.is_dir() and (is_png(path) or split_name(path)[1]):
-                        outlines += 1
-                        continue
-                    volume = Volume(path, name)
-                    cts = [volume.slice(index) for index in range(volume.planes)]
-                else:
-                    dataset = read_dataset(path, name, pixels=False)
-                    if top.is_dir() and modality(dataset, name) in OUTLINES:
-                        outlines += 1
-                        continue
-                    cts = [ct_slice(dataset, path, name)]
-                for ct in cts:
-                    first = seen.setdefault(ct.key, ct.name)
-                    if first is not ct.name:
-                        raise FileError(f"{ct.name}: the same slice as {first}")
-                slices += cts
-            except L3MuscleError as error:
-                refused.append(str(error))
-    slices.sort(key=lambda ct: (ct.patient_id, ct.location_mm))
-    return slices, refused, outlines

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from l3muscle.cohort import scan
-from l3muscle.cohort.ct import CTSlice
-from l3muscle.cohort.nifti import write_nifti
+from l3muscle.cohort.ct import CTSlice, ct_slice, modality, read_dataset
+from l3muscle.cohort.files import FileError, find_files
+from l3muscle.cohort.nifti import Volume, is_nifti, write_nifti
 from l3muscle.cohort.rtstruct import write_rtstruct
+from l3muscle.cohort.scan import IMAGE, OUTLINES, is_png, split_name
 from l3muscle.cohort.seg import write_seg
+from l3muscle.errors import L3MuscleError
 from l3muscle.files import file_sha256
 
 HEIGHT_M = (1.0, 2.4)  # beyond, a height is taken for a mistake
@@ -52,7 +54,7 @@ class Inventory:
 
 
 def find_slices(paths: Sequence[Path]) -> Inventory:
-    """What slices there are; outlines in folders are passed over, whatever else is no slice is refused.
+    """What slices there are, without their pixels; outlines in folders are passed over, what else is none is refused.
 
     Parameters
     ----------
@@ -64,8 +66,23 @@ def find_slices(paths: Sequence[Path]) -> Inventory:
     L3MuscleError
         If a path does not exist, or there is no file.
     """
-    slices, refused, outlines = scan.find_slices(list(dict.fromkeys(Path(os.path.abspath(path)) for path in paths)))
-    inventory = Inventory(refused=refused)
+    inventory, slices, outlines = Inventory(), [], 0
+    seen: dict[str, str] = {}
+    for top in dict.fromkeys(Path(os.path.abspath(path)) for path in paths):
+        for path in find_files([top]):
+            file = path.relative_to(top).as_posix() if top.is_dir() else path.name
+            try:
+                found = _slices_of(path, file, in_folder=top.is_dir())
+                for ct in found:
+                    twin = seen.setdefault(ct.key, ct.name)
+                    if twin is not ct.name:
+                        raise FileError(f"{ct.name}: the same slice as {twin}")
+            except L3MuscleError as error:
+                inventory.refused.append(str(error))
+            else:
+                slices += found
+                outlines += not found
+    slices.sort(key=lambda ct: (ct.patient_id, ct.location_mm))
     root = os.path.commonpath([os.path.abspath(path.parent if path.is_file() else path) for path in paths])
     sources = {ct.path: Path(os.path.relpath(ct.path, root)).as_posix() for ct in slices}
     copies = _copies_of_volumes(slices)
@@ -81,7 +98,7 @@ def find_slices(paths: Sequence[Path]) -> Inventory:
             other = first[name.casefold()]
             inventory.refused.append(f"{source}: its results would be called as those of {other}; rename one of them")
             continue
-        is_in_case_folder = not ct.sop_instance_uid and ct.patient_id.lower() == scan.IMAGE
+        is_in_case_folder = not ct.sop_instance_uid and ct.patient_id.lower() == IMAGE
         patient_id = ct.path.parent.name if is_in_case_folder else ct.patient_id
         if not ct.header.get("SliceThickness"):
             ct.header.SliceThickness = "1"  # which a segmentation has to state; no measure depends on it
@@ -89,6 +106,19 @@ def find_slices(paths: Sequence[Path]) -> Inventory:
     if outlines:
         inventory.notes.append(f"{outlines} outline files in the folders were passed over")
     return inventory
+
+
+def _slices_of(path: Path, name: str, *, in_folder: bool) -> list[CTSlice]:
+    """The slices of a file, every plane of a NIfTI volume being one; none of a file of outlines in a folder."""
+    if is_nifti(path) or is_png(path):
+        if in_folder and (is_png(path) or split_name(path)[1]):
+            return []
+        volume = Volume(path, name)
+        return [volume.slice(index) for index in range(volume.planes)]
+    dataset = read_dataset(path, name, pixels=False)
+    if in_folder and modality(dataset, name) in OUTLINES:
+        return []
+    return [ct_slice(dataset, path, name)]
 
 
 def _copies_of_volumes(slices: Sequence[CTSlice]) -> dict[Path, Path]:
