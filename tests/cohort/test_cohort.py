@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from building import SHAPE, SPACING, add_outlined, add_slice, blob, body
 
-from l3muscle.cohort import Cohort, CohortError, folder_signature, load_cohort
+from l3muscle.cohort import Cohort, CohortError, load_cohort
 from l3muscle.cohort.ct import read_ct_slice, write_ct_slice
+from l3muscle.cohort.files import folder_signature
 from l3muscle.cohort.rtstruct import write_rtstruct
 from l3muscle.metrics import muscle_area
 

@@ -6,7 +6,7 @@ import pytest
 from building import SHAPE, SPACING, add_slice, blob, edit, outlines, write_contours
 from matplotlib.path import Path as Polygon
 
-from l3muscle.cohort import check_folder, check_slices, load_cohort
+from l3muscle.cohort import check_folder, load_cohort
 from l3muscle.cohort.ct import read_ct_slice, write_ct_slice
 from l3muscle.cohort.files import FileError
 from l3muscle.cohort.rtstruct import fill_contours, mask_contours, write_rtstruct
@@ -175,7 +175,7 @@ def test_an_unnamed_contour_counts_once_however_thin_the_slices(tmp_path, gap):
     for number in range(5):
         add_slice(tmp_path / f"{number}.dcm", seed=number, position=gap * number)
     write_contours(tmp_path / "rt", read_ct_slice(tmp_path / "2.dcm"), {"muscle": [OUTER]}, unnamed)
-    for report in (check_slices(tmp_path), check_folder(tmp_path)):
+    for report in (check_folder(tmp_path, several=True), check_folder(tmp_path)):
         assert [patient.name for patient in report.usable] == ["2.dcm"] and report.refused == []
         assert np.array_equal(report.usable[0].expert, inside(OUTER))
 
@@ -192,7 +192,7 @@ def test_a_contour_halfway_between_two_slices_is_refused(tmp_path):
         ]
 
     write_contours(tmp_path / "rt", ct, {"muscle": [OUTER]}, move)
-    assert any("as near to 0.dcm as to 1.dcm" in line for line in check_slices(tmp_path).refused)
+    assert any("as near to 0.dcm as to 1.dcm" in line for line in check_folder(tmp_path, several=True).refused)
 
 
 @pytest.mark.parametrize("degrees", [0.2, 1.0])
@@ -318,7 +318,7 @@ def test_what_is_alone_on_a_slice_is_no_muscle_for_that(tmp_path):
         contour.ContourData = [5.0 if i % 3 == 2 else v for i, v in enumerate(contour.ContourData)]
 
     write_contours(tmp_path / "rt", here, {"muscle": [OUTER], "thing": [TOUCH_UP]}, move)
-    report = check_slices(tmp_path)
+    report = check_folder(tmp_path, several=True)
     assert [patient.name for patient in report.usable] == ["0.dcm"] and report.unlabelled == ["1.dcm"]
     assert np.array_equal(report.usable[0].expert, inside(OUTER))
 

@@ -24,7 +24,7 @@ from building import (
 )
 from PIL import Image
 
-from l3muscle.cohort import CohortError, check_folder, check_slices, load_cohort
+from l3muscle.cohort import CohortError, check_folder, load_cohort
 from l3muscle.cohort.cohort import one_line
 from l3muscle.cohort.ct import read_ct_slice
 from l3muscle.cohort.nifti import write_nifti
@@ -185,7 +185,7 @@ def test_slices_one_by_one(tmp_path):
     for z in range(3):
         add_slice(tmp_path / f"{z}.dcm", "", z, 5.0 * z)
     write_rtstruct(tmp_path / "rt", {"expert": blob(1)}, read_ct_slice(tmp_path / "1.dcm"))
-    report = check_slices(tmp_path)
+    report = check_folder(tmp_path, several=True)
     assert [(p.patient_id, p.name) for p in report.usable] == [
         ("(no PatientID)", "1.dcm"), ("a", "a.nii[0]"), ("a", "a.nii[1]"), ("a", "a.nii[2]"),
     ]  # fmt: skip

@@ -12,7 +12,7 @@ from building import LAS, SHAPE, SPACING, add_pair, add_slice, blob, body, save_
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from PIL import Image
 
-from l3muscle.cohort import check_folder, check_slices, load_cohort
+from l3muscle.cohort import check_folder, load_cohort
 from l3muscle.cohort import nifti as nifti_files
 from l3muscle.cohort.files import FileError
 from l3muscle.cohort.nifti import Volume, write_nifti
@@ -71,7 +71,7 @@ def test_segment_cohort_csv_and_training_count_planes_alike(tmp_path, codes):
     chosen = load_cohort(tmp_path).images[0]
     (tmp_path / "cohort.csv").unlink()
     (first,) = [one.ct for one in find_slices([tmp_path / "v.nii"]).slices if one.ct.index == 0]
-    (trained,) = [patient for patient in check_slices(tmp_path).usable if patient.name == "v.nii[0]"]
+    (trained,) = [patient for patient in check_folder(tmp_path, several=True).usable if patient.name == "v.nii[0]"]
     plane = 2 if "I" in codes else 0
     for hu in (chosen, first.hu, trained.hu):
         assert np.array_equal(hu, HU[..., plane])
@@ -221,8 +221,8 @@ def test_other_labels_are_no_muscle_where_muscle_is_not_drawn(tmp_path):
     """Label 2 is alone on its plane, and nothing says what it is."""
     save_nifti(tmp_path / "a.nii", HU.transpose(1, 0, 2))
     save_nifti(tmp_path / "a_mask.nii", (MASKS * [1, 2, 0]).transpose(1, 0, 2).astype(np.uint8))
-    for check in (check_folder, check_slices):
-        report = check(tmp_path)
+    for several in (False, True):
+        report = check_folder(tmp_path, several=several)
         assert not report.usable and "holds 0 and one other value; this holds 0, 1, 2" in report.refused[0]
 
 

@@ -6,7 +6,7 @@ import pytest
 from building import SHAPE, add_slice, blob, body, stored_turned, write_foreign_seg
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from l3muscle.cohort import check_folder, check_slices, load_cohort
+from l3muscle.cohort import check_folder, load_cohort
 from l3muscle.cohort.ct import CTSlice, read_ct_slice
 from l3muscle.cohort.files import FileError
 from l3muscle.cohort.seg import SegmentationFile, write_seg
@@ -79,7 +79,7 @@ def test_of_a_label_map_only_the_described_muscle_counts(slices, tmp_path):
 def test_other_segments_are_no_muscle_where_muscle_is_not_drawn(slices, tmp_path, kind):
     arrays = {"muscle": np.stack([blob(1), EMPTY, EMPTY]), "kidney": np.stack([EMPTY, blob(2), blob(3)])}
     write_foreign_seg(tmp_path / "seg", slices, arrays, kind)
-    report = check_slices(tmp_path)
+    report = check_folder(tmp_path, several=True)
     assert [p.name for p in report.usable] == ["0.dcm"] and report.unlabelled == ["1.dcm", "2.dcm"]
     assert np.array_equal(report.usable[0].expert, blob(1))
 

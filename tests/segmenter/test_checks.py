@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from l3muscle.cohort import UNNAMED, check_slices
+from l3muscle.cohort import UNNAMED, check_folder
 from l3muscle.errors import L3MuscleError
 from l3muscle.phantom.patients import phantom_slice
 from l3muscle.segmenter import flags
@@ -66,7 +66,7 @@ def test_slices_of_one_volume_under_several_patient_ids_are_refused_however_far_
 def test_outlines_of_a_real_scan_pass_and_their_mirror_images_do_not(tmp_path):
     for name, source in (("scan", "ct_3mm"), ("scan_mask", "skeletal_muscle_3mm")):
         (tmp_path / f"{name}.nii.gz").write_bytes((REAL_CT / f"{source}.nii.gz").read_bytes())
-    report = check_slices(tmp_path)
+    report = check_folder(tmp_path, several=True)
     assert len(report.usable) == 30 and check_patients(report.usable) == []
     for patient in report.usable:
         [finding] = check_outline(replace(patient, expert=patient.expert[:, ::-1]))

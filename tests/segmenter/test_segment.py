@@ -13,7 +13,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from skimage.draw import polygon2mask
 
-from l3muscle.cohort import check_slices
+from l3muscle.cohort import check_folder
 from l3muscle.cohort.ct import read_ct_slice
 from l3muscle.errors import L3MuscleError
 from l3muscle.segmenter.model_file import Segmenter, load_model
@@ -114,7 +114,7 @@ def test_corrected_outlines_come_back_as_training_slices(model, patients, write,
     segment_slices([write(tmp_path, patients[0])], model, tmp_path / "out")
     for seg in (tmp_path / "out").glob("*.seg.dcm"):
         seg.rename(tmp_path / seg.name)
-    report = check_slices(tmp_path)
+    report = check_folder(tmp_path, several=True)
     assert [patient.patient_id for patient in report.usable] == ["P0"] and not report.unlabelled
 
 

@@ -3,11 +3,10 @@
 from typing import Any
 
 from l3muscle.cohort.cohort import UNNAMED, Cohort, CohortError, CohortReport, Patient
-from l3muscle.cohort.files import folder_signature
 
-READING = ("check_folder", "check_slices", "load_cohort")
+READING = ("check_folder", "load_cohort")
 
-__all__ = ["UNNAMED", "Cohort", "CohortError", "CohortReport", "Patient", "folder_signature", *READING]
+__all__ = ["UNNAMED", "Cohort", "CohortError", "CohortReport", "Patient", *READING]
 
 
 def __getattr__(name: str) -> Any:

@@ -188,7 +188,7 @@ def _kind(refusal: str) -> str:
 
 @dataclass
 class CohortReport:
-    """What of a folder can be used, and what cannot and why; by name, what `check_slices` found without an outline."""
+    """What of a folder can be used, and what cannot and why; by name, slices that wait for an outline."""
 
     folder: Path
     usable: list[Patient] = field(default_factory=list)

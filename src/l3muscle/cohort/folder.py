@@ -28,7 +28,7 @@ from l3muscle.errors import L3MuscleError
 POSITION_TOLERANCE_MM = 0.5  # of a position typed into cohort.csv
 
 
-def check_folder(folder: str | Path, *, rois: Sequence[str] = ()) -> CohortReport:
+def check_folder(folder: str | Path, *, rois: Sequence[str] = (), several: bool = False) -> CohortReport:
     """Look at a folder; what is wrong with a file or a patient becomes a line of the report and never an error.
 
     Pixels are decoded only of slices that are used, so whole series may lie in the folder.
@@ -38,6 +38,12 @@ def check_folder(folder: str | Path, *, rois: Sequence[str] = ()) -> CohortRepor
     folder : str or Path
     rois : sequence of str
         Names of the ROIs or segments that are muscle, where their names do not say so.
+    several : bool
+        For a training that takes slices one by one. A patient may then have several outlined slices, each of them an
+        entry of `usable` with the same `patient_id`. DICOM slices without a PatientID, as de-identifying may leave
+        them, are all taken for those of one patient, `UNNAMED`: none of them is then held out from a model that may
+        have learned from the same person. Slices and images without an outline wait to be outlined: they are in
+        `unlabelled` and not refused.
 
     Returns
     -------
@@ -48,32 +54,13 @@ def check_folder(folder: str | Path, *, rois: Sequence[str] = ()) -> CohortRepor
     CohortError
         Only if there is no such folder, or it holds no file.
     """
-    return _check(Path(folder), several=False, wanted=rois)
-
-
-def check_slices(folder: str | Path, *, rois: Sequence[str] = ()) -> CohortReport:
-    """Look at a folder as `check_folder` does, for a training that takes slices one by one.
-
-    A patient may have several outlined slices, each of them an entry of `usable` with the same `patient_id`. DICOM
-    slices without a PatientID, as de-identifying may leave them, are all taken for those of one patient, `UNNAMED`:
-    none of them is then held out from a model that may have learned from the same person. Slices and images without an
-    outline wait to be outlined: they are in `unlabelled` and not refused.
-
-    Raises
-    ------
-    CohortError
-        As `check_folder`.
-    """
-    return _check(Path(folder), several=True, wanted=rois)
-
-
-def _check(folder: Path, *, several: bool, wanted: Sequence[str]) -> CohortReport:
+    folder = Path(folder)
     if not folder.is_dir():
         raise CohortError(f"there is no folder {folder}")
     if is_saros(folder):
         return check_saros(folder)
     report = CohortReport(folder)
-    contents = Contents(Path(os.path.abspath(folder)), wanted)
+    contents = Contents(Path(os.path.abspath(folder)), rois)
     try:
         contents.scan(find_files([contents.root]))
     except FileError:

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from l3muscle.cohort import UNNAMED, CohortReport, Patient, check_slices
+from l3muscle.cohort import UNNAMED, CohortReport, Patient, check_folder
 from l3muscle.errors import L3MuscleError
 from l3muscle.metrics import muscle_area
 from l3muscle.segmenter.flags import AIR_HU, BONE_HU, FAT_HU, muscle_range
@@ -124,7 +124,7 @@ def check_patients(patients: Sequence[Patient]) -> list[Finding]:
     Parameters
     ----------
     patients : sequence of Patient
-        One a slice, from `l3muscle.cohort.check_slices`.
+        One a slice, from `l3muscle.cohort.check_folder` with `several`.
 
     Returns
     -------
@@ -156,7 +156,7 @@ def check_training_folder(folder: Path, *, rois: Sequence[str] = ()) -> tuple[Co
     CohortError
         If there is no such folder, or it holds no file.
     """
-    report = check_slices(folder, rois=rois)
+    report = check_folder(folder, rois=rois, several=True)
     findings = check_patients(report.usable)
     refused = [finding for finding in findings if finding.severity == "refused"]
     bad = {finding.name for finding in refused}
