@@ -92,7 +92,6 @@ class Volume:
             slope, intercept = header.get_slope_inter()
             self._scaling = (1.0 if slope is None else slope, intercept or 0.0)
             self._dtype, self._offset = header.get_data_dtype(), int(header.get_data_offset())
-            self._codes = (int(header["qform_code"]), int(header["sform_code"]))
             stored = self.stored_grid(0)
             if max(stored.shape) > MAX_SIDE or self.planes > MAX_PLANES or max(stored.spacing) > MAX_PIXEL_MM:
                 sizes = " x ".join(map(str, self._shape))

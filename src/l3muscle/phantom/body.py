@@ -27,7 +27,6 @@ ERECTOR_POINTS = (
     (6, 42), (18, 35), (33, 29), (49, 28), (63, 32), (71, 41), (72, 52), (65, 63), (53, 70), (37, 74), (19, 75),
     (7, 72), (4.5, 61), (4.5, 50),
 )  # fmt: skip
-EMPTY_HU = -930.0  # gas in the bowel
 DIRECTIONS = np.linspace(-np.pi, np.pi, TABLE, endpoint=False)
 BACKWARD = np.abs(DIRECTIONS) > np.pi / 2
 LAYERS = ("latissimus", "external", "internal", "transversus")  # of the lateral wall, from outside

@@ -5,7 +5,7 @@ import numpy as np
 from l3muscle.phantom.body import Body
 from l3muscle.phantom.canvas import Window, capsule, ellipse, smooth_max
 
-GAS_HU = -930.0
+GAS_HU = -930.0  # in the bowel
 
 
 def cavity(body: Body) -> None:
