@@ -132,9 +132,14 @@ class Volume:
         return self.stored_grid(index).upright()[0]
 
     @property
+    def positions(self) -> np.ndarray:
+        """Centre of each plane's first upright pixel, (planes, 3), mm."""
+        return self.grid(0).position + np.arange(self.planes)[:, None] * self._steps[:, self._axis]
+
+    @property
     def locations_mm(self) -> np.ndarray:
-        """Third coordinate of each plane, mm."""
-        return self.grid(0).position[2] + np.arange(self.planes) * self._steps[2, self._axis]
+        """Third coordinate of each plane, (planes,), mm."""
+        return self.positions[:, 2]
 
     def slice(self, index: int, patient_id: str = "") -> CTSlice:
         """A plane as a CT slice."""
@@ -209,8 +214,7 @@ class Volume:
 
     def nearest(self, grid: Grid) -> int:
         """The plane nearest to that of `grid`."""
-        first = self.grid(0).position + np.arange(self.planes)[:, None] * self._steps[:, self._axis]
-        return int(np.argmin(np.abs(grid.heights(first))))
+        return int(np.argmin(np.abs(grid.heights(self.positions))))
 
     def image_of(self, index: int, mask: np.ndarray) -> nibabel.Nifti1Image:
         """A mask (H, W) bool, upright, of one plane, in the file's own order of axes."""
@@ -278,7 +282,7 @@ class NiftiMask:
         """Keys of the slices that it marks, or of the only candidate."""
         if len(candidates) == 1:
             return {candidates[0].key}
-        marked = np.array([self.volume.grid(index).position for index in self.volume.annotated]).reshape(-1, 3)
+        marked = self.volume.positions[list(self.volume.annotated)]
         return {ct.key for ct in candidates if len(marked) and np.abs(ct.heights(marked)).min() <= 0.1}
 
     def masks(self, ct: CTSlice) -> dict[str, np.ndarray]:
