@@ -5,8 +5,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from l3muscle.book.cohort_overview import OverviewError, reference_values, split_table, summarise, write_overview
-from l3muscle.cohort import CohortError, CohortReport, check_folder
+from l3muscle.book.cohort_overview import (
+    OverviewError,
+    measure_patients,
+    reference_values,
+    split_table,
+    summarise,
+    write_overview,
+)
+from l3muscle.cohort import CohortError, CohortReport, Patient, check_folder
 from l3muscle.cohort.splits import Splits
 from l3muscle.metrics import muscle_area
 from l3muscle.phantom.patients import write_phantom
@@ -32,6 +39,18 @@ def test_an_overview_holds_every_patient_and_every_refusal(report, tmp_path):
         assert np.asarray(Image.open(tmp_path / "out" / name).convert("L")).std() > 5
     text = " ".join(" ".join(row.values()) for row in summarise(measures))
     assert "patients 5" in text and "96 x 96" in text and "patients with observers 2" in text
+
+
+def test_slices_of_several_sizes_have_their_own(tmp_path):
+    shapes = [(24, 16), (20, 30)]
+    patients = [
+        Patient(name, name, np.full(shape, 50, np.int16), (1.0, 1.0), np.arange(shape[1]) < np.full((shape[0], 1), 8))
+        for name, shape in zip("AB", shapes, strict=True)
+    ]
+    measures = measure_patients(CohortReport(tmp_path, patients).cohort())
+    assert list(zip(measures["rows"], measures["columns"], strict=True)) == shapes
+    pixels = next(row for row in summarise(measures) if row["of the cohort"] == "pixels")
+    assert (pixels["median"], pixels["from"], pixels["to"]) == ("2 sizes", "20 x 30", "24 x 16")
 
 
 def test_refusals_of_an_overview_are_sentences(report, tmp_path):

@@ -27,23 +27,24 @@ def measure_patients(cohort: Cohort) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a patient: patient_id, rows, columns (pixels), row_spacing_mm, column_spacing_mm, sma_cm2, smd_hu (after
-        bone removal, Section 2.3), observers (how many outlined the slice).
+        One row a patient: patient_id, rows, columns (pixels of the slice's own), row_spacing_mm, column_spacing_mm,
+        sma_cm2, smd_hu (after bone removal, Section 2.3), observers (how many outlined the slice).
     """
-    patients = zip(cohort.patient_ids, cohort.images, cohort.masks, cohort.spacing, strict=True)
+    shapes = cohort.shapes or [cohort.images.shape[1:]] * len(cohort)
+    patients = zip(cohort.patient_ids, cohort.images, cohort.masks, cohort.spacing, shapes, strict=True)
     return pd.DataFrame(
         [
             {
                 "patient_id": patient_id,
-                "rows": hu.shape[0],
-                "columns": hu.shape[1],
+                "rows": shape[0],
+                "columns": shape[1],
                 "row_spacing_mm": float(spacing[0]),
                 "column_spacing_mm": float(spacing[1]),
                 "sma_cm2": muscle_area(mask, tuple(spacing)),
                 "smd_hu": muscle_density(remove_bone(mask, hu, tuple(spacing)), hu),
                 "observers": len(cohort.observers.get(patient_id, {})),
             }
-            for patient_id, hu, mask, spacing in patients
+            for patient_id, hu, mask, spacing, shape in patients
         ]
     )
 
@@ -98,9 +99,11 @@ def summarise(measures: pd.DataFrame) -> list[dict[str, str]]:
         row(name, *(format(value, digits) for value in (values.median(), values.min(), values.max())))
         for values, (name, digits) in ((measures[column], about) for column, about in names.items())
     ]
-    size, observed = measures.iloc[0], int((measures["observers"] > 0).sum())
-    whole = [row("patients", len(measures)), row("pixels", f"{size['rows']} x {size['columns']}")]
-    return [*whole, *measured, row("patients with observers", observed)]
+    sizes = measures[["rows", "columns"]].drop_duplicates().sort_values(["rows", "columns"])
+    least, most = (f"{size['rows']} x {size['columns']}" for size in (sizes.iloc[0], sizes.iloc[-1]))
+    pixels = row("pixels", least) if len(sizes) == 1 else row("pixels", f"{len(sizes)} sizes", least, most)
+    observed = int((measures["observers"] > 0).sum())
+    return [row("patients", len(measures)), pixels, *measured, row("patients with observers", observed)]
 
 
 def write_overview(report: CohortReport, out: Path) -> pd.DataFrame:

@@ -58,11 +58,6 @@ class Cohort:
         """Index of a patient in the arrays."""
         return self.patient_ids.index(patient_id)
 
-    def own_pixels(self, index: int, array: np.ndarray) -> np.ndarray:
-        """The part of an array (H, W) that is a slice's own, without what it was filled up with."""
-        rows, columns = self.shapes[index] if self.shapes else self.images.shape[1:]
-        return array[:rows, :columns]
-
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of everything in the cohort, as hexadecimal digits."""
