@@ -43,7 +43,7 @@ def draw_pair(seed: int) -> Pair:
 
     drawn = phantom_slice(seed)
     rng = np.random.default_rng(seed)
-    mask = outline_as_observer(drawn.mask, drawn.compartments, drawn.hu, drawn.spacing, observer=seed % 10, rng=rng)
+    mask = outline_as_observer(drawn.compartments, drawn.hu, drawn.spacing, observer=seed % 10, rng=rng)
     return Pair(mask, drawn.mask, drawn.hu, drawn.spacing)
 
 

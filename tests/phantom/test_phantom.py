@@ -31,7 +31,7 @@ def slices() -> list[PhantomSlice]:
 
 
 def outline(drawn: PhantomSlice, observer: int, seed: int) -> np.ndarray:
-    shown = drawn.mask, drawn.compartments, drawn.hu, drawn.spacing
+    shown = drawn.compartments, drawn.hu, drawn.spacing
     return outline_as_observer(*shown, observer=observer, rng=np.random.default_rng([seed, observer]))
 
 
@@ -70,7 +70,7 @@ def test_the_number_of_cores_does_not_change_a_bit():
     for threads in (1, 2):
         with threadpool_limits(threads, user_api="blas"):
             patient, rng = phantom_slice(3), np.random.default_rng(0)
-            shown = patient.mask, patient.compartments, patient.hu, patient.spacing
+            shown = patient.compartments, patient.hu, patient.spacing
             outline = outline_as_observer(*shown, observer=2, rng=rng)
             drawn.append((patient.hu.tobytes(), patient.mask.tobytes(), outline.tobytes()))
     assert drawn[0] == drawn[1]
@@ -323,7 +323,7 @@ def test_no_observer_draws_on_the_couch():
     compartments = np.where(muscle, 5, 0)
     outlines = [
         outline_as_observer(
-            muscle, compartments, hu, (1.0, 1.0), observer=number % OBSERVERS, rng=np.random.default_rng(number)
+            compartments, hu, (1.0, 1.0), observer=number % OBSERVERS, rng=np.random.default_rng(number)
         )
         for number in range(60)
     ]

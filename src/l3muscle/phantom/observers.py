@@ -92,7 +92,6 @@ def assign_observers(images: int) -> dict[int, tuple[int, ...]]:
 
 @threadpool_limits.wrap(limits=1, user_api="blas")  # see `phantom_slice`
 def outline_as_observer(
-    mask: np.ndarray,
     compartments: np.ndarray,
     hu: np.ndarray,
     spacing: tuple[float, float],
@@ -104,10 +103,8 @@ def outline_as_observer(
 
     Parameters
     ----------
-    mask : ndarray, (H, W) bool
-        The expert's.
     compartments : ndarray, (H, W)
-        Muscle compartments of the phantom; 0 outside.
+        Muscle compartments of the phantom, which make up the expert's mask; 0 outside.
     hu : ndarray, (H, W)
     spacing : (float, float)
         mm.
@@ -120,7 +117,7 @@ def outline_as_observer(
     -------
     ndarray, (H, W) bool
     """
-    habit, pixel = habit_of(observer), float(np.mean(spacing))
+    habit, pixel, mask = habit_of(observer), float(np.mean(spacing)), compartments > 0
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     pad = int(np.ceil(MARGIN_MM / pixel))
     box = tuple(slice(max(edge[0] - pad, 0), edge[-1] + pad + 1) for edge in (rows, columns))
@@ -133,7 +130,7 @@ def outline_as_observer(
     for row, column in _points(inside & ~ndimage.binary_erosion(inside), rng.poisson(habit.bulges), rng):
         # The pen leaves the edge for a stretch, where fat is taken for the muscle's border.
         inside |= _blob(inside.shape, row, column, spacing, rng.uniform(*BULGE_MM), rng)
-    inside |= _neighbours(inside, parts > 0, hu[box], spacing, pieces=rng.poisson(habit.strays), rng=rng)
+    inside |= _neighbours(inside, mask[box], hu[box], spacing, pieces=rng.poisson(habit.strays), rng=rng)
     distance = ndimage.distance_transform_edt(inside, sampling=spacing)
     distance -= ndimage.distance_transform_edt(~inside, sampling=spacing)
     smooth = ndimage.gaussian_filter(distance, [habit.smoothing_mm / s for s in spacing])

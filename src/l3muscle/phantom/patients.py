@@ -126,7 +126,7 @@ def write_patient(
     own.mkdir()
     write_ct_slice(own / "ct.dcm", phantom.hu, phantom.spacing, patient_id=name)
     outlines = {"expert": phantom.mask}
-    shown = phantom.mask, phantom.compartments, phantom.hu, phantom.spacing
+    shown = phantom.compartments, phantom.hu, phantom.spacing
     for observer in observers.get(index, ()):
         rng = np.random.default_rng(np.random.SeedSequence([0x0B5, seed, index, observer]))
         outlines[f"observer {observer + 1:02d}"] = outline_as_observer(*shown, observer=observer, rng=rng)
