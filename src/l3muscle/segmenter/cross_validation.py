@@ -25,12 +25,13 @@ from l3muscle.experiment import SegmentationTask, build_network, target_loop
 from l3muscle.metrics import Reference, dice
 from l3muscle.models import transfer_weights
 from l3muscle.preprocess import crop_of, prepare_image, prepare_mask, restore_mask, to_network_input
-from l3muscle.profile import Profile
 from l3muscle.segmenter.flags import Calibration, calibrate, describe
 from l3muscle.segmenter.initialisation import Initialisation
 from l3muscle.training import fit
 
 MIN_TRAINING = 4  # slices, of the learning curve's smallest set
+# A network's weights, and its logits (M, 1, rows, columns) of the held-out slices.
+Trained = tuple[dict[str, Tensor], Tensor]
 
 
 class CrossValidationError(L3MuscleError):
@@ -84,47 +85,36 @@ def _jobs(parts: list[list[int]], full_curve: bool, seed: int) -> list[_Job]:
     return jobs
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What every training of a cross-validation has in common; images and masks are (N, 1, rows, columns)."""
-
-    profile: Profile
-    weights: dict[str, Tensor] | None
-    images: Tensor
-    masks: Tensor
-    seed: int
-
-
-def _train(job: _Job, shared: _Shared) -> tuple[dict[str, Tensor], Tensor]:
-    """Fine-tune one network; its weights, and the logits (M, 1, rows, columns) of the held-out slices."""
-    profile, settings = shared.profile, shared.profile.training
+def _train(job: _Job, initial: Initialisation, images: Tensor, masks: Tensor, seed: int) -> Trained:
+    """Fine-tune one network on its share of all slices' images and masks, (N, 1, rows, columns) each."""
+    profile, settings = initial.profile, initial.profile.training
     threads = torch.get_num_threads()
     device = runtime.begin_training(threads=profile.threads_per_worker, deterministic=settings.deterministic)
-    seed = runtime.seed_of("own", shared.seed, job.fold, len(job.training))
+    seed = runtime.seed_of("own", seed, job.fold, len(job.training))
     torch.manual_seed(seed)
     network = build_network(profile)
-    if shared.weights is not None:
-        transfer_weights(shared.weights, network)
+    if initial.weights is not None:
+        transfer_weights(initial.weights, network)
     training = list(job.training)
-    images, masks = shared.images[training].to(device), shared.masks[training].to(device)
-    loop = target_loop(profile, "random" if shared.weights is None else "fine-tuned", device)
-    task = SegmentationTask(images, masks, images, masks, profile)
+    own = images[training].to(device), masks[training].to(device)
+    loop = target_loop(profile, "random" if initial.weights is None else "fine-tuned", device)
+    task = SegmentationTask(*own, *own, profile)
     outcome = fit(network, task, loop, generator=torch.Generator().manual_seed(seed))
     network.load_state_dict(outcome.weights)
     network.eval()
     with torch.inference_mode():
-        held_out = [to_network_input(shared.images[[index]]).to(device) for index in job.held_out]
+        held_out = [to_network_input(images[[index]]).to(device) for index in job.held_out]
         logits = torch.cat([network(image).float().cpu() for image in held_out])
     torch.set_num_threads(threads)
     return outcome.weights, logits
 
 
-def _train_all(jobs: list[_Job], shared: _Shared, workers: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+def _train_all(jobs: list[_Job], train: Callable[[_Job], Trained], workers: int) -> Iterator[Trained]:
     if workers == 1 or runtime.best_device() != "cpu":
-        yield from map(partial(_train, shared=shared), jobs)
+        yield from map(train, jobs)
         return
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-        yield from pool.map(partial(_train, shared=shared), jobs)
+        yield from pool.map(train, jobs)
 
 
 @dataclass(frozen=True)
@@ -195,9 +185,9 @@ def cross_validate(
     jobs = _jobs(parts, full_curve, seed)
     largest = max(len(job.training) for job in jobs)
     members, rows, outlines, agreements = [], [], {}, {}
-    shared = _Shared(initial.profile, initial.weights, images, masks, seed)
+    train = partial(_train, initial=initial, images=images, masks=masks, seed=seed)
     member_logits = None
-    for done, (job, (weights, logits)) in enumerate(zip(jobs, _train_all(jobs, shared, workers), strict=True), 1):
+    for done, (job, (weights, logits)) in enumerate(zip(jobs, _train_all(jobs, train, workers), strict=True), 1):
         if job.is_member:
             members.append(weights)
             member_logits = logits
