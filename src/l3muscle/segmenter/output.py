@@ -1,12 +1,11 @@
 """A folder of results that knows its own files, so that results of two runs never lie under one name."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from l3muscle.errors import L3MuscleError
-from l3muscle.files import file_sha256
+from l3muscle.files import file_sha256, replaced
 
 LISTING = "SHA256SUMS.txt"  # as `sha256sum --check` reads it
 MEASURES = "measures.csv"
@@ -67,14 +66,11 @@ class OutputFolder:
         OutputError
             If the folder holds a file of that name that is not this run's.
         """
-        path, draft = self.folder / name, self.folder / f".{os.getpid()}-{name}"
+        path = self.folder / name
         if path.exists() and name not in self.listed:
             raise OutputError(f"{path} is there already, and no run has listed it; name a new folder")
-        try:
+        with replaced(path) as draft:
             yield draft
             self.listed[name] = file_sha256(draft)
             with (self.folder / LISTING).open("a", encoding="utf-8") as listing:
                 listing.write(f"{self.listed[name]}  {name}\n")
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
