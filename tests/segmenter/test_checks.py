@@ -1,7 +1,6 @@
 """Outlined slices held against their images, and slices that a person should review first."""
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -13,15 +12,9 @@ from l3muscle.cohort import UNNAMED, check_folder
 from l3muscle.errors import L3MuscleError
 from l3muscle.phantom.patients import phantom_slice
 from l3muscle.segmenter import flags
-from l3muscle.segmenter.checks import check_outline, check_patients, check_training_folder, require_enough
+from l3muscle.segmenter.checks import TURNS, check_outline, check_patients, check_training_folder, require_enough
 
 REAL_CT = Path(__file__).resolve().parents[3] / "shared" / "real-ct"
-TURNS = {
-    "mirrored left-right": lambda mask: mask[:, ::-1],
-    "mirrored up-down": lambda mask: mask[::-1],
-    "turned by half a turn": lambda mask: mask[::-1, ::-1],
-    "with rows and columns exchanged": lambda mask: mask.T,
-}
 
 
 def test_sound_outlines_pass_and_those_that_lie_the_wrong_way_round_are_refused(patients):
@@ -122,7 +115,7 @@ def test_pairwise_agreement():
 def test_slices_unlike_the_training_are_told_apart_and_like_ones_are_not():
     known = [phantom_slice(seed, size=256) for seed in range(12)]
     calibration = flags.calibrate([flags.describe(p.hu, p.mask, p.spacing) for p in known], [0.9, 0.93])
-    assert flags.Calibration.from_dict(json.loads(json.dumps(asdict(calibration)))) == calibration
+    assert flags.Calibration.model_validate_json(calibration.model_dump_json()) == calibration
 
     def reasons(hu, mask, spacing, agreement=0.95):
         return " ".join(flags.review_reasons(hu, mask, spacing, agreement, calibration))

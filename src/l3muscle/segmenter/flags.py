@@ -7,11 +7,13 @@ take no decision.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import combinations
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, field_validator
 from scipy import ndimage, stats
 
+from l3muscle.metrics import dice
 from l3muscle.preprocess import body
 
 MUSCLE_RANGE_HU = (-29, 150)  # Mourtzakis et al. 2008, as most studies of body composition cut it
@@ -114,8 +116,7 @@ def describe(hu: np.ndarray, mask: np.ndarray, spacing: tuple[float, float]) -> 
     return described
 
 
-@dataclass(frozen=True)
-class Calibration:
+class Calibration(BaseModel):
     """What the training slices lead to expect of others.
 
     Attributes
@@ -128,18 +129,18 @@ class Calibration:
         For each feature, between which values it is expected.
     """
 
+    model_config = ConfigDict(frozen=True)
+
     slices: int
     agreement: float | None
     bounds: dict[str, tuple[float, float]]
 
+    @field_validator("bounds")
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> "Calibration":
-        """From its fields as JSON holds them; a KeyError, TypeError or ValueError where it is something else."""
-        bounds = {name: (float(low), float(high)) for name, (low, high) in content["bounds"].items()}
+    def _known(cls, bounds: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
         if unknown := bounds.keys() - FEATURES.keys():
             raise ValueError(f"unknown feature {min(unknown)}")
-        agreement = content["agreement"]
-        return cls(int(content["slices"]), None if agreement is None else float(agreement), bounds)
+        return bounds
 
 
 def calibrate(descriptions: Sequence[Mapping[str, float]], agreements: Sequence[float]) -> Calibration:
@@ -168,16 +169,12 @@ def calibrate(descriptions: Sequence[Mapping[str, float]], agreements: Sequence[
         half = reach * max(scale.std(ddof=1), feature.min_sd)
         low, high = float(scale.mean() - half), float(scale.mean() + half)
         bounds[name] = (max(low, 0.0) ** 2, high**2) if feature.as_root else (low, high)
-    return Calibration(count, min(agreements, default=None), bounds)
+    return Calibration(slices=count, agreement=min(agreements, default=None), bounds=bounds)
 
 
 def pairwise_dice(masks: np.ndarray) -> float:
     """Mean Dice over all pairs of two or more masks (K, H, W) bool; 1 for a pair of empty ones."""
-    flat = masks.reshape(len(masks), -1).astype(np.float32)
-    both = flat @ flat.T
-    total = np.diag(both)[:, None] + np.diag(both)
-    dice = np.where(total > 0, 2 * both / np.maximum(total, 1), 1.0)
-    return float(dice[np.triu_indices(len(masks), 1)].mean())
+    return float(np.mean([dice(one, other) for one, other in combinations(masks, 2)]))
 
 
 def review_reasons(

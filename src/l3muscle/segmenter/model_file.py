@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -117,7 +117,7 @@ def tensor_digest(weights: Weights, header: Mapping[str, str] | None = None) -> 
 
 def save_model(
     path: Path,
-    weights: Weights | Sequence[Weights],
+    weights: Sequence[Weights],
     network: NetworkSettings,
     image: ImageSettings,
     about: dict[str, Any],
@@ -129,8 +129,8 @@ def save_model(
     ----------
     path : Path
         Ending in `.safetensors`.
-    weights : dict of str to Tensor, or a sequence of them
-        State dict of the FCN that `network` describes, or of each member of an ensemble.
+    weights : sequence of dict of str to Tensor
+        State dict of each member: of the FCN that `network` describes.
     network, image
         Settings that every member was trained with.
     about : dict
@@ -142,14 +142,13 @@ def save_model(
     ModelFileError
         If it cannot be written.
     """
-    members = [weights] if isinstance(weights, Mapping) else weights
-    tensors = {f"{i}/{name}": value for i, member in enumerate(members) for name, value in member.items()}
+    tensors = {f"{i}/{name}": value for i, member in enumerate(weights) for name, value in member.items()}
     header = {
         "format": FORMAT,
-        "members": str(len(members)),
+        "members": str(len(weights)),
         "network": network.model_dump_json(),
         "image": image.model_dump_json(),
-        "calibration": json.dumps(calibration and asdict(calibration)),
+        "calibration": "null" if calibration is None else calibration.model_dump_json(),
         "about": json.dumps(about),
     }
     header["sha256"] = tensor_digest(tensors, header)
@@ -194,13 +193,12 @@ def load_model(path: Path) -> Segmenter:
             weights.setdefault(int(member), {})[parameter] = value
         if sorted(weights) != list(range(int(header["members"]))):
             raise ValueError(f"it holds the members {sorted(weights)} where its header says {header['members']}")
-        calibration = json.loads(header["calibration"])
         return Segmenter(
             members=tuple(_network(settings, weights[i]) for i in sorted(weights)),
             image=ImageSettings.model_validate_json(header["image"]),
             about=json.loads(header["about"]),
             settings=settings,
-            calibration=calibration and Calibration.from_dict(calibration),
+            calibration=TypeAdapter(Calibration | None).validate_json(header["calibration"]),
         )
     except (KeyError, TypeError, ValueError, ValidationError, RuntimeError) as error:
         raise ModelFileError(f"{path} does not describe its network soundly: {' '.join(str(error).split())}") from None
@@ -237,6 +235,6 @@ def publish_model(results: "StudyResults") -> Path | None:
         "key": key,
     }
     path = results.folder / MODEL
-    weights = results.store.weights("models", key)
+    weights = [results.store.weights("models", key)]
     save_model(path, weights, results.profile.network, results.profile.image, about)
     return path

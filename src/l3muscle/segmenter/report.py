@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -156,7 +156,7 @@ def model_card(
             "learning_curve": _records(learning_curve(outcome.scores)),
             "would_more_help": would_more_help(outcome.scores),
         },
-        "review_flags": asdict(outcome.calibration),
+        "review_flags": outcome.calibration.model_dump(mode="json"),
         "provenance": runtime.provenance(),
         "l3muscle": __version__,
     }
