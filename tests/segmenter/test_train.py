@@ -81,9 +81,9 @@ def test_the_outcome_does_not_depend_on_the_number_of_workers(trained, seven, ti
 
 def test_initialisations(tiny, runs, finished, trained, tmp_path):
     best = choose_initialisation(tiny, "best", runs=runs, slices=4, say=quiet)
-    assert best.source in ("random", "segmentation") and "best in the run" in best.words
+    assert best.source in ("random", "segmentation") and "best in the run" in best.description
     learned = choose_initialisation(tiny, "segmentation", runs=tmp_path, slices=4, say=quiet)
-    assert learned.words.startswith("procedural") and (tmp_path / tiny.name / "sources").is_dir()
+    assert learned.description.startswith("procedural") and (tmp_path / tiny.name / "sources").is_dir()
     from_model = choose_initialisation(tiny, str(trained.path), runs=tmp_path, slices=4, say=quiet)
     assert from_model.profile.image == tiny.image and from_model.weights
     for wrong, words in (("segmentatoin", "nothing to start from"), ("jigsaw", "learned from a study's slices")):

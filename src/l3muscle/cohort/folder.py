@@ -94,15 +94,15 @@ def _use_all(contents: Contents, report: CohortReport, *, several: bool) -> None
         patient_id = parent.name if stem.lower() == IMAGE else stem
         images = [contents.name_of(path) for path in paths if split_name(path)[1] is None]
         sources[patient_id].append((images, partial(contents.pairs_of_case, patient_id, paths)))
-    for patient_id, ways in sorted(sources.items()):
+    for patient_id, of_patient in sorted(sources.items()):
         pairs: list[Pair] = []
         try:
-            for names, way in ways:
-                these = way()
-                pairs += these
-                if several and (not these or these[0].ct.sop_instance_uid):
+            for names, find_pairs in of_patient:
+                found = find_pairs()
+                pairs += found
+                if several and (not found or found[0].ct.sop_instance_uid):
                     report.unlabelled += names
-                elif not these:
+                elif not found:
                     more = f" (nor to {len(names) - 1} more of this patient)" if len(names) > 1 else ""
                     raise CohortError(f"{names[0]}: no outline refers to it{more}")
             if not several:

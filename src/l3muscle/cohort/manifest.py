@@ -54,7 +54,7 @@ class Row(BaseModel):
             if self.mask is None:
                 raise ValueError("an observer's row needs a mask")
             return self
-        if sum(way is not None for way in (self.file, self.sop_instance_uid, self.series_instance_uid)) != 1:
+        if sum(name is not None for name in (self.file, self.sop_instance_uid, self.series_instance_uid)) != 1:
             raise ValueError("needs one of file, sop_instance_uid and series_instance_uid")
         in_series = sum(value is not None for value in (self.instance_number, self.position_mm))
         if in_series != (self.series_instance_uid is not None):

@@ -31,7 +31,7 @@ class Feature:
 
     Attributes
     ----------
-    words : str
+    label : str
         What it is, as a sentence about a slice calls it.
     min_sd : float
         Least standard deviation assumed between slices: ten slices can be alike by chance.
@@ -41,7 +41,7 @@ class Feature:
         Empty for a share.
     """
 
-    words: str
+    label: str
     min_sd: float
     as_root: bool = False
     unit: str = ""
@@ -222,7 +222,7 @@ def review_reasons(
         if np.isfinite(value) and not low <= value <= high:
             side, bound = ("below", low) if value < low else ("above", high)
             reasons.append(
-                f"{feature.words} is {feature.text(value)}, {side} the {feature.text(bound)} "
+                f"{feature.label} is {feature.text(value)}, {side} the {feature.text(bound)} "
                 "that training slices lead to expect"
             )
     return reasons

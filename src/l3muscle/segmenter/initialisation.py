@@ -35,7 +35,7 @@ class Initialisation:
     ----------
     source : str
         Name of a source task, or `"model"`.
-    words : str
+    description : str
         Where the weights come from, as a sentence's end.
     weights : dict of str to Tensor or None
         None for random initialisation.
@@ -44,7 +44,7 @@ class Initialisation:
     """
 
     source: str
-    words: str
+    description: str
     weights: dict[str, Tensor] | None
     profile: Profile
 

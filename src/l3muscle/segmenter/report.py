@@ -134,7 +134,7 @@ def model_card(
         "training": {
             "profile": profile.name,
             "start": initial.source,
-            "start_words": initial.words,
+            "start_words": initial.description,
             **profile.training.model_dump(mode="json"),
         },
         "training_data": {

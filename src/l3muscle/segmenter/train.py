@@ -149,7 +149,7 @@ def train_segmenter(
     """
     started = time.perf_counter()
     initial = choose_initialisation(profile, start_from, runs=runs, slices=len(patients), say=say)
-    say(f"starting from: {initial.source} ({initial.words})")
+    say(f"starting from: {initial.source} ({initial.description})")
     options = {"folds": folds, "full_curve": full_curve, "seed": seed, "licence": licence, "kind": kind}
     inputs = _inputs_digest(patients, initial, options)
     try:
