@@ -1,6 +1,7 @@
 """Slices, outlines and small images."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle, product
 from typing import Any
 
 import matplotlib
@@ -69,19 +70,13 @@ def _outline(axes: Axes, mask: np.ndarray, **look: Any) -> None:
 
 def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Colour, width and dashes of outlines: the expert's and a prediction's are the same in every figure."""
-    looks, others = {}, 0
+    looks, others = {}, cycle(product(DASHES, OTHER_OUTLINES))
     for name in names:
         if name in OUTLINE_STYLE:
-            colour, width = OUTLINE_STYLE[name]
-            looks[name] = {"colors": [colour], "linewidths": width, "linestyles": ["-"]}
+            dashes, (colour, width) = "-", OUTLINE_STYLE[name]
         else:
-            turn, k = divmod(others, len(OTHER_OUTLINES))
-            looks[name] = {
-                "colors": [OTHER_OUTLINES[k]],
-                "linewidths": 0.9,
-                "linestyles": [DASHES[turn % len(DASHES)]],
-            }
-            others += 1
+            (dashes, colour), width = next(others), 0.9
+        looks[name] = {"colors": [colour], "linewidths": width, "linestyles": [dashes]}
     return looks
 
 
