@@ -136,7 +136,7 @@ def test_source_tasks_differ_and_the_style_ends_with_the_figure(scores):
 def test_training_curves_show_as_many_models_as_asked():
     curve = pd.DataFrame({"step": [1, 2], "epoch": [3, 30], "train_loss": [2.0, 1.0], "validation_loss": [2.0, 1.5]})
     models = [curve.assign(source_task="random", n_train=5, fold=fold, subset=0, repeat=0) for fold in range(7)]
-    figure = figures.training_curves(pd.concat(models), labels=LABELS, against="epoch", shown=4)
+    figure = figures.training_curves(pd.concat(models), labels=LABELS, shown=4)
     left, right = ([line for line in axes.lines if len(line.get_xdata())] for axes in figure.axes)
     assert len(left) == len(right) == 4 and titles(figure) == ["training", "validation"]
     assert left[0].get_ydata().tolist() == [2.0, 1.0] and right[0].get_ydata().tolist() == [2.0, 1.5]

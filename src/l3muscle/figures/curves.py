@@ -127,42 +127,38 @@ def _name_outliers(axes: Axes, outliers: pd.DataFrame) -> None:
     axes.set_ylim(low, high)
 
 
-def training_curves(
-    curves: pd.DataFrame, *, labels: Mapping[str, str], against: str = "step", shown: int = 50, seed: int = 0
-) -> BookFigure:
-    """Training and validation loss of a random choice of models (Figure B1).
+def training_curves(curves: pd.DataFrame, *, labels: Mapping[str, str], shown: int = 50) -> BookFigure:
+    """Training and validation loss of a random choice of models, the same in every call (Figure B1).
+
+    Against epochs, as in the paper, on a logarithmic axis: in the same number of steps small training sets are seen far
+    more often.
 
     Parameters
     ----------
     curves : DataFrame
-        One row a model and validation: source_task, n_train, fold, subset, repeat, train_loss, validation_loss and the
-        column that it is drawn against.
+        One row a model and validation: source_task, n_train, fold, subset, repeat, epoch, train_loss, validation_loss.
     labels : mapping of str to str
-    against : str
-        `"step"`, or `"epoch"` as in the paper, on a logarithmic axis: at one number of steps, small training sets are
-        seen far more often.
-    shown, seed : int
-        How many models, and which.
+        How each source task is called.
+    shown : int
+        How many models.
     """
     curves = curves.assign(
         model=curves.groupby(["source_task", "n_train", "fold", "subset", "repeat"]).ngroup(),
         label=curves["source_task"].map(labels),
     )
-    chosen = np.random.default_rng(seed).permutation(curves["model"].nunique())[:shown]
+    chosen = np.random.default_rng(0).permutation(curves["model"].nunique())[:shown]
     curves = curves[curves["model"].isin(chosen)]
     tasks = [task for task in TASK_STYLE if task in set(curves["source_task"])]
-    names = {"step": "training step", "epoch": "epoch (passes over the training set)"}
     with style():
         figure, [panels] = new_figure(3.5, columns=2, sharex=True, sharey=True)
         look = {"dashes": False, "lw": 0.9, "alpha": 0.7, "ms": 4, "markevery": 0.3, **task_palette(tasks, labels)}
         columns = {"train_loss": "training", "validation_loss": "validation"}
         for axes, (column, title) in zip(panels, columns.items(), strict=True):
-            by = {"x": against, "y": column, "hue": "label", "style": "label", "units": "model", "estimator": None}
+            by = {"x": "epoch", "y": column, "hue": "label", "style": "label", "units": "model", "estimator": None}
             sns.lineplot(curves, **by, **look, legend=axes is panels[0], ax=axes)
-            axes.set(title=title, xlabel=names[against], ylabel="loss")
-        if against == "epoch":
-            panels[0].set_xscale("log")
-            plain_log(panels[0].xaxis)
+            axes.set(title=title, xlabel="epoch (passes over the training set)", ylabel="loss")
+        panels[0].set_xscale("log")
+        plain_log(panels[0].xaxis)
         legend_below(figure, panels[0])
     return figure
 
