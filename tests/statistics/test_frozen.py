@@ -1,6 +1,7 @@
 """The paper's tests give what they gave when their tables were frozen, whatever has been done to their code since.
 
-The scores are a piece of a study of the first edition, with three predictions made empty, one far off, and an expert made up.
+The scores are a piece of a study of the first edition, with three predictions made empty, one far off, and an expert
+made up.
 """
 
 from pathlib import Path
