@@ -65,18 +65,17 @@ def test_what_a_run_does_not_have_is_one_sentence(shown, call, nothing):
     assert "its-name" not in str(output)
 
 
-def write_notebook(path: Path, *outputs: dict) -> Path:
+def write_notebook(path: Path, *outputs: dict) -> None:
     cells = [nbformat.v4.new_code_cell("show()", outputs=[output]) for output in outputs]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
-    return path
 
 
 def test_values_are_written_beside_the_notebooks_and_old_ones_go(tmp_path, figure_output):
-    first = write_notebook(tmp_path / "a.ipynb", figure_output(), figure_output("fig-b", None))
-    second = write_notebook(tmp_path / "b.ipynb", nbformat.v4.new_output("stream", text="nothing to write"))
+    write_notebook(tmp_path / "a.ipynb", figure_output(), figure_output("fig-b", None))
+    write_notebook(tmp_path / "b.ipynb", nbformat.v4.new_output("stream", text="nothing to write"))
     (tmp_path / "values").mkdir()
     (tmp_path / "values" / "fig-of-yesterday.csv").touch()
-    show.write_values([first, second])
+    show.write_values(tmp_path)
     assert {path.name for path in (tmp_path / "values").iterdir()} == {"fig-a.csv", "fig-a.svg", "fig-b.svg"}
     text = (tmp_path / "values" / "fig-a.csv").read_text(encoding="utf-8")
     pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(text)), VALUES, atol=1e-6)

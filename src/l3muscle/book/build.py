@@ -128,7 +128,7 @@ def execute_chapters(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    write_values(executed)
+    write_values(EXECUTED)
     write_front_page(results, EXECUTED)
     write_viewer(results, EXECUTED / "viewer")
     write_experiment_pages(results, EXECUTED / "experiments")

@@ -6,7 +6,8 @@ beside it, where the book's pages look for them. In Jupyter the same output is a
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -169,33 +170,17 @@ def _show(name: str, markdown: str, html: str, files: Mapping[str, str]) -> None
     display({"text/markdown": markdown, "text/html": html}, metadata=shown, raw=True)
 
 
-def write_values(notebooks: Iterable[Path]) -> list[Path]:
-    """Write what executed notebooks show into `values/` beside them: `<name>.svg` of figures, `<name>.csv` of values.
+def write_values(folder: Path) -> None:
+    """Write what the executed notebooks of a folder show into `values/` beside them.
 
-    Parameters
-    ----------
-    notebooks : iterable of Path
-        All executed notebooks of a folder: files of what none of them shows any more are removed.
-
-    Returns
-    -------
-    list of Path
-        The files.
+    `<name>.svg` of figures, `<name>.csv` of values. What lay there before is removed.
     """
-    written = []
-    folders = set()
-    for path in notebooks:
-        folder = path.parent / FOLDER
-        folder.mkdir(exist_ok=True)
-        folders.add(folder)
+    values = folder / FOLDER
+    shutil.rmtree(values, ignore_errors=True)
+    values.mkdir()
+    for path in folder.glob("*.ipynb"):
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             for output in cell.get("outputs", []):
                 shown = output.get("metadata", {}).get(SHOWN, {"files": {}})
                 for suffix, text in shown["files"].items():
-                    file = folder / f"{shown['name']}.{suffix}"
-                    file.write_text(text, encoding="utf-8")
-                    written.append(file)
-    for folder in folders:
-        for file in set(folder.iterdir()) - set(written):
-            file.unlink()
-    return written
+                    (values / f"{shown['name']}.{suffix}").write_text(text, encoding="utf-8")
