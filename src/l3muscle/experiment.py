@@ -4,7 +4,7 @@
 """
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -182,7 +182,8 @@ class SegmentationTask(Task):
         self, images: Tensor, masks: Tensor, validation_images: Tensor, validation_masks: Tensor, profile: Profile
     ) -> None:
         self.images, self.masks = images, masks
-        self.validation = to_network_input(validation_images), validation_masks
+        validation = (to_network_input(validation_images), validation_masks)
+        self.validation = list(zip(*(part.split(PREDICTION_BATCH) for part in validation), strict=True))
         self.batch_size = profile.training.batch_size
         self.augmentation = profile.augmentation
         self.loss = LOSSES[profile.training.loss]()
@@ -193,10 +194,6 @@ class SegmentationTask(Task):
         chosen = self.order.take(self.batch_size, generator)
         images, masks = augment(self.images[chosen], self.masks[chosen], self.augmentation, generator=generator)
         return to_network_input(images), masks
-
-    def validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The left-out fold, in order."""
-        yield from zip(*(part.split(PREDICTION_BATCH) for part in self.validation), strict=True)
 
 
 def build_network(profile: Profile) -> FCN:

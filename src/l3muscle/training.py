@@ -5,7 +5,7 @@ import io
 import math
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional as F
 
 from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.files import replaced
@@ -61,10 +62,13 @@ class Task:
         Of the images; None where every image is new.
     classes : int or None
         Of a task whose accuracy can be told.
+    validation : sequence of (Tensor, Tensor)
+        Batches for validation, of a task that keeps them as the network takes them.
     """
 
     order: Shuffled | None = None
     classes: int | None = None
+    validation: Sequence[tuple[Tensor, Tensor]]
 
     def training_batch(self, generator: Generator) -> tuple[Tensor, Tensor]:
         """Network input (N, 3, H, W) and its target."""
@@ -72,11 +76,11 @@ class Task:
 
     def validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The whole validation set, the same at each call."""
-        raise NotImplementedError
+        yield from self.validation
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Scalar loss, a mean over the batch."""
-        raise NotImplementedError
+        """Scalar loss, a mean over the batch: cross-entropy of logits (N, classes, ...) unless a task overrides it."""
+        return F.cross_entropy(output.float(), target)
 
     def accuracy(self, network: nn.Module, device: str) -> float | None:
         """Share of the validation set that is classified rightly; None of a task without classes."""

@@ -8,7 +8,6 @@ of its maps a little off, turned, scaled, moved, faint or bright, on a mottled g
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
@@ -202,7 +201,7 @@ class ProceduralClassification(Task):
         generator = torch.Generator().manual_seed(seed)
         self.maps, self.chances = draw_systems(settings.classes, generator=generator)
         batches = torch.arange(settings.validation_images).split(VALIDATION_BATCH)
-        self._validation = [self.draw(batch % settings.classes, generator) for batch in batches]
+        self.validation = [self.draw(batch % settings.classes, generator) for batch in batches]
 
     def draw(self, classes: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         """An image of each of these classes: network input (N, 3, H, W), and the classes."""
@@ -222,20 +221,12 @@ class ProceduralClassification(Task):
             torch.randint(self.settings.classes, (self.settings.batch_size,), generator=generator), generator
         )
 
-    def validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same images at every call."""
-        yield from self._validation
-
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy of logits (N, classes) with the classes (N,)."""
-        return F.cross_entropy(output.float(), target)
-
     def accuracy(self, network: nn.Module, device: str) -> float:
         """Share of the validation images that `network` names rightly; chance is one over the number of classes."""
         was_training = network.training
         network.eval()
         with torch.inference_mode():
-            right = [(network(x.to(device)).argmax(1) == y.to(device)).sum().item() for x, y in self._validation]
+            right = [(network(x.to(device)).argmax(1) == y.to(device)).sum().item() for x, y in self.validation]
         network.train(was_training)
         return sum(right) / self.settings.validation_images
 

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from l3muscle.models import IMAGENET_MEAN, IMAGENET_STD, build_encoder
 from l3muscle.preprocess import to_network_input
@@ -230,10 +229,6 @@ class Jigsaw(Task):
         """The same puzzles at every call."""
         for tiles, drawn in zip(*(part.split(VALIDATION_BATCH) for part in self._validation), strict=True):
             yield self.network_input(tiles), drawn
-
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy of logits (N, permutations) with the permutations (N,)."""
-        return F.cross_entropy(output.float(), target)
 
     def guesses(self, network: nn.Module, device: str) -> Tensor:
         """The network's answer, (n,), to each validation puzzle."""

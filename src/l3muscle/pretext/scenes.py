@@ -12,7 +12,6 @@ those of windowed CT in kind: a few grey levels, edges a pixel or two wide, and 
 """
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
@@ -240,7 +239,7 @@ class ProceduralSegmentation(Task):
         self.settings, self.shape, self.device = settings, shape, device
         self.out_channels = FIRST_BLOB_LABEL + settings.classes
         validation = torch.Generator().manual_seed(seed)
-        self._validation = [
+        self.validation = [
             self._draw(settings.batch_size, validation)
             for _ in range(math.ceil(settings.validation_scenes / settings.batch_size))
         ]
@@ -259,14 +258,6 @@ class ProceduralSegmentation(Task):
     def training_batch(self, generator: Generator) -> tuple[Tensor, Tensor]:
         """New scenes: input (N, 3, H, W) and labels (N, H, W)."""
         return self._draw(self.settings.batch_size, generator)
-
-    def validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same scenes at every call."""
-        yield from self._validation
-
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Mean cross-entropy over pixels; `output` (N, classes + 6, H, W), `target` (N, H, W)."""
-        return F.cross_entropy(output.float(), target)
 
 
 def build(profile: "Profile", images: Tensor, *, seed: int, device: str) -> tuple[nn.Module, Task]:
