@@ -82,10 +82,6 @@ class Task:
         """Scalar loss, a mean over the batch: cross-entropy of logits (N, classes, ...) unless a task overrides it."""
         return F.cross_entropy(output.float(), target)
 
-    def accuracy(self, network: nn.Module, device: str) -> float | None:
-        """Share of the validation set that is classified rightly; None of a task without classes."""
-        return None
-
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
@@ -216,18 +212,24 @@ def _autocast(loop: Loop) -> torch.autocast:
     return torch.autocast(loop.device, torch.bfloat16, enabled=loop.precision == "bf16")
 
 
-def validation_loss(network: nn.Module, task: Task, loop: Loop) -> float:
-    """Mean loss over the validation set, each image weighing the same."""
+def validate(network: nn.Module, task: Task, loop: Loop) -> tuple[float, float | None]:
+    """Mean loss over the validation set, each image weighing the same, and the share of it that is classified rightly.
+
+    The share is None of a task without classes.
+    """
     network.eval()
-    total, count = 0.0, 0
+    total, right, count = 0.0, 0, 0
     with torch.inference_mode():
         for inputs, target in task.validation_batches():
+            target = target.to(loop.device)
             with _autocast(loop):
                 output = network(inputs.to(loop.device))
-            total += task.loss(output, target.to(loop.device)).item() * len(inputs)
+            total += task.loss(output, target).item() * len(inputs)
+            if task.classes is not None:
+                right += (output.argmax(1) == target).sum().item()
             count += len(inputs)
     network.train()
-    return total / count
+    return total / count, None if task.classes is None else right / count
 
 
 class _Training:
@@ -275,12 +277,7 @@ class _Training:
         if bad is not None:
             return self._diverged(f"step {step - len(values) + 1 + bad} ({self.batches[bad]})")
         started = time.perf_counter()
-        point = CurvePoint(
-            step,
-            math.fsum(values) / len(values),
-            validation_loss(self.network, self.task, self.loop),
-            self.task.accuracy(self.network, self.loop.device),
-        )
+        point = CurvePoint(step, math.fsum(values) / len(values), *validate(self.network, self.task, self.loop))
         self.validation_seconds += time.perf_counter() - started
         if not math.isfinite(point.validation_loss):
             return self._diverged(f"step {step} (validation)")

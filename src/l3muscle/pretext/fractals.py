@@ -221,15 +221,6 @@ class ProceduralClassification(Task):
             torch.randint(self.settings.classes, (self.settings.batch_size,), generator=generator), generator
         )
 
-    def accuracy(self, network: nn.Module, device: str) -> float:
-        """Share of the validation images that `network` names rightly; chance is one over the number of classes."""
-        was_training = network.training
-        network.eval()
-        with torch.inference_mode():
-            right = [(network(x.to(device)).argmax(1) == y.to(device)).sum().item() for x, y in self.validation]
-        network.train(was_training)
-        return sum(right) / self.settings.validation_images
-
 
 def build(profile: "Profile", images: Tensor, *, seed: int, device: str) -> tuple[nn.Module, Task]:
     """The untrained network of this source task and its task; parameters as in `l3muscle.pretext.SourceTask`."""

@@ -230,19 +230,6 @@ class Jigsaw(Task):
         for tiles, drawn in zip(*(part.split(VALIDATION_BATCH) for part in self._validation), strict=True):
             yield self.network_input(tiles), drawn
 
-    def guesses(self, network: nn.Module, device: str) -> Tensor:
-        """The network's answer, (n,), to each validation puzzle."""
-        was_training = network.training
-        network.eval()
-        with torch.inference_mode():
-            answers = [network(tiles.to(device)).argmax(1).cpu() for tiles, _ in self.validation_batches()]
-        network.train(was_training)
-        return torch.cat(answers)
-
-    def accuracy(self, network: nn.Module, device: str) -> float:
-        """Share of the validation puzzles that `network` solves; chance is one over the number of permutations."""
-        return (self.guesses(network, device) == self._validation[1].cpu()).double().mean().item()
-
     def examples(self, network: nn.Module, device: str, count: int) -> dict[str, np.ndarray]:
         """The first `count` validation puzzles with the network's answers, for a picture.
 
@@ -252,11 +239,14 @@ class Jigsaw(Task):
             `tiles` (count, 9, rows, columns) as they lie, in [0, 1]; `permutation` and `guess` (count, 9), which place
             of the slice the network's input holds at each place, in truth and as guessed.
         """
-        tiles, drawn = (part[:count].cpu() for part in self._validation)
+        tiles, drawn = (part[:count] for part in self._validation)
+        network.eval()
+        with torch.inference_mode():
+            guesses = network(self.network_input(tiles).to(device)).argmax(1)
         return {
-            "tiles": tiles.numpy(),
-            "permutation": self.permutations[drawn].numpy(),
-            "guess": self.permutations[self.guesses(network, device)[:count]].numpy(),
+            "tiles": tiles.cpu().numpy(),
+            "permutation": self.permutations[drawn.cpu()].numpy(),
+            "guess": self.permutations[guesses.cpu()].numpy(),
         }
 
 

@@ -69,11 +69,9 @@ class Reconstruction(Task):
             `input` and `output`, each (count, H, W), in the window's units: 0 is its lower end, 1 its upper.
         """
         images = self.slices.validation[:count]
-        was_training = network.training
         network.eval()
         with torch.inference_mode():
             output = network(to_network_input(images).to(device)).float().cpu()
-        network.train(was_training)
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         return {"input": images[:, 0].cpu().numpy(), "output": (output * std + mean).mean(1).numpy()}
 
