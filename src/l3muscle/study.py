@@ -272,7 +272,7 @@ class Study:
                 best = next(point for point in fitted.curve if point.step == fitted.best_step)
                 record |= {"validation_accuracy": best.validation_accuracy, "chance": 1 / task.classes}
             if uses_cohort:
-                counts = {"training": len(task.slices.training), "validation": len(task.slices.validation)}
+                counts = {"training": len(task.training_images), "validation": len(task.validation_images)}
                 record["patients"] = counts
                 arrays["examples"] = task.examples(network, next(network.parameters()).device, EXAMPLES)
         key = self.source_key(source_task)

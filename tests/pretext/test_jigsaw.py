@@ -84,7 +84,7 @@ def test_shuffled_tiles_lie_where_the_permutation_says():
     # The grey of an image's cell is its number, so a tile tells where it came from.
     cells = torch.arange(9.0).view(3, 3).repeat_interleave(10, 0).repeat_interleave(12, 1) / 10
     task = Jigsaw(cells.expand(8, 1, 30, 36).contiguous(), SETTINGS, STILL, seed=0)
-    tiles, drawn = task.puzzles(task.slices.training, generator())
+    tiles, drawn = task.puzzles(task.training_images, generator())
     origin = (tiles.mean((-2, -1)) * 10).round().long()
     assert torch.equal(origin, task.permutations[drawn])
 
@@ -92,7 +92,7 @@ def test_shuffled_tiles_lie_where_the_permutation_says():
 def test_slices_for_validation_are_never_trained_on():
     images = torch.arange(1, 13.0).view(12, 1, 1, 1).expand(12, 1, 24, 24) / 20
     task = Jigsaw(images.contiguous(), SETTINGS, STILL, seed=0)
-    values = [set(part[:, 0, 0, 0].tolist()) for part in (task.slices.training, task.slices.validation)]
+    values = [set(part[:, 0, 0, 0].tolist()) for part in (task.training_images, task.validation_images)]
     assert len(values[0]) == 9 and len(values[1]) == 3 and not values[0] & values[1]
     batches = list(task.validation_batches())
     assert sum(len(drawn) for _, drawn in batches) == 3 * SETTINGS.validation_puzzles

@@ -113,7 +113,7 @@ def test_an_autoencoder_learns_to_give_slices_back():
     network.load_state_dict(outcome.weights)
     # Giving back the mean of each channel would leave the variance.
     inputs, target = next(task.validation_batches())
-    assert torch.equal(inputs, target) and torch.equal(inputs, to_network_input(task.slices.validation))
+    assert torch.equal(inputs, target) and torch.equal(inputs, to_network_input(task.validation_images))
     assert outcome.curve[-1].validation_loss < 0.3 * target.var((0, 2, 3)).mean()
     examples = task.examples(network, "cpu", 2)
     assert np.abs(examples["input"] - examples["output"]).mean() < 0.2

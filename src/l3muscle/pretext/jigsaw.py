@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 
 from l3muscle.models import IMAGENET_MEAN, IMAGENET_STD, build_encoder
 from l3muscle.preprocess import to_network_input
-from l3muscle.pretext.unlabelled import UnlabelledImages
+from l3muscle.pretext.unlabelled import UnlabelledTask
 from l3muscle.settings import AugmentationSettings, Positive, PositiveFloat, UnlabelledSettings
 from l3muscle.training import Task
 
@@ -182,7 +182,7 @@ class JigsawNetwork(nn.Module):
         return self.puzzle(self.tile(features).unflatten(0, (-1, TILES)).flatten(1))
 
 
-class Jigsaw(Task):
+class Jigsaw(UnlabelledTask):
     """Puzzles of a cohort's slices.
 
     Parameters
@@ -200,14 +200,13 @@ class Jigsaw(Task):
         self, images: Tensor, settings: JigsawSettings, augmentation: AugmentationSettings, *, seed: int
     ) -> None:
         unmirrored = augmentation.model_copy(update={"flip_probability": 0.0})
-        self.slices = UnlabelledImages(images, settings, unmirrored, seed=seed)
-        self.order = self.slices.order
+        super().__init__(images, settings, unmirrored, seed=seed)
         self.classes = settings.permutations
         self.size = tile_size(tuple(images.shape[-2:]), settings.tile_share)
         self.permutations = torch.from_numpy(permutation_set(size=settings.permutations, seed=seed))
         generator = torch.Generator().manual_seed(seed)
-        repeated = self.slices.validation.repeat(settings.validation_puzzles, 1, 1, 1)
-        self._validation = self.puzzles(repeated, generator)
+        repeated = self.validation_images.repeat(settings.validation_puzzles, 1, 1, 1)
+        self._validation_puzzles = self.puzzles(repeated, generator)
 
     def puzzles(self, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         """Cut and shuffle each image: tiles (N, 9, rows, columns) in [0, 1] as they lie, and permutations (N,)."""
@@ -222,12 +221,12 @@ class Jigsaw(Task):
 
     def training_batch(self, generator: Generator) -> tuple[Tensor, Tensor]:
         """New puzzles: input (N, 9, 3, rows, columns) and the number of the permutation (N,)."""
-        tiles, drawn = self.puzzles(self.slices.draw(generator), generator)
+        tiles, drawn = self.puzzles(self.draw(generator), generator)
         return self.network_input(tiles), drawn
 
     def validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The same puzzles at every call."""
-        for tiles, drawn in zip(*(part.split(VALIDATION_BATCH) for part in self._validation), strict=True):
+        for tiles, drawn in zip(*(part.split(VALIDATION_BATCH) for part in self._validation_puzzles), strict=True):
             yield self.network_input(tiles), drawn
 
     def examples(self, network: nn.Module, device: str, count: int) -> dict[str, np.ndarray]:
@@ -239,7 +238,7 @@ class Jigsaw(Task):
             `tiles` (count, 9, rows, columns) as they lie, in [0, 1]; `permutation` and `guess` (count, 9), which place
             of the slice the network's input holds at each place, in truth and as guessed.
         """
-        tiles, drawn = (part[:count] for part in self._validation)
+        tiles, drawn = (part[:count] for part in self._validation_puzzles)
         network.eval()
         with torch.inference_mode():
             guesses = network(self.network_input(tiles).to(device)).argmax(1)

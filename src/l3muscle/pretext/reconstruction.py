@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from l3muscle.models import IMAGENET_MEAN, IMAGENET_STD, build_fcn
 from l3muscle.preprocess import to_network_input
-from l3muscle.pretext.unlabelled import UnlabelledImages
-from l3muscle.settings import AugmentationSettings, UnlabelledSettings
+from l3muscle.pretext.unlabelled import UnlabelledTask
 from l3muscle.training import Task
 
 if TYPE_CHECKING:
@@ -24,35 +23,19 @@ if TYPE_CHECKING:
 VALIDATION_BATCH = 16
 
 
-class Reconstruction(Task):
-    """Slices that are input and target at once.
-
-    Parameters
-    ----------
-    images : Tensor, (N, 1, H, W)
-        Prepared by `l3muscle.preprocess`.
-    settings : UnlabelledSettings
-    augmentation : AugmentationSettings
-    seed : int
-        Of the validation part.
-    """
+class Reconstruction(UnlabelledTask):
+    """Slices that are input and target at once; parameters as of `UnlabelledTask`."""
 
     out_channels = 3
 
-    def __init__(
-        self, images: Tensor, settings: UnlabelledSettings, augmentation: AugmentationSettings, *, seed: int
-    ) -> None:
-        self.slices = UnlabelledImages(images, settings, augmentation, seed=seed)
-        self.order = self.slices.order
-
     def training_batch(self, generator: Generator) -> tuple[Tensor, Tensor]:
         """Augmented slices, twice: (N, 3, H, W), normalised as ImageNet's."""
-        images = to_network_input(self.slices.draw(generator))
+        images = to_network_input(self.draw(generator))
         return images, images
 
     def validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The slices set apart, as they are."""
-        for images in self.slices.validation.split(VALIDATION_BATCH):
+        for images in self.validation_images.split(VALIDATION_BATCH):
             images = to_network_input(images)
             yield images, images
 
@@ -68,7 +51,7 @@ class Reconstruction(Task):
         dict of str to ndarray
             `input` and `output`, each (count, H, W), in the window's units: 0 is its lower end, 1 its upper.
         """
-        images = self.slices.validation[:count]
+        images = self.validation_images[:count]
         network.eval()
         with torch.inference_mode():
             output = network(to_network_input(images).to(device)).float().cpu()

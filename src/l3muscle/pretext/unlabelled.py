@@ -9,11 +9,11 @@ from torch import Generator, Tensor
 
 from l3muscle.augment import augment_images
 from l3muscle.settings import AugmentationSettings, UnlabelledSettings
-from l3muscle.training import Shuffled
+from l3muscle.training import Shuffled, Task
 
 
-class UnlabelledImages:
-    """Shuffled, augmented batches of slices, and a part of the slices for validation.
+class UnlabelledTask(Task):
+    """A task on slices alone: shuffled, augmented batches of them, and a part of them for validation.
 
     Parameters
     ----------
@@ -26,9 +26,9 @@ class UnlabelledImages:
 
     Attributes
     ----------
-    training, validation : Tensor, (n, 1, H, W)
+    training_images, validation_images : Tensor, (n, 1, H, W)
     order : Shuffled
-        Of the training part.
+        Of the training images.
     """
 
     def __init__(
@@ -36,12 +36,12 @@ class UnlabelledImages:
     ) -> None:
         held = min(max(1, round(settings.validation_share * len(images))), len(images) - 1)
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).to(images.device)
-        self.validation, self.training = images[order[:held]], images[order[held:]]
+        self.validation_images, self.training_images = images[order[:held]], images[order[held:]]
         self.batch_size = settings.batch_size
         self.augmentation = augmentation
-        self.order = Shuffled(len(self.training))
+        self.order = Shuffled(len(self.training_images))
 
     def draw(self, generator: Generator) -> Tensor:
         """Next images, (batch, 1, H, W): each once before any comes again, each under a warp of its own."""
         chosen = self.order.take(self.batch_size, generator)
-        return augment_images(self.training[chosen], self.augmentation, generator=generator)
+        return augment_images(self.training_images[chosen], self.augmentation, generator=generator)
