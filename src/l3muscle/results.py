@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -202,31 +201,6 @@ class StudyResults:
     def predictions(self, experiment: Experiment) -> np.ndarray:
         """Outlines of the test slices: (n_test, H, W) bool, in the order of the splits' test patients."""
         return unpack_predictions(self.store.arrays("models", self.keys[experiment], "predictions"))
-
-    def changes(self, profile: Profile, cohort: Cohort, keys: Iterable[str]) -> list[str]:
-        """What is no longer as it was when the run was last started, as sentences; empty where all is.
-
-        Nothing is ever mixed: what a change affects has another identity and is made again. But whoever changed
-        something unawares wants to know before it is.
-
-        Parameters
-        ----------
-        profile : Profile
-        cohort : Cohort
-        keys : iterable of str
-            Of the models, as they are now.
-        """
-        sentences = []
-        if self.plan["cohort"] != cohort.fingerprint:
-            sentences.append("the cohort is not the one of the last run: its patients, images or outlines differ")
-        was, now = self.plan["profile"], profile.model_dump(mode="json")
-        parts = [part for part in now if part not in ("name", "description") and was.get(part) != now[part]]
-        if parts:
-            sentences.append(f"settings have changed since the last run: {', '.join(parts)}")
-        count = sum(self.store.has("models", key) for key in set(self._planned.values()) - set(keys))
-        if count:
-            sentences.append(f"{count} finished models belong to what was before; they are kept and not counted")
-        return sentences
 
     @property
     def cohort_folder(self) -> Path:

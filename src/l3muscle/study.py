@@ -417,12 +417,27 @@ class Study:
         return StudyResults(self.folder)
 
     def changes(self) -> list[str]:
-        """What is no longer as it was when this run was last started, as sentences; empty where all is."""
+        """What is no longer as it was when this run was last started, as sentences; empty where all is.
+
+        Nothing is ever mixed: what a change affects has another identity and is made again. But whoever changed
+        something unawares wants to know before it is.
+        """
         try:
-            before = self.results()
+            before = self.results().plan
         except StudyError:
             return []
-        return before.changes(self.profile, self.cohort, self.keys.values())
+        sentences = []
+        if before["cohort"] != self.cohort.fingerprint:
+            sentences.append("the cohort is not the one of the last run: its patients, images or outlines differ")
+        was, now = before["profile"], self.profile.model_dump(mode="json")
+        parts = [part for part in now if part not in ("name", "description") and was.get(part) != now[part]]
+        if parts:
+            sentences.append(f"settings have changed since the last run: {', '.join(parts)}")
+        keys_before = {entry["key"] for entry in before["experiments"]}
+        count = sum(self.store.has("models", key) for key in keys_before - set(self.keys.values()))
+        if count:
+            sentences.append(f"{count} finished models belong to what was before; they are kept and not counted")
+        return sentences
 
 
 def open_study(profile: str, runs: str | Path = "runs", cohort: str | Path = "") -> Study:
