@@ -26,7 +26,6 @@ from l3muscle.settings import (
     Positive,
     Settings,
     TrainingSettings,
-    _one_of,
 )
 
 
@@ -65,7 +64,8 @@ class Profile(Settings):
     @model_validator(mode="after")
     def _source_tasks(self) -> "Profile":
         for task in self.grid.source_tasks:
-            _one_of(task, SOURCE_TASKS)
+            if task not in SOURCE_TASKS:
+                raise ValueError(f"there is no source task {task!r}; choose one of {', '.join(SOURCE_TASKS)}")
             weights, there = self.published_weights(task), PUBLISHED.get(task, ())
             if weights is not None and self.network.backbone not in there:
                 raise ValueError(

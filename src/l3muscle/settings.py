@@ -5,7 +5,7 @@ Names are closed (a misspelt setting is an error) and types are strict (`learnin
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from l3muscle.losses import LOSSES
 from l3muscle.models import BACKBONES
@@ -35,14 +35,9 @@ class CohortSettings(Settings):
 class NetworkSettings(Settings):
     """The FCN-ResNet; see `l3muscle.models.build_fcn`."""
 
-    backbone: str
+    backbone: Literal[tuple(BACKBONES)]
     width: Positive
     output_stride: Literal[4, 8]
-
-    @field_validator("backbone")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        return _one_of(name, BACKBONES)
 
 
 class ImageSettings(Settings):
@@ -71,7 +66,7 @@ class AugmentationSettings(Settings):
 class TrainingSettings(Settings):
     """The loop of the target task."""
 
-    loss: str  # a name in `l3muscle.losses.LOSSES`
+    loss: Literal[tuple(LOSSES)]
     batch_size: Positive
     learning_rate_random: PositiveFloat  # without pre-training
     learning_rate_fine_tune: PositiveFloat  # with pre-training
@@ -84,11 +79,6 @@ class TrainingSettings(Settings):
     precision: Literal["auto", "fp32", "bf16"]
     deterministic: bool  # holds a GPU to what gives the same bits each time, where torch has it; a CPU always is
     compiled: bool  # fuses the operations of a step and hands them to a GPU as one graph; needs a C++ compiler
-
-    @field_validator("loss")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        return _one_of(name, LOSSES)
 
 
 class SourceTrainingSettings(Settings):
@@ -127,9 +117,3 @@ class GridSettings(Settings):
         if list(self.sizes) != sorted(self.sizes):
             raise ValueError("sizes must rise")
         return self
-
-
-def _one_of(name: str, names) -> str:
-    if name not in names:
-        raise ValueError(f"there is no {name!r}; choose one of {', '.join(names)}")
-    return name

@@ -74,5 +74,5 @@ def test_refuses_shapes_that_would_broadcast(shapes):
 
 def test_a_profile_names_its_loss():
     assert LOSSES[load_profile("paper").training.loss] is BCEDiceLoss
-    with pytest.raises(ProfileError, match="training.loss: there is no 'focal'; choose one of bce_dice"):
+    with pytest.raises(ProfileError, match="training.loss: Input should be 'bce_dice' .got 'focal'"):
         load_profile("paper", **{"training.loss": "focal"})
