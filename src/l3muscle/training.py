@@ -5,7 +5,7 @@ import io
 import math
 import pickle
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -193,19 +193,15 @@ def _learning_rate_factor(loop: Loop) -> Callable[[int], float]:
     return lambda step: 0.5 * (1 + math.cos(math.pi * min(step / loop.max_steps, 1.0)))
 
 
-class _Saturation:
-    """Counts validations since a loss last improved by more than `min_improvement`."""
-
-    def __init__(self, min_improvement: float) -> None:
-        self.min_improvement = min_improvement
-        self.best = math.inf
-        self.stale = 0
-
-    def update(self, loss: float) -> None:
-        if loss < self.best - self.min_improvement:
-            self.best, self.stale = loss, 0
+def _stale(losses: Iterable[float], min_improvement: float) -> int:
+    """Number of validations since a loss last improved by more than `min_improvement`."""
+    best, stale = math.inf, 0
+    for loss in losses:
+        if loss < best - min_improvement:
+            best, stale = loss, 0
         else:
-            self.stale += 1
+            stale += 1
+    return stale
 
 
 def _autocast(loop: Loop) -> torch.autocast:
@@ -242,7 +238,6 @@ class _Training:
         fused = loop.device in ("cpu", "cuda")
         self.optimiser = torch.optim.Adam(network.parameters(), lr=loop.learning_rate, fused=fused)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, _learning_rate_factor(loop))
-        self.saturations = [_Saturation(loop.min_improvement) for _ in ("training", "validation")]
         self.best_loss, self.best_step = math.inf, 0
         self.best_weights: dict[str, Tensor] | None = None
         self.curve: list[CurvePoint] = []
@@ -290,9 +285,9 @@ class _Training:
                 name: value.cpu().clone(memory_format=torch.contiguous_format)
                 for name, value in self.network.state_dict().items()
             }
-        for saturation, loss in zip(self.saturations, (point.train_loss, point.validation_loss), strict=True):
-            saturation.update(loss)
-        return "saturated" if min(s.stale for s in self.saturations) >= self.loop.patience else None
+        losses = ([p.train_loss for p in self.curve], [p.validation_loss for p in self.curve])
+        stale = min(_stale(one, self.loop.min_improvement) for one in losses)
+        return "saturated" if stale >= self.loop.patience else None
 
     def _diverged(self, where: str) -> str:
         if self.best_weights is None:
@@ -311,7 +306,6 @@ class _Training:
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "saturations": [(s.best, s.stale) for s in self.saturations],
             "best": (self.best_loss, self.best_step, self.best_weights),
             "curve": [asdict(point) for point in self.curve],
             "queue": self.task.order.queue if self.task.order else [],
@@ -328,8 +322,6 @@ class _Training:
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
-        for saturation, (best, stale) in zip(self.saturations, state["saturations"], strict=True):
-            saturation.best, saturation.stale = best, stale
         self.best_loss, self.best_step, self.best_weights = state["best"]
         self.curve = [CurvePoint(**point) for point in state["curve"]]
         if self.task.order is not None:
