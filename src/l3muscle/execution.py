@@ -47,7 +47,7 @@ def execute_notebook(
     kernel: str = "python3",
     cwd: Path | None = None,
     log: Path | None = None,
-    metadata: dict[str, Any] | None = None,
+    inputs: str = "",
 ) -> Outcome:
     """Execute a notebook; what was executed stays in `out`, up to a cell that failed.
 
@@ -62,8 +62,8 @@ def execute_notebook(
         Where it runs.
     log : Path, optional
         Gets what the kernel's process writes to its standard error.
-    metadata : dict, optional
-        Goes into the executed notebook as `metadata.l3muscle`, once it is complete.
+    inputs : str
+        Identity of all that decides what it shows; noted in the executed notebook once that is complete.
     """
     import nbformat
     import papermill
@@ -102,14 +102,14 @@ def execute_notebook(
             tags.append("remove-cell")  # what it holds does not count any more
     # Papermill notes where and when it ran: neither belongs on a page.
     notebook.metadata.pop("papermill", None)
-    notebook.metadata["l3muscle"] = metadata or {}
+    notebook.metadata["l3muscle"] = {"inputs": inputs}
     with replaced(out) as temporary:
         nbformat.write(notebook, temporary)
     return Outcome("done")
 
 
 def is_current(out: Path, inputs: str) -> bool:
-    """Whether a notebook was executed to its end with `metadata` whose entry `inputs` is this."""
+    """Whether a notebook was executed to its end with these `inputs`."""
     try:
         return json.loads(out.read_text(encoding="utf-8"))["metadata"]["l3muscle"]["inputs"] == inputs
     except (OSError, ValueError, KeyError, TypeError):
@@ -161,23 +161,28 @@ class Job:
     ----------
     name : str
         Of the executed notebook, without its suffix.
-    template, out, log, cwd : str
-        Absolute paths.
-    parameters, metadata : dict
+    template, out, log, cwd : Path
+        Absolute.
+    parameters : dict
+    inputs : str
+        As of `execute_notebook`.
     kernel : str
     deadline : float or None
         When the notebook has to stop, as `time.time()` counts.
+    before : str or None
+        Name of the job that has to come before it.
     """
 
     name: str
-    template: str
-    out: str
-    log: str
-    cwd: str
+    template: Path
+    out: Path
+    log: Path
+    cwd: Path
     parameters: dict[str, Any]
-    metadata: dict[str, Any]
+    inputs: str
     kernel: str
     deadline: float | None
+    before: str | None = None
 
 
 def run_job(job: Job, after: Outcome | None = None) -> Outcome:
@@ -191,11 +196,5 @@ def run_job(job: Job, after: Outcome | None = None) -> Outcome:
             return Outcome("paused")
         parameters["time_budget_s"] = max(round(left, 1), 0.1)  # 0 is no limit
     return execute_notebook(
-        Path(job.template),
-        Path(job.out),
-        parameters,
-        kernel=job.kernel,
-        cwd=Path(job.cwd),
-        log=Path(job.log),
-        metadata=job.metadata,
+        job.template, job.out, parameters, kernel=job.kernel, cwd=job.cwd, log=job.log, inputs=job.inputs
     )

@@ -187,42 +187,45 @@ class _Run:
             grouped.setdefault((experiment.source_task, experiment.n_train), []).append(experiment)
         return grouped
 
-    def jobs(self) -> dict[str, tuple[Job, str | None]]:
-        """Notebooks to execute, by name, each with the name of the one that has to come before it."""
+    def jobs(self) -> dict[str, Job]:
+        """Notebooks to execute, by name; each comes after the one that it names as `before`."""
         study = self.study
         filters = {f"{axis}s": sorted(self.only[axis]) for axis in ("fold", "subset", "repeat") if self.only.get(axis)}
-        first: dict[str, tuple[Job, str | None]] = {}
-        then: dict[str, tuple[Job, str | None]] = {}
+        first: dict[str, Job] = {}
+        then: dict[str, Job] = {}
         for (task, size), chosen in self.configurations.items():
-            keys = [study.keys[experiment] for experiment in chosen]
-            name = notebook_name(task, size)
-            job = self._job("experiment", name, {"source_task": task, "n_train": size, **filters}, keys)
             before = None
             if task != "random":
                 pretrain = self._job("pretrain", notebook_name(task), {"source_task": task}, [study.source_key(task)])
-                if not study.has_source(task) or not _is_current(pretrain):
+                if not study.has_source(task) or not is_current(pretrain.out, pretrain.inputs):
                     before = pretrain.name
-                    first[before] = (pretrain, None)
+                    first[before] = pretrain
+            keys = [study.keys[experiment] for experiment in chosen]
+            parameters = {"source_task": task, "n_train": size, **filters}
+            job = self._job("experiment", notebook_name(task, size), parameters, keys, before)
             scored = all(study.is_done(e) and study.store.sound("scores", score_key(study.keys[e])) for e in chosen)
-            if not (scored and _is_current(job)):
-                then[name] = (job, before)
+            if not (scored and is_current(job.out, job.inputs)):
+                then[job.name] = job
         return first | then
 
-    def _job(self, template: str, name: str, parameters: dict[str, Any], keys: list[str]) -> Job:
+    def _job(
+        self, template: str, name: str, parameters: dict[str, Any], keys: list[str], before: str | None = None
+    ) -> Job:
         path = notebook_folder() / f"{template}.ipynb"
         common = {"profile": self.study.profile_name, "runs": os.path.relpath(self.study.runs)}
         inputs = hashlib.sha256(json.dumps([keys, parameters]).encode() + path.read_bytes()).hexdigest()
         folder = self.study.folder.resolve()
         return Job(
             name=name,
-            template=str(path.resolve()),
-            out=str(folder / "notebooks" / f"{name}.ipynb"),
-            log=str(folder / "logs" / f"{name}.txt"),
-            cwd=os.getcwd(),
+            template=path.resolve(),
+            out=folder / "notebooks" / f"{name}.ipynb",
+            log=folder / "logs" / f"{name}.txt",
+            cwd=Path.cwd(),
             parameters={**common, **parameters},
-            metadata={"inputs": inputs},
+            inputs=inputs,
             kernel=self.kernel,
             deadline=self.deadline,
+            before=before,
         )
 
     # --- doing it ----------------------------------------------------------------------------------------------
@@ -237,19 +240,18 @@ class _Run:
         if blind:
             raise RunnerError(f"the worker at {blind[0]} does not see {plan}; the workers have to share this folder")
 
-    def _run(self, client: Client, jobs: dict[str, tuple[Job, str | None]], show: Callable[[], None]) -> None:
+    def _run(self, client: Client, jobs: dict[str, Job], show: Callable[[], None]) -> None:
         futures: dict[str, Future] = {}
-        running: dict[Future, str] = {}
+        running: dict[Future, Job] = {}
 
-        def submit(name: str) -> None:
-            job, before = jobs[name]
-            after = None if before is None else futures[before]
-            priority = -list(jobs).index(name)
-            futures[name] = client.submit(run_job, job, after, pure=False, priority=priority)
-            running[futures[name]] = name
+        def submit(job: Job) -> None:
+            after = None if job.before is None else futures[job.before]
+            priority = -list(jobs).index(job.name)
+            futures[job.name] = client.submit(run_job, job, after, pure=False, priority=priority)
+            running[futures[job.name]] = job
 
-        for name in jobs:
-            submit(name)
+        for job in jobs.values():
+            submit(job)
         while running:
             # The client cancels what waits for a scheduler that has gone.
             with suppress(TimeoutError, OSError, CancelledError):
@@ -261,12 +263,13 @@ class _Run:
                     "from there"
                 )
             for future in [one for one in running if one.status != "pending"]:
-                name = running.pop(future)
-                if self._take(jobs[name][0], _outcome(future)):
-                    submit(name)
+                job = running.pop(future)
+                if self._take(job, _outcome(future)):
+                    submit(job)
                     # What waited for it has been told that it did not come about.
-                    for later in [n for n, (_, before) in jobs.items() if before == name and futures[n] not in running]:
-                        submit(later)
+                    for later in jobs.values():
+                        if later.before == job.name and futures[later.name] not in running:
+                            submit(later)
         show()
 
     def _take(self, job: Job, outcome: Outcome) -> bool:
@@ -297,10 +300,6 @@ class _Run:
             f"(try ONEDNN_MAX_CPU_ISA=AVX2 before the command). What they wrote is in {self.study.folder / 'logs'}; "
             f"this runs the one notebook by itself: papermill {template} {job.name}.ipynb {given}"
         )
-
-
-def _is_current(job: Job) -> bool:
-    return is_current(Path(job.out), job.metadata["inputs"])
 
 
 def _outcome(future: Future) -> Outcome:

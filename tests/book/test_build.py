@@ -83,7 +83,7 @@ def test_executed_experiments_become_pages_with_their_command_and_an_index(proje
     nbformat.write(notebook, template)
     out = results.folder / "notebooks" / "experiment-segmentation-n004.ipynb"
     try:
-        assert execute_notebook(template, out, parameters, metadata={"inputs": "x"}).state == "done"
+        assert execute_notebook(template, out, parameters, inputs="x").state == "done"
         (out.parent / "experiment-random-n002.ipynb").write_text(nbformat.writes(notebook))  # not finished
         folder = project / "pages"
         experiment_pages.write_experiment_pages(results, folder)

@@ -271,8 +271,8 @@ def test_a_budget_that_ends_in_a_training_is_no_failure_and_the_training_goes_on
     study = start(tmp_path, finished, training={**TINY["training"], "max_steps": 60})
     study.write_plan()
     job = Job(
-        name="n", template=str(notebook_folder() / "experiment.ipynb"), out=str(tmp_path / "n.ipynb"),
-        log=str(tmp_path / "n.txt"), cwd=str(tmp_path), metadata={}, kernel="python3", deadline=time.time() + 0.14,
+        name="n", template=notebook_folder() / "experiment.ipynb", out=tmp_path / "n.ipynb",
+        log=tmp_path / "n.txt", cwd=tmp_path, inputs="", kernel="python3", deadline=time.time() + 0.14,
         parameters={"profile": study.profile_name, "runs": str(study.runs), "source_task": "random", "n_train": 2},
     )  # fmt: skip
     assert run_job(job).state == "paused"

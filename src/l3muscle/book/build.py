@@ -114,7 +114,7 @@ def execute_chapters(
         if current:
             return
         log = results.folder / "logs" / f"{template.stem}.txt"
-        outcome = execute_notebook(template, out, parameters, log=log, metadata={"inputs": inputs})
+        outcome = execute_notebook(template, out, parameters, log=log, inputs=inputs)
         if outcome.state != "done":
             raise BookError(f"{template.stem} {outcome.state} in {outcome.reason}; what it did is in {out}")
 
