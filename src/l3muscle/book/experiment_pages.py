@@ -3,6 +3,7 @@
 import ast
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,35 +28,27 @@ def page_address(results: StudyResults, source_task: str, n_train: int) -> str:
     return f"experiments/{path.stem}.html" if finished else view_address(source_task, n_train)
 
 
-def write_experiment_pages(results: StudyResults, folder: Path) -> list[Path]:
+def write_experiment_pages(results: StudyResults, folder: Path) -> None:
     """Write the executed notebooks of a run as pages, and an index of them.
 
     Parameters
     ----------
     results : StudyResults
     folder : Path
-        Gets `index.md` and the notebooks; what else lies there is removed.
-
-    Returns
-    -------
-    list of Path
-        All pages.
+        Replaced if it exists; gets `index.md` and the notebooks.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    pages = set()
     for path in sorted((results.folder / "notebooks").glob("*-*.ipynb")):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         if "l3muscle" not in notebook["metadata"]:
             continue  # failed, or not finished
         _introduce(notebook)
-        written.append(folder / path.name)
-        written[-1].write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    index = folder / "index.md"
-    index.write_text(INTRODUCTION + _table(results, {path.stem for path in written}), encoding="utf-8")
-    written.append(index)
-    for path in set(folder.iterdir()) - set(written):
-        path.unlink()
-    return written
+        text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+        (folder / path.name).write_text(text, encoding="utf-8")
+        pages.add(path.stem)
+    (folder / "index.md").write_text(INTRODUCTION + _table(results, pages), encoding="utf-8")
 
 
 def _introduce(notebook: dict[str, Any]) -> None:
