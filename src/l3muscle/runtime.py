@@ -19,15 +19,15 @@ RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pydicom", "sciki
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
 
 
-def keep_freed_memory() -> bool:
-    """Ask glibc not to hand freed activations back to the system at every step; returns whether it agreed.
+def keep_freed_memory() -> None:
+    """Ask glibc not to hand freed activations back to the system at every step.
 
     Large blocks are otherwise mapped and unmapped, page by page, twice a layer and step.
     """
-    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
-        return False
-    libc = ctypes.CDLL(None)
-    return all([libc.mallopt(M_MMAP_MAX, 0), libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)])
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def best_device() -> str:

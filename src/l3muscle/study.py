@@ -99,8 +99,8 @@ class Study:
 
     # --- the cohort --------------------------------------------------------------------------------------------
 
-    def make_phantom(self, *, workers: int = 1, on_patient: Callable[[int], None] | None = None) -> bool:
-        """Draw the profile's phantom cohort unless it is there; returns whether it was drawn.
+    def make_phantom(self, *, workers: int = 1, on_patient: Callable[[int], None] | None = None) -> None:
+        """Draw the profile's phantom cohort unless it is there.
 
         Raises
         ------
@@ -110,14 +110,13 @@ class Study:
             If one of the worker processes dies.
         """
         if not self.is_phantom or self.cohort_folder.is_dir():
-            return False
+            return
         from l3muscle.phantom.patients import write_phantom  # the rest of a run has no need of it
 
         try:
             write_phantom(self.cohort_folder, **dict(self.profile.cohort), workers=workers, progress=on_patient)
         except BrokenExecutor:
             raise StudyError("a process that drew the phantom has died; the same command draws it anew") from None
-        return True
 
     @cached_property
     def cohort(self) -> Cohort:

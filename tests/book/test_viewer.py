@@ -17,8 +17,9 @@ from l3muscle.study import StudyResults
 
 @pytest.fixture(scope="module")
 def written(finished, tmp_path_factory) -> tuple[StudyResults, Path]:
-    results = StudyResults(finished.store.root)
-    return results, viewer.write_viewer(results, tmp_path_factory.mktemp("viewer") / "files")
+    results, folder = StudyResults(finished.store.root), tmp_path_factory.mktemp("viewer") / "files"
+    viewer.write_viewer(results, folder)
+    return results, folder
 
 
 def arguments(path: Path) -> list[Any]:
@@ -87,7 +88,8 @@ def test_every_mask_is_there_with_the_measures_of_the_run(written):
 def test_no_file_names_a_patient(finished, tmp_path):
     results = StudyResults(finished.store.root)
     results.plan["phantom"] = False
-    text = "".join(path.read_text() for path in viewer.write_viewer(results, tmp_path / "files").iterdir())
+    viewer.write_viewer(results, tmp_path / "files")
+    text = "".join(path.read_text() for path in (tmp_path / "files").iterdir())
     assert '"id":"patient 0' in text and not [name for name in results.cohort().patient_ids if name in text]
 
 

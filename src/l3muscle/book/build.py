@@ -74,8 +74,8 @@ def _inputs(template: Path, parameters: dict[str, Any], results: StudyResults) -
 
 def execute_chapters(
     results: StudyResults, *, profile: str, runs: Path, workers: int = 1, say: Callable[[str], None] = print
-) -> list[Path]:
-    """Execute every chapter whose inputs have changed since it was last executed.
+) -> None:
+    """Execute every chapter whose inputs have changed since it was last executed, into `book/executed/`.
 
     Parameters
     ----------
@@ -87,11 +87,6 @@ def execute_chapters(
         Chapters that are executed at the same time, each in a kernel of its own.
     say : callable
         Takes one line of text.
-
-    Returns
-    -------
-    list of Path
-        The executed notebooks, under `book/executed/`, in reading order.
 
     Raises
     ------
@@ -132,7 +127,6 @@ def execute_chapters(
     write_front_page(results, EXECUTED)
     write_viewer(results, EXECUTED / "viewer")
     write_experiment_pages(results, EXECUTED / "experiments")
-    return executed
 
 
 def remove_unshown_pictures(html: Path) -> None:

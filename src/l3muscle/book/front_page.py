@@ -227,7 +227,7 @@ def step_pictures(results: StudyResults) -> dict[str, Figure]:
     return dict(zip(STEPS, pictures, strict=True))
 
 
-def write_tables(results: StudyResults, folder: Path) -> Path:
+def write_tables(results: StudyResults, folder: Path) -> None:
     """Write the values behind every figure and table of the book, and every score, into `folder / "tables.zip"`.
 
     The same tables give the same bytes; patients and observers of a cohort of one's own have pseudonyms.
@@ -238,16 +238,14 @@ def write_tables(results: StudyResults, folder: Path) -> Path:
     files = {f"{FOLDER}/{file.name}": file.read_text(encoding="utf-8") for file in (folder / FOLDER).glob("*.csv")}
     for name, table in tables.items():
         files[f"{name}.csv"] = renamed(table, names).to_csv(index=False, float_format="%.9g", lineterminator="\n")
-    path = folder / "tables.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(folder / "tables.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in sorted(files.items()):
             entry = zipfile.ZipInfo(name)
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, text)
-    return path
 
 
-def write_front_page(results: StudyResults, folder: Path) -> Path:
+def write_front_page(results: StudyResults, folder: Path) -> None:
     """Write what pages include: `full.md` (empty where no full study is kept) and `summary.md` with their figures,
     `answer.md`, `notice.md`, `run.json`, pictures, tables.
 
@@ -256,11 +254,6 @@ def write_front_page(results: StudyResults, folder: Path) -> Path:
     results : StudyResults
     folder : Path
         Of the executed chapters, whose values `l3muscle.book.show.write_values` has written before.
-
-    Returns
-    -------
-    Path
-        `summary.md`.
     """
     scores, observers, labels = results.scores(), results.observer_scores(), source_labels(results)
     band, curve = observer_band(observers, "dice"), learning_curve_table(scores, "dice")
@@ -314,6 +307,4 @@ The values behind every figure and table, and every score: {{download}}`tables.z
     (folder / "notice.md").write_text(cohort_notice(results), encoding="utf-8")
     about = {"profile": results.profile.name, "phantom": is_phantom(results), "results": results_id(results)}
     (folder / RUN_FILE).write_text(json.dumps(about), encoding="utf-8")
-    path = folder / "summary.md"
-    path.write_text(text, encoding="utf-8")
-    return path
+    (folder / "summary.md").write_text(text, encoding="utf-8")

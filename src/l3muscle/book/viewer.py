@@ -100,20 +100,15 @@ def _write_predictions(
                 _write(folder / f"slice-{k}-{task}.js", "predictions", k, task, image)
 
 
-def write_viewer(results: StudyResults, folder: Path) -> Path:
+def write_viewer(results: StudyResults, folder: Path) -> None:
     """Write what the viewer shows of a run; patients of a cohort of one's own have pseudonyms.
 
     Parameters
     ----------
     results : StudyResults
     folder : Path
-        Replaced if it exists.
-
-    Returns
-    -------
-    Path
-        The folder: `index.js` with what there is to choose, `slice-<number>.js` for each test image with its expert
-        and observers, and `slice-<number>-<source task>.js` with every model's prediction.
+        Replaced if it exists. Gets `index.js` with what there is to choose, `slice-<number>.js` for each test image
+        with its expert and observers, and `slice-<number>-<source task>.js` with every model's prediction.
 
     Raises
     ------
@@ -149,7 +144,6 @@ def write_viewer(results: StudyResults, folder: Path) -> Path:
         "configurations": _configurations(scores, names),
     }
     _write(folder / "index.js", "index", index)
-    return folder
 
 
 def view_address(source_task: str, n_train: int) -> str:
