@@ -23,7 +23,7 @@ def train_all(study: Study) -> None:
     study.make_phantom()
     study.write_plan()
     settings = study.profile
-    device = begin_training(threads=settings.threads_per_worker, deterministic=settings.training.deterministic)
+    device = begin_training(settings)
     for source_task in study.source_tasks():
         if study.has_source(source_task):
             continue

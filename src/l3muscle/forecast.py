@@ -56,7 +56,7 @@ def forecast(study: Study, *, workers: int, only: Mapping[str, Collection[Any]])
     notebooks = {(one.source_task, one.n_train) for one in chosen}
     tasks = {task for task, _ in notebooks if task != "random" and profile.published_weights(task) is None}
     yield f"{len(chosen)} models in {len(notebooks)} notebooks, {len(tasks)} source tasks to learn; timing a few steps"
-    device = runtime.begin_training(threads=profile.threads_per_worker, deterministic=profile.training.deterministic)
+    device = runtime.begin_training(profile)
     images = torch.rand(2 * max(grid.folds, profile.training.batch_size), 1, *profile.image.shape)
     rest = profile.cohort.patients - profile.cohort.test_patients
     validation = images[:1].expand(max(1, rest // grid.folds), -1, -1, -1)

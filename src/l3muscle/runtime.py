@@ -9,14 +9,17 @@ import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from l3muscle import __version__
 
+if TYPE_CHECKING:
+    from l3muscle.profile import Profile
+
 RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pydicom", "scikit-image")
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
@@ -37,16 +40,15 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def begin_training(*, threads: int, deterministic: bool) -> str:
+def begin_training(profile: "Profile") -> str:
     """Settle what decides the bits and the speed of a training in this process, and name the device it goes to.
 
     Parameters
     ----------
-    threads : int
-        Of the CPU; another count sums in another order.
-    deterministic : bool
-        Whether a GPU is held to algorithms that give the same bits for the same input. Where torch has none for a step,
-        it warns and goes on. A CPU always does.
+    profile : Profile
+        Its `threads_per_worker` are those of the CPU; another count sums in another order. Its `training.deterministic`
+        is whether a GPU is held to algorithms that give the same bits for the same input. Where torch has none for a
+        step, it warns and goes on. A CPU always does.
 
     Returns
     -------
@@ -54,8 +56,8 @@ def begin_training(*, threads: int, deterministic: bool) -> str:
         As `best_device`.
     """
     keep_freed_memory()
-    torch.set_num_threads(threads)
-    device = best_device()
+    torch.set_num_threads(profile.threads_per_worker)
+    device, deterministic = best_device(), profile.training.deterministic
     if device == "cuda":
         if deterministic:
             # cuBLAS reads it when it starts, which is at the first product.

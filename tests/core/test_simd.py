@@ -92,9 +92,9 @@ from l3muscle.training import fit
 
 few = {"classification": {"validation_images": 2, "points": 1000}, "segmentation": {"validation_scenes": 2}}
 few["jigsaw"] = {"validation_puzzles": 1}
-device = begin_training(threads=1, deterministic=True)
 for width in map(int, sys.argv[1:]):
     profile = load_profile("smoke", sources=few, **{"network.width": width})
+    device = begin_training(profile)
     images = torch.rand(12, 1, *profile.image.shape, generator=torch.Generator().manual_seed(0))
     for source_task in SOURCE_TASKS:
         torch.manual_seed(0)

@@ -70,8 +70,8 @@ class Playground:
 
     def __init__(self, study: Study, results: StudyResults | None, about: str) -> None:
         self.study, self.results, self.about = study, results, about
-        self.prepared, orders, settings = study.prepared, study.splits.orders, study.profile
-        self.device = begin_training(threads=settings.threads_per_worker, deterministic=settings.training.deterministic)
+        self.prepared, orders = study.prepared, study.splits.orders
+        self.device = begin_training(study.profile)
         largest = min(len(order) for subsets in orders for order in subsets)
         self.allowed = {
             "n_train": (1, largest),

@@ -87,9 +87,8 @@ def _jobs(parts: list[list[int]], full_curve: bool, seed: int) -> list[_Job]:
 
 def _train(job: _Job, initial: Initialisation, images: Tensor, masks: Tensor, seed: int) -> Trained:
     """Fine-tune one network on its share of all slices' images and masks, (N, 1, rows, columns) each."""
-    profile, settings = initial.profile, initial.profile.training
-    threads = torch.get_num_threads()
-    device = runtime.begin_training(threads=profile.threads_per_worker, deterministic=settings.deterministic)
+    profile, threads = initial.profile, torch.get_num_threads()
+    device = runtime.begin_training(profile)
     seed = runtime.seed_of("own", seed, job.fold, len(job.training))
     torch.manual_seed(seed)
     network = build_network(profile)

@@ -121,7 +121,7 @@ def _source_weights(
         study.store_source(source, load_published(profile, source))
     elif not study.has_source(source):
         say(f"learning the source task {source} first; it is kept in {study.folder} for the next time")
-        device = begin_training(threads=profile.threads_per_worker, deterministic=profile.training.deterministic)
+        device = begin_training(profile)
         checkpoint = study.checkpoint(study.source_key(source))
         network, task, fitted = learn_source(profile, source, torch.empty(0), device, checkpoint)
         study.store_source(source, fitted.weights, fitted=fitted, task=task, network=network)
