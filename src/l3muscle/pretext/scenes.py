@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from l3muscle.profile import Profile
 
 ANGLES = 720  # steps of a closed outline, half a degree each
-# Brightness of each structure as a share of the grey scale, (lowest, highest); one in `STRANGE` is of any brightness.
+# Usual brightness of each structure as a share of the grey scale, (lowest, highest).
 EMPTY, RIND, FILLING, SOFT, BRIGHT = (0.0, 0.02), (0.05, 0.25), (0.05, 0.3), (0.4, 0.65), (0.85, 1.1)
-STRANGE = 0.15
+UNUSUAL_SHARE = 0.15  # of the structures, which are of any brightness
 OUTSIDE_LABEL, RIND_LABEL, WALL_LABEL, FILLING_LABEL, COLLAR_LABEL, CORE_LABEL, FIRST_BLOB_LABEL = range(7)
 
 
@@ -44,47 +44,6 @@ class SegmentationSettings(SourceTrainingSettings):
     classes: Annotated[int, Field(ge=2, le=64)]
     shapes_per_scene: Positive
     validation_scenes: Positive
-
-
-class _Dice:
-    """Random numbers for a batch of scenes: drawn on the CPU, so that a seed means the same on every device."""
-
-    def __init__(self, count: int, shape: tuple[int, int], generator: Generator, device: torch.device | str) -> None:
-        self.count, self.shape, self.generator, self.device = count, shape, generator, device
-
-    def uniform(self, low: float, high: float) -> Tensor:
-        """(N, 1, 1)."""
-        return (low + (high - low) * torch.rand(self.count, 1, 1, generator=self.generator)).to(self.device)
-
-    def happens(self, probability: float) -> Tensor:
-        """(N, 1, 1) bool."""
-        return self.uniform(0, 1) < probability
-
-    def level(self, usual: tuple[float, float]) -> Tensor:
-        """A brightness, (N, 1, 1)."""
-        return torch.where(self.happens(STRANGE), self.uniform(0, 1), self.uniform(*usual))
-
-    def noise(self, nodes: int) -> Tensor:
-        """(N, rows, columns), about uniform in [-1, 1] at the nodes, smooth between them."""
-        coarse = torch.rand(self.count, 1, nodes, nodes, generator=self.generator).to(self.device) * 2 - 1
-        return F.interpolate(coarse, size=self.shape, mode="bicubic", align_corners=True)[:, 0]
-
-    def wave(self, harmonics: int) -> Tensor:
-        """A closed random curve, (N, ANGLES): harmonics of falling weight, of standard deviation about 1."""
-        number = torch.arange(1, harmonics + 1)
-        angle = torch.arange(ANGLES) * (2 * math.pi / ANGLES) * number[:, None]  # (harmonics, ANGLES)
-        weight = torch.randn(2, self.count, harmonics, generator=self.generator) / number.sqrt()
-        curve = weight[0] @ torch.cos(angle) + weight[1] @ torch.sin(angle)
-        return (curve / (1 / number).sum().sqrt()).to(self.device)
-
-    def grain(self) -> Tensor:
-        """Noise correlated over neighbouring pixels, (N, rows, columns), of standard deviation 1."""
-        # Whole images of it are drawn where they are needed; the seed for that comes from the CPU.
-        own = torch.Generator(self.device).manual_seed(int(torch.randint(2**31, (1,), generator=self.generator)))
-        white = torch.randn(self.count, 1, *self.shape, generator=own, device=self.device)
-        kernel = white.new_tensor([[1.0, 2.0, 1.0]])
-        kernel = kernel.T @ kernel / 6  # of unit energy
-        return F.conv2d(white, kernel[None, None], padding=1)[:, 0]
 
 
 def draw_scenes(
@@ -132,16 +91,54 @@ def draw_scenes(
     return scenes.finished()
 
 
-class _Scenes(_Dice):
-    """A batch of scenes while they are drawn, one structure over the other."""
+class _Scenes:
+    """A batch of scenes while they are drawn, one structure over the other.
+
+    Random numbers are drawn on the CPU, so that a seed means the same on every device.
+    """
 
     def __init__(self, count: int, shape: tuple[int, int], generator: Generator, device: torch.device | str) -> None:
-        super().__init__(count, shape, generator, device)
+        self.count, self.shape, self.generator, self.device = count, shape, generator, device
         rows, columns = shape
         self.y = torch.linspace(-1, 1, rows, device=device)[:, None].expand(rows, columns)
         self.x = torch.linspace(-1, 1, columns, device=device)[None, :].expand(rows, columns)
         self.images = self.level(EMPTY) + torch.zeros(count, rows, columns, device=device)
         self.labels = torch.zeros(count, rows, columns, dtype=torch.int64, device=device)
+
+    def uniform(self, low: float, high: float) -> Tensor:
+        """(N, 1, 1)."""
+        return (low + (high - low) * torch.rand(self.count, 1, 1, generator=self.generator)).to(self.device)
+
+    def happens(self, probability: float) -> Tensor:
+        """(N, 1, 1) bool."""
+        return self.uniform(0, 1) < probability
+
+    def level(self, usual: tuple[float, float]) -> Tensor:
+        """A brightness, (N, 1, 1)."""
+        return torch.where(self.happens(UNUSUAL_SHARE), self.uniform(0, 1), self.uniform(*usual))
+
+    def noise(self, nodes: int) -> Tensor:
+        """(N, rows, columns), about uniform in [-1, 1] at the nodes, smooth between them."""
+        coarse = torch.rand(self.count, 1, nodes, nodes, generator=self.generator).to(self.device) * 2 - 1
+        return F.interpolate(coarse, size=self.shape, mode="bicubic", align_corners=True)[:, 0]
+
+    def wave(self, harmonics: int) -> Tensor:
+        """A closed random curve, (N, ANGLES): harmonics of falling weight, of standard deviation about 1."""
+        number = torch.arange(1, harmonics + 1)
+        angle = torch.arange(ANGLES) * (2 * math.pi / ANGLES) * number[:, None]  # (harmonics, ANGLES)
+        weight = torch.randn(2, self.count, harmonics, generator=self.generator) / number.sqrt()
+        curve = weight[0] @ torch.cos(angle) + weight[1] @ torch.sin(angle)
+        return (curve / (1 / number).sum().sqrt()).to(self.device)
+
+    def grain(self) -> Tensor:
+        """Noise correlated over neighbouring pixels, (N, rows, columns), of standard deviation 1."""
+        # Whole images of it are drawn where they are needed; the seed for that comes from the CPU.
+        seed = int(torch.randint(2**31, (1,), generator=self.generator))
+        noise_generator = torch.Generator(self.device).manual_seed(seed)
+        white = torch.randn(self.count, 1, *self.shape, generator=noise_generator, device=self.device)
+        kernel = white.new_tensor([[1.0, 2.0, 1.0]])
+        kernel = kernel.T @ kernel / 6  # of unit energy
+        return F.conv2d(white, kernel[None, None], padding=1)[:, 0]
 
     @staticmethod
     def polar(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
