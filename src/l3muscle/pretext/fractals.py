@@ -7,7 +7,6 @@ of its maps a little off, turned, scaled, moved, faint or bright, on a mottled g
 """
 
 import math
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
@@ -116,7 +115,7 @@ def draw_fractals(
     Tensor, (N, 1, rows, columns), in [0, 1]
     """
     count, (rows, columns) = len(maps), shape
-    own = torch.Generator(device).manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+    noise_generator = torch.Generator(device).manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
 
     def uniform(low: float, high: float, *size: int) -> Tensor:
         return (low + (high - low) * torch.rand(count, *size, generator=generator)).to(device)
@@ -124,17 +123,17 @@ def draw_fractals(
     maps, chances = maps.to(device), chances.to(device)
     maps = maps * uniform(0.9, 1.1, *maps.shape[1:])
     steps = max(1, math.ceil(points / WALKERS))
-    taken = torch.multinomial(chances, (BURN_IN + steps) * WALKERS, replacement=True, generator=own)
+    taken = torch.multinomial(chances, (BURN_IN + steps) * WALKERS, replacement=True, generator=noise_generator)
     taken = taken.view(count, BURN_IN + steps, WALKERS)
-    place = torch.zeros(count, WALKERS, 2, device=device)
-    trail = []
+    positions = torch.zeros(count, WALKERS, 2, device=device)
+    visited = []
     flat = maps.flatten(2)  # (N, 4, 6)
     for step in range(BURN_IN + steps):
         chosen = flat.gather(1, taken[:, step, :, None].expand(-1, -1, 6)).unflatten(2, (2, 3))
-        place = (chosen[..., :2] * place[..., None, :]).sum(-1) + chosen[..., 2]
+        positions = (chosen[..., :2] * positions[..., None, :]).sum(-1) + chosen[..., 2]
         if step >= BURN_IN:
-            trail.append(place)
-    marks = torch.cat(trail, 1)  # (N, steps * WALKERS, 2)
+            visited.append(positions)
+    marks = torch.cat(visited, 1)  # (N, steps * WALKERS, 2)
     # A few numbers off can turn a map that barely contracts into one that does not: its points stop at a wall.
     marks = marks.nan_to_num(0.0).clamp(-1e4, 1e4)
     marks = (marks - marks.mean(1, keepdim=True)) @ _rotation(uniform(-TURN, TURN))
@@ -152,12 +151,12 @@ def draw_fractals(
 
     ground = F.interpolate(uniform(-1, 1, 1, 5, 5), size=shape, mode="bicubic", align_corners=True)[:, 0]
     ground = uniform(0, 0.4, 1, 1) + uniform(0, 0.2, 1, 1) * ground
-    noise = torch.randn(count, rows, columns, generator=own, device=device) * uniform(0, 0.05, 1, 1)
+    noise = torch.randn(count, rows, columns, generator=noise_generator, device=device) * uniform(0, 0.05, 1, 1)
     return (ground + uniform(0.4, 1, 1, 1) * density + noise).clamp(0, 1)[:, None]
 
 
 class ResNetClassifier(nn.Module):
-    """A encoder, its features averaged over the image, and one linear layer, named as in torchvision's ResNets."""
+    """An encoder, its features averaged over the image, and one linear layer, `fc` as in torchvision's ResNets."""
 
     def __init__(self, encoder: nn.Sequential, classes: int) -> None:
         super().__init__()
@@ -167,11 +166,6 @@ class ResNetClassifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, 3, H, W) to logits (N, classes)."""
         return self.fc(self.backbone(x).mean((2, 3)))
-
-
-def torchvision_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A classifier's state dict with the names of a torchvision ResNet: `conv1.weight`, not `backbone.conv1.weight`."""
-    return OrderedDict((name.removeprefix("backbone."), value) for name, value in state_dict.items())
 
 
 class ProceduralClassification(Task):
