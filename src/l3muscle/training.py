@@ -228,11 +228,12 @@ def validate(network: nn.Module, task: Task, loop: Loop) -> tuple[float, float |
     return total / count, None if task.classes is None else right / count
 
 
-class _Training:
-    """All of a training that changes from step to step."""
+class Training:
+    """All of a training that changes from step to step; parameters as of `fit`."""
 
     def __init__(self, network: nn.Module, task: Task, loop: Loop, generator: Generator) -> None:
         self.network, self.task, self.loop, self.generator = network, task, loop, generator
+        network.to(loop.device, memory_format=torch.channels_last).train()
         # Batches of a training have one shape, so that the graph of a GPU's step is recorded once.
         self.forward = torch.compile(network, mode="reduce-overhead", dynamic=False) if loop.compiled else network
         fused = loop.device in ("cpu", "cuda")
@@ -394,8 +395,7 @@ def fit(
     TrainingPaused
         If the checkpoint says that time is up, once the state is safe.
     """
-    network.to(loop.device, memory_format=torch.channels_last).train()
-    training = _Training(network, task, loop, generator)
+    training = Training(network, task, loop, generator)
     if checkpoint is not None:
         training.resume(checkpoint.load())
     stopped, started = None, time.perf_counter()
