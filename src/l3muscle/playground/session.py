@@ -10,22 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from l3muscle.errors import L3MuscleError
-from l3muscle.experiment import AXES, Experiment, PreparedCohort, build_network, predict, source_loop, source_seed
+from l3muscle.experiment import AXES, Experiment, PreparedCohort, build_network, learn_source, predict
 from l3muscle.metrics import dice
 from l3muscle.models import FCN
-from l3muscle.pretext import SOURCE_TASKS
 from l3muscle.profile import load_profile
 from l3muscle.runtime import begin_training
 from l3muscle.study import Study, StudyError, StudyResults, open_results
-from l3muscle.training import CurvePoint, fit
+from l3muscle.training import CurvePoint
 
 # Of the phantom that is drawn where no study is stored; a profile with less keeps its own.
 PATIENTS, TEST_PATIENTS, SIZE = 40, 12, 256
-SHORTER = 10  # a source task that is learned here gets one of so many steps of the profile
+SOURCE_STEPS_DIVISOR = 10  # a source task that is learned here gets the profile's steps divided by this
 VALIDATIONS = 10  # of one training
 
 
@@ -83,9 +81,9 @@ class Playground:
             "augmentation": (0.0, 3.0),
         }
         self._sources: dict[str, dict[str, Tensor] | None] = {"random": None}
-        self._dice: dict[tuple[str, int], float] = {}
+        self._study_dice: dict[tuple[str, int], float] = {}
         if results is not None and results.keys:
-            self._dice = results.scores().groupby(["source_task", "n_train"])["dice"].mean().to_dict()
+            self._study_dice = results.scores().groupby(["source_task", "n_train"])["dice"].mean().to_dict()
 
     def watched(self, index: int = 0) -> PreparedCohort:
         """The prepared cohort with one of its test slices."""
@@ -132,14 +130,12 @@ class Playground:
         return self._sources[source_task]
 
     def _learned(self, source_task: str) -> dict[str, Tensor]:
-        profile = self.study.profile
-        seed, loop = source_seed(profile, source_task), source_loop(profile, source_task, self.device)
-        steps = max(loop.max_steps // SHORTER, 2)
-        torch.manual_seed(seed)
-        build, images = SOURCE_TASKS[source_task].build, self.prepared.source_images
-        network, task = build(profile, images, seed=seed, device=self.device)
-        loop = replace(loop, max_steps=steps, validate_every=min(loop.validate_every, steps))
-        return fit(network, task, loop, generator=Generator().manual_seed(seed)).weights
+        profile, settings = self.study.profile, self.study.profile.source(source_task)
+        steps = max(settings.steps // SOURCE_STEPS_DIVISOR, 2)
+        brief = settings.model_copy(update={"steps": steps, "validate_every": min(settings.validate_every, steps)})
+        sources = profile.sources.model_copy(update={source_task: brief})
+        profile = profile.model_copy(update={"sources": sources})
+        return learn_source(profile, source_task, self.prepared.source_images, self.device)[2].weights
 
     def outcome(self, choice: Choice, weights: dict[str, Tensor], curve: Sequence[CurvePoint]) -> dict[str, Any]:
         """What came of a training, as a row of a table, from its best weights and its curve.
@@ -156,7 +152,7 @@ class Playground:
             "validation_loss": min(point.validation_loss for point in curve),
             "test_dice": float(np.mean(scores)),
             "lowest_dice": float(min(scores)),
-            "study_dice": self._dice.get((choice.source_task, choice.n_train), math.nan),
+            "study_dice": self._study_dice.get((choice.source_task, choice.n_train), math.nan),
         }
 
 
