@@ -185,20 +185,6 @@ def build_encoder(backbone: str, *, width: int = 64, output_stride: int = 8) -> 
     return encoder
 
 
-class FCNHead(nn.Sequential):
-    """torchvision's FCN head: 3 x 3 convolution to a quarter of the channels, then 1 x 1 to the output."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        middle = in_channels // 4
-        super().__init__(
-            nn.Conv2d(in_channels, middle, 3, padding=1, bias=False),
-            nn.BatchNorm2d(middle),
-            nn.ReLU(),
-            nn.Dropout(0.1),
-            nn.Conv2d(middle, out_channels, 1),
-        )
-
-
 class FCN(nn.Module):
     """Fully convolutional network: backbone, head, bilinear upsampling to the size of the input.
 
@@ -213,7 +199,15 @@ class FCN(nn.Module):
     def __init__(self, encoder: nn.Sequential, *, out_channels: int = 1) -> None:
         super().__init__()
         self.backbone = encoder
-        self.classifier = FCNHead(encoder.out_channels, out_channels)
+        # torchvision's FCN head: 3 x 3 convolution to a quarter of the channels, then 1 x 1 to the output.
+        middle = encoder.out_channels // 4
+        self.classifier = nn.Sequential(
+            nn.Conv2d(encoder.out_channels, middle, 3, padding=1, bias=False),
+            nn.BatchNorm2d(middle),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.Conv2d(middle, out_channels, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, 3, H, W) to logits (N, out_channels, H, W)."""
