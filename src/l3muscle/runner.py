@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -47,25 +46,20 @@ class RunnerError(L3MuscleError):
     """Workers that cannot be had, or that die."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Progress:
     """What a call of `run_study` did: numbers of models, and the reasons of what failed by its name."""
 
     done_before: int
     finished: int
     left: int
-    failed: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
+    failed: dict[str, str]
+    seconds: float
 
     @property
     def total(self) -> int:
         """Models asked for."""
         return self.done_before + self.finished + self.left
-
-    @property
-    def complete(self) -> bool:
-        """Whether every model asked for is done."""
-        return not self.failed and self.left == 0
 
 
 def notebook_folder() -> Path:
@@ -167,9 +161,8 @@ class _Run:
             ):
                 self._check(client)
                 self._run(client, jobs, lambda: bar.update(self.done() - bar.n))
-        for experiment, key in study.keys.items():
-            if experiment in set(self.chosen) and (failure := study.store.document(f"failed/{key}.json")):
-                self.failed[str(experiment)] = failure["reason"]
+        failures = study.results().failures()
+        self.failed |= {str(experiment): failures[experiment] for experiment in self.chosen if experiment in failures}
         done = self.done()
         return Progress(before, done - before, len(self.chosen) - done, self.failed, time.monotonic() - self.started)
 
@@ -179,21 +172,16 @@ class _Run:
 
     # --- what there is to do -----------------------------------------------------------------------------------
 
-    @cached_property
-    def configurations(self) -> dict[tuple[str, int], list[Experiment]]:
-        """Chosen models by configuration, in the grid's order."""
-        grouped: dict[tuple[str, int], list[Experiment]] = {}
-        for experiment in self.chosen:
-            grouped.setdefault((experiment.source_task, experiment.n_train), []).append(experiment)
-        return grouped
-
     def jobs(self) -> dict[str, Job]:
         """Notebooks to execute, by name; each comes after the one that it names as `before`."""
         study = self.study
         filters = {f"{axis}s": sorted(self.only[axis]) for axis in ("fold", "subset", "repeat") if self.only.get(axis)}
+        configurations: dict[tuple[str, int], list[Experiment]] = {}
+        for experiment in self.chosen:
+            configurations.setdefault((experiment.source_task, experiment.n_train), []).append(experiment)
         first: dict[str, Job] = {}
         then: dict[str, Job] = {}
-        for (task, size), chosen in self.configurations.items():
+        for (task, size), chosen in configurations.items():
             before = None
             if task != "random":
                 pretrain = self._job("pretrain", notebook_name(task), {"source_task": task}, [study.source_key(task)])
@@ -318,12 +306,8 @@ def _outcome(future: Future) -> Outcome:
 
 
 @contextmanager
-def local_client(workers: int, logs: Path) -> Iterator[Client]:
-    """A client of a cluster of local one-thread processes, bound to loopback, which share the GPUs evenly.
-
-    What Dask has to say goes to a file in the folder `logs`.
-    """
-    _log_to(logs / "dask.txt")
+def local_client(workers: int) -> Iterator[Client]:
+    """A client of a cluster of local one-thread processes, bound to loopback, which share the GPUs evenly."""
     gpus = runtime.gpus()
     spec = {}
     for number in range(workers):
@@ -355,9 +339,8 @@ def _log_to(path: Path) -> None:
 
 
 @contextmanager
-def _cluster_client(scheduler: str, logs: Path) -> Iterator[Client]:
+def _cluster_client(scheduler: str) -> Iterator[Client]:
     """A client of somebody's scheduler."""
-    _log_to(logs / "dask.txt")
     try:
         client = Client(scheduler, timeout="5s")
     except (OSError, ValueError) as error:
@@ -367,13 +350,12 @@ def _cluster_client(scheduler: str, logs: Path) -> Iterator[Client]:
 
 
 @contextmanager
-def _queue_client(system: str, jobs: int, logs: Path) -> Iterator[Client]:
+def _queue_client(system: str, jobs: int) -> Iterator[Client]:
     """A client of workers that a batch system starts, a job each, as dask-jobqueue's own configuration says."""
     try:
         import dask_jobqueue
     except ImportError:
         raise RunnerError("a batch queue needs dask-jobqueue: pip install 'l3-muscle[cluster]'") from None
-    _log_to(logs / "dask.txt")
     try:
         cluster = getattr(dask_jobqueue, QUEUES[system])()
     except (OSError, ValueError, TypeError) as error:
@@ -384,6 +366,8 @@ def _queue_client(system: str, jobs: int, logs: Path) -> Iterator[Client]:
 
 
 def _workers(workers: int, scheduler: str | None, queue: str | None, logs: Path) -> AbstractContextManager[Client]:
+    """A client of the workers that were asked for; what Dask has to say goes to a file in the folder `logs`."""
+    _log_to(logs / "dask.txt")
     if scheduler is not None:
-        return _cluster_client(scheduler, logs)
-    return local_client(workers, logs) if queue is None else _queue_client(queue, workers, logs)
+        return _cluster_client(scheduler)
+    return local_client(workers) if queue is None else _queue_client(queue, workers)

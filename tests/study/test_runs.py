@@ -131,7 +131,7 @@ def test_two_workers_give_the_scores_of_one_process_though_a_kernel_is_killed(st
     monkeypatch.setattr(runner, "notebook_folder", lambda: folder)
     only = {"n_train": [2]}
     progress = run_study(study, workers=2, only=only, say=quiet)
-    assert progress.complete and progress.finished == 4
+    assert (progress.finished, progress.left, progress.failed) == (4, 0, {})
     assert_same(study, finished, n_train=2)
     # What the killed kernel had finished was kept, not made a second time.
     model = study.store.folder("models", note.read_text()) / "record.json"
@@ -143,7 +143,7 @@ def test_two_workers_give_the_scores_of_one_process_though_a_kernel_is_killed(st
     monkeypatch.setattr(runner, "local_client", None)
     fresh = Study(study.profile, runs=study.runs, profile_name=study.profile_name)
     again = run_study(fresh, workers=2, only=only, say=quiet)
-    assert again.complete and (again.done_before, again.finished) == (4, 0)
+    assert (again.done_before, again.finished, again.left, again.failed) == (4, 0, 0, {})
 
 
 def test_a_lost_source_task_and_page_are_made_again(study, finished, templates, here):
@@ -152,7 +152,7 @@ def test_a_lost_source_task_and_page_are_made_again(study, finished, templates, 
     (study.folder / "failed" / "notebooks.json").write_text("half a no")
     templates("print(runs)")
     only = {"source_task": ["segmentation"], "n_train": [2]}
-    assert run_study(study, scheduler=here, only=only, say=quiet).complete  # the finished study has no pages yet
+    assert run_study(study, scheduler=here, only=only, say=quiet).failed == {}  # the finished study has no pages yet
     pages = {path.stem: path.stat().st_mtime_ns for path in (study.folder / "notebooks").iterdir()}
     assert set(pages) == {"pretrain-segmentation", "experiment-segmentation-n002"}
     shutil.rmtree(study.store.folder("sources", study.source_key("segmentation")))
@@ -170,7 +170,7 @@ def test_a_failure_is_recorded_and_outlives_a_run_of_another_part(finished, temp
     study = start(tmp_path, finished, training={**TINY["training"], "learning_rate_random": 1e30})
     progress = run_study(study, scheduler=here, only=ONE, say=quiet)
     models = [str(model) for model in study.keys if (model.source_task, model.n_train) == ("random", 2)]
-    assert not progress.complete and progress.left == 2
+    assert progress.left == 2
     # The second model was tried although the first had failed.
     assert set(progress.failed) == {*models, "experiment-random-n002"}
     assert "the loss is not finite at step" in progress.failed[models[0]]
@@ -349,8 +349,8 @@ def test_jobs_of_a_batch_system_are_workers_too(study, templates, monkeypatch, t
         run_study(study, queue="slurm", say=quiet)
 
 
-def test_local_workers_share_the_gpus_and_are_left_in_peace(monkeypatch, tmp_path):
+def test_local_workers_share_the_gpus_and_are_left_in_peace(monkeypatch):
     monkeypatch.setattr(runtime, "gpus", lambda: ["2", "5"])
-    with local_client(2, tmp_path) as client:
+    with local_client(2) as client:
         assert sorted(client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()) == ["2", "5"]
         assert set(client.run(dask.config.get, "distributed.worker.profile.enabled").values()) == {False}
