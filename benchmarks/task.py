@@ -147,7 +147,7 @@ def _train_ours(job: Job, *, pretrained: bool = True):
     keep_freed_memory()
     profile = _profile()
     task = SegmentationTask(job.images, job.masks, job.images[:1], job.masks[:1], profile)
-    settings = target_loop(profile, SOURCE if pretrained else "random", "cpu")
+    settings = target_loop(profile, "cpu", fine_tuned=pretrained)
 
     def trained(steps: int):
         torch.manual_seed(job.seed)

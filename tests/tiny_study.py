@@ -43,7 +43,7 @@ def train_all(study: Study) -> None:
         source_weights = study.source_weights(model.source_task)
         if source_weights is not None:
             transfer_weights(source_weights, network)
-        loop = target_loop(settings, model.source_task, device)
+        loop = target_loop(settings, device, fine_tuned=source_weights is not None)
         generator = torch.Generator().manual_seed(experiment_seed(settings, model))
         with study.recording(model) as checkpoint:
             fitted = fit(network, study.task(model, device), loop, generator=generator, checkpoint=checkpoint)

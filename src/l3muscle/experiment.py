@@ -24,6 +24,7 @@ from l3muscle.models import FCN, build_fcn
 from l3muscle.preprocess import Crop, crop_of, prepare_image, prepare_mask, restore_mask, to_network_input
 from l3muscle.pretext import SOURCE_TASKS
 from l3muscle.profile import Profile
+from l3muscle.settings import SourceTrainingSettings, TrainingSettings
 from l3muscle.training import Checkpoint, Fit, Loop, Shuffled, Task, fit
 
 # Part of every identity: raise it when a change of code changes what a network learns, and all is trained again.
@@ -211,37 +212,40 @@ def source_seed(profile: Profile, source_task: str) -> int:
     return runtime.seed_of("source", source_task, profile.sources.seed)
 
 
-def target_loop(profile: Profile, source_task: str, device: str) -> Loop:
-    """Settings of `fit` for the target task: a lower learning rate after pre-training (Section 2.3)."""
-    settings = profile.training
-    fine_tuned = source_task != "random"
+def _loop(
+    profile: Profile,
+    settings: TrainingSettings | SourceTrainingSettings,
+    *,
+    learning_rate: float,
+    max_steps: int,
+    device: str,
+) -> Loop:
+    """What a training has in its own settings, with what all trainings of a profile have in common."""
+    common = profile.training
     return Loop(
-        learning_rate=settings.learning_rate_fine_tune if fine_tuned else settings.learning_rate_random,
-        max_steps=settings.max_steps,
+        learning_rate=learning_rate,
+        max_steps=max_steps,
         validate_every=settings.validate_every,
         patience=settings.patience,
-        min_improvement=settings.min_improvement,
+        min_improvement=common.min_improvement,
         schedule=settings.schedule,
-        precision=runtime.resolve_precision(settings.precision, device),
-        compiled=settings.compiled,
+        precision=runtime.resolve_precision(common.precision, device),
+        compiled=common.compiled,
         device=device,
     )
+
+
+def target_loop(profile: Profile, device: str, *, fine_tuned: bool) -> Loop:
+    """Settings of `fit` for the target task: a lower learning rate after pre-training (Section 2.3)."""
+    settings = profile.training
+    rate = settings.learning_rate_fine_tune if fine_tuned else settings.learning_rate_random
+    return _loop(profile, settings, learning_rate=rate, max_steps=settings.max_steps, device=device)
 
 
 def source_loop(profile: Profile, source_task: str, device: str) -> Loop:
     """Settings of `fit` for a source task (Appendix A)."""
-    settings, target = profile.source(source_task), profile.training
-    return Loop(
-        learning_rate=settings.learning_rate,
-        max_steps=settings.steps,
-        validate_every=settings.validate_every,
-        patience=settings.patience,
-        min_improvement=target.min_improvement,
-        schedule=settings.schedule,
-        precision=runtime.resolve_precision(target.precision, device),
-        compiled=target.compiled,
-        device=device,
-    )
+    settings = profile.source(source_task)
+    return _loop(profile, settings, learning_rate=settings.learning_rate, max_steps=settings.steps, device=device)
 
 
 def learn_source(

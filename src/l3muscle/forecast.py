@@ -57,7 +57,7 @@ def forecast(study: Study, *, workers: int, only: Mapping[str, Collection[Any]])
     rest = profile.cohort.patients - profile.cohort.test_patients
     validation = images[:1].expand(max(1, rest // grid.folds), -1, -1, -1)
     target = SegmentationTask(*(part.to(device) for part in (images, images, validation, validation)), profile)
-    one = _seconds(build_network(profile), target, target_loop(profile, "random", device))
+    one = _seconds(build_network(profile), target, target_loop(profile, device, fine_tuned=False))
     at_most = "at most " if profile.training.schedule == "constant" else ""
     yield f"one model: {at_most}{_text(one)} on {device}"
     total = len(chosen) * one + len(notebooks) * NOTEBOOK_S

@@ -99,7 +99,7 @@ for width in map(int, sys.argv[1:]):
     for source_task in SOURCE_TASKS:
         torch.manual_seed(0)
         if source_task == "random":
-            network, loop = build_network(profile), target_loop(profile, source_task, device)
+            network, loop = build_network(profile), target_loop(profile, device, fine_tuned=False)
             masks = (images > 0.5).float()
             task = SegmentationTask(images[:8], masks[:8], images[8:], masks[8:], profile)
         else:

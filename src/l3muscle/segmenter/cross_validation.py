@@ -96,7 +96,7 @@ def _train(job: _Job, initial: Initialisation, images: Tensor, masks: Tensor, se
         transfer_weights(initial.weights, network)
     training = list(job.training)
     own = images[training].to(device), masks[training].to(device)
-    loop = target_loop(profile, "random" if initial.weights is None else "fine-tuned", device)
+    loop = target_loop(profile, device, fine_tuned=initial.weights is not None)
     task = SegmentationTask(*own, *own, profile)
     outcome = fit(network, task, loop, generator=torch.Generator().manual_seed(seed))
     network.load_state_dict(outcome.weights)
