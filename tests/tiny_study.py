@@ -24,7 +24,7 @@ def train_all(study: Study) -> None:
     study.write_plan()
     settings = study.profile
     device = begin_training(settings)
-    for source_task in study.source_tasks():
+    for source_task in settings.grid.source_tasks:
         if study.has_source(source_task):
             continue
         seed = source_seed(settings, source_task)

@@ -203,10 +203,6 @@ class Study:
 
     # --- source tasks ------------------------------------------------------------------------------------------
 
-    def source_tasks(self) -> list[str]:
-        """Source tasks that have to be learned or loaded before the models that begin from them."""
-        return [task for task in self.profile.grid.source_tasks if task != "random"]
-
     def has_source(self, source_task: str) -> bool:
         """Whether a source task's weights are there."""
         return source_task == "random" or self.store.sound("sources", self.source_key(source_task))
@@ -255,7 +251,6 @@ class Study:
         StoreError
             If they cannot be written.
         """
-        uses_cohort = SOURCE_TASKS[source_task].uses_cohort
         record: dict[str, Any] = {
             "source_task": source_task,
             "kind": self.profile.source_kind(source_task),
@@ -270,9 +265,7 @@ class Study:
             if task.classes is not None:
                 best = next(point for point in fitted.curve if point.step == fitted.best_step)
                 record |= {"validation_accuracy": best.validation_accuracy, "chance": 1 / task.classes}
-            if uses_cohort:
-                counts = {"training": len(task.training_images), "validation": len(task.validation_images)}
-                record["patients"] = counts
+            if SOURCE_TASKS[source_task].uses_cohort:
                 arrays["examples"] = task.examples(network, next(network.parameters()).device, EXAMPLES)
         key = self.source_key(source_task)
         self.store.write("sources", key, record, tables=tables, arrays=arrays, weights=weights)
@@ -405,7 +398,7 @@ class Study:
             "patients": len(self.cohort),
             "phantom": self.is_phantom,
             "observers": self.observers_key,
-            "sources": {task: self.source_key(task) for task in self.source_tasks()},
+            "sources": {t: self.source_key(t) for t in self.profile.grid.source_tasks if t != "random"},
             "experiments": [{**asdict(experiment), "key": key} for experiment, key in self.keys.items()],
         }
         self.store.write_document(SPLITS, asdict(self.splits))
