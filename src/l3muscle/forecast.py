@@ -10,7 +10,6 @@ import torch
 from l3muscle import runtime
 from l3muscle.experiment import SegmentationTask, build_network, choose, experiments, source_loop, target_loop
 from l3muscle.pretext import SOURCE_TASKS
-from l3muscle.profile import Profile
 from l3muscle.study import Study
 from l3muscle.training import Loop, Task, Training
 
@@ -67,14 +66,10 @@ def forecast(study: Study, *, workers: int, only: Mapping[str, Collection[Any]])
         yield f"source task {task}: {at_most}{_text(seconds)}"
         total += seconds + NOTEBOOK_S
     weights = sum(value.numel() * value.element_size() for value in build_network(profile).state_dict().values())
-    kept = _kept(profile, len(chosen), len(notebooks)) + len(tasks)
-    disk = len(chosen) * (profile.cohort.test_patients * PREDICTION_BYTES + FILE_BYTES) + kept * weights
+    models_kept = {"none": 0, "representative": len(notebooks), "all": len(chosen)}[profile.keep_weights]
+    disk = len(chosen) * (profile.cohort.test_patients * PREDICTION_BYTES + FILE_BYTES)
+    disk += (models_kept + len(tasks)) * weights
     yield f"in all {at_most}{_text(total / workers)} with {workers} workers, and {disk / 1e9:.1f} GB on the disk"
-
-
-def _kept(profile: Profile, models: int, notebooks: int) -> int:
-    """Models whose weights are kept."""
-    return {"none": 0, "representative": notebooks, "all": models}[profile.keep_weights]
 
 
 def _text(seconds: float) -> str:

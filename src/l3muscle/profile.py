@@ -79,10 +79,6 @@ class Profile(Settings):
                 )
         return self
 
-    def with_precision(self, precision: Literal["fp32", "bf16"]) -> "Profile":
-        """The same profile, trained in this precision."""
-        return self.model_copy(update={"training": self.training.model_copy(update={"precision": precision})})
-
     def builds_on_classification(self, source_task: str) -> bool:
         """Whether a source task that is learned here begins from the published weights of classification."""
         learned = self.published_weights(source_task) is None

@@ -36,21 +36,6 @@ def key_of(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV from which `read_table` gets the same values, to the last bit."""
-    table.to_csv(path, index=False, na_rep="NaN")
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a table of `write_table`: text stays text, whatever a patient's ID looks like."""
-    return pd.read_csv(
-        path,
-        keep_default_na=False,
-        na_values=["NaN"],
-        dtype=dict.fromkeys(TEXT_COLUMNS, str),
-    )
-
-
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps({**content, CHECKSUM: key_of(content)}, indent=1), encoding="utf-8")
 
@@ -96,7 +81,7 @@ class Store:
             with replaced(self.folder(kind, key)) as folder:
                 folder.mkdir()
                 for name, table in (tables or {}).items():
-                    write_table(table, folder / f"{name}.csv")
+                    table.to_csv(folder / f"{name}.csv", index=False, na_rep="NaN")
                 for name, values in (arrays or {}).items():
                     np.savez_compressed(folder / f"{name}.npz", **values)
                 if weights:
@@ -152,9 +137,13 @@ class Store:
             yield path
 
     def table(self, kind: str, key: str, name: str) -> pd.DataFrame:
-        """One table of an artefact; a `StoreError` where there is none, or it is not the one that was written."""
+        """One table of an artefact, to the last bit; a `StoreError` where there is none, or not the one written.
+
+        Text stays text, whatever a patient's ID looks like.
+        """
+        text = dict.fromkeys(TEXT_COLUMNS, str)
         with self._checked(kind, key, f"{name}.csv") as path:
-            return read_table(path)
+            return pd.read_csv(path, keep_default_na=False, na_values=["NaN"], dtype=text)
 
     def arrays(self, kind: str, key: str, name: str) -> dict[str, np.ndarray]:
         """One set of arrays of an artefact; errors as `table`."""

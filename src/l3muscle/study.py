@@ -87,7 +87,9 @@ class Study:
         profile_name: str | None = None,
     ) -> None:
         # What the processor offers decides `auto`, and with it what every model is.
-        self.profile = profile.with_precision(runtime.resolve_precision(profile.training.precision))
+        precision = runtime.resolve_precision(profile.training.precision)
+        training = profile.training.model_copy(update={"precision": precision})
+        self.profile = profile.model_copy(update={"training": training})
         self.profile_name = profile_name or profile.name
         self.runs = runs
         self.folder = runs / profile.name
@@ -398,7 +400,7 @@ class Study:
             "patients": len(self.cohort),
             "phantom": self.is_phantom,
             "observers": self.observers_key,
-            "sources": {t: self.source_key(t) for t in self.profile.grid.source_tasks if t != "random"},
+            "sources": {task: self.source_key(task) for task in self.profile.grid.source_tasks if task != "random"},
             "experiments": [{**asdict(experiment), "key": key} for experiment, key in self.keys.items()],
         }
         self.store.write_document(SPLITS, asdict(self.splits))
