@@ -47,6 +47,11 @@ class Experiment:
     subset: int
     repeat: int
 
+    @property
+    def configuration(self) -> tuple[str, int]:
+        """Source task and number of training slices."""
+        return self.source_task, self.n_train
+
     def __str__(self) -> str:
         return f"{self.source_task} n={self.n_train} fold {self.fold} subset {self.subset} repeat {self.repeat}"
 

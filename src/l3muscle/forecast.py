@@ -48,7 +48,7 @@ def forecast(study: Study, *, workers: int, only: Mapping[str, Collection[Any]])
     """
     profile, grid = study.profile, study.profile.grid
     chosen = choose(experiments(profile), only)
-    notebooks = {(one.source_task, one.n_train) for one in chosen}
+    notebooks = {one.configuration for one in chosen}
     tasks = {task for task, _ in notebooks if task != "random" and profile.published_weights(task) is None}
     yield f"{len(chosen)} models in {len(notebooks)} notebooks, {len(tasks)} source tasks to learn; timing a few steps"
     device = runtime.begin_training(profile)

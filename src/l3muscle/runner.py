@@ -178,7 +178,7 @@ class _Run:
         filters = {f"{axis}s": sorted(self.only[axis]) for axis in ("fold", "subset", "repeat") if self.only.get(axis)}
         configurations: dict[tuple[str, int], list[Experiment]] = {}
         for experiment in self.chosen:
-            configurations.setdefault((experiment.source_task, experiment.n_train), []).append(experiment)
+            configurations.setdefault(experiment.configuration, []).append(experiment)
         first: dict[str, Job] = {}
         then: dict[str, Job] = {}
         for (task, size), chosen in configurations.items():

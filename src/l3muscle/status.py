@@ -26,9 +26,9 @@ def status_table(results: StudyResults) -> Table:
     """
     grid = results.profile.grid
     each = grid.folds * grid.subsets * grid.repeats
-    done = Counter((experiment.source_task, experiment.n_train) for experiment in results.records)
+    done = Counter(experiment.configuration for experiment in results.records)
     failures = results.failures()
-    failed = Counter((experiment.source_task, experiment.n_train) for experiment in failures)
+    failed = Counter(experiment.configuration for experiment in failures)
     table = Table(title=f"{results.profile.name}: models done of {each}", title_justify="left", caption_justify="left")
     table.add_column("source task")
     for size in grid.sizes:

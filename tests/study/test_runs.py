@@ -169,7 +169,7 @@ def test_a_lost_source_task_and_page_are_made_again(study, finished, templates, 
 def test_a_failure_is_recorded_and_outlives_a_run_of_another_part(finished, templates, tmp_path, here):
     study = start(tmp_path, finished, training={**TINY["training"], "learning_rate_random": 1e30})
     progress = run_study(study, scheduler=here, only=ONE, say=quiet)
-    models = [str(model) for model in study.keys if (model.source_task, model.n_train) == ("random", 2)]
+    models = [str(model) for model in study.keys if model.configuration == ("random", 2)]
     assert progress.left == 2
     # The second model was tried although the first had failed.
     assert set(progress.failed) == {*models, "experiment-random-n002"}

@@ -36,7 +36,7 @@ def test_every_beginning_of_the_papers_grid_is_balanced():
     grid = experiments(load_profile("paper"))
     assert len(grid) == len(set(grid)) == 560
     for length in range(35, len(grid) + 1):
-        counts = Counter((one.source_task, one.n_train) for one in grid[:length])
+        counts = Counter(one.configuration for one in grid[:length])
         assert len(counts) == 35 and max(counts.values()) - min(counts.values()) <= 1
 
 

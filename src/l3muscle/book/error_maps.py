@@ -19,7 +19,7 @@ def one_model_each(results: StudyResults) -> list[Experiment]:
     """The first finished model of each configuration, in the grid's order."""
     first: dict[tuple[str, int], Experiment] = {}
     for experiment in sorted(results.records):
-        first.setdefault((experiment.source_task, experiment.n_train), experiment)
+        first.setdefault(experiment.configuration, experiment)
     tasks = results.profile.grid.source_tasks
     return sorted(first.values(), key=lambda experiment: (tasks.index(experiment.source_task), experiment.n_train))
 

@@ -81,7 +81,7 @@ def header_text(results: StudyResults) -> str:
 def missing_notice(results: StudyResults) -> str:
     """A notice of the configurations that a run has no model of, as Markdown; empty where there is none."""
     grid = results.profile.grid
-    done = {(experiment.source_task, experiment.n_train) for experiment in results.records}
+    done = {experiment.configuration for experiment in results.records}
     missing = [f"{task} n = {n}" for task in grid.source_tasks for n in grid.sizes if (task, n) not in done]
     if not missing:
         return ""
@@ -166,7 +166,7 @@ def configuration_rows(results: StudyResults, labels: Mapping[str, str]) -> list
     """How many of its models every configuration of source task and training-set size has."""
     grid = results.profile.grid
     whole = grid.folds * grid.subsets * grid.repeats
-    done = Counter((experiment.source_task, experiment.n_train) for experiment in results.records)
+    done = Counter(experiment.configuration for experiment in results.records)
     counts = {
         task: {f"n = {n}": f"{done[task, n]} of {whole}" if done[task, n] else "not run" for n in grid.sizes}
         for task in grid.source_tasks
@@ -193,11 +193,11 @@ def measure_again(results: StudyResults, *, configurations: int = 10, seed: int 
     """
     cohort, measures = results.cohort(), ["dice", "rms_dta_cm"]
     test = [cohort.index(patient) for patient in results.splits().test_ids]
-    finished = list(dict.fromkeys((experiment.source_task, experiment.n_train) for experiment in results.records))
+    finished = list(dict.fromkeys(experiment.configuration for experiment in results.records))
     chosen = sorted(np.random.default_rng(seed).permutation(len(finished))[:configurations])
     rows = []
     for task, n_train in (finished[k] for k in chosen):
-        models = [one for one in results.records if (one.source_task, one.n_train) == (task, n_train)]
+        models = [one for one in results.records if one.configuration == (task, n_train)]
         shown = pd.concat([results.scores_of(model)[measures] for model in models])
         pairs = [(mask, k) for model in models for k, mask in zip(test, results.predictions(model), strict=True)]
         again = [

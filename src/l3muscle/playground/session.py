@@ -152,7 +152,7 @@ class Playground:
             "validation_loss": min(point.validation_loss for point in curve),
             "test_dice": float(np.mean(scores)),
             "lowest_dice": float(min(scores)),
-            "study_dice": self._study_dice.get((choice.source_task, choice.n_train), math.nan),
+            "study_dice": self._study_dice.get(choice.configuration, math.nan),
         }
 
 
