@@ -18,7 +18,6 @@ from l3muscle.book.run_header import (
     as_header,
     cohort_notice,
     header_text,
-    is_phantom,
     labels_of,
     missing_notice,
     models_table,
@@ -295,7 +294,7 @@ behind a point. {ORIGIN}
 {table_text(answer.to_dict("records"), "tab-front", caption)}
 The values behind every figure and table, and every score: {{download}}`tables.zip </{folder.as_posix()}/tables.zip>`.
 """
-    whose = "Its images are of phantoms, not of patients" if is_phantom(results) else "Its cohort is its owner's"
+    whose = "Its images are of phantoms, not of patients" if results.plan["phantom"] else "Its cohort is its owner's"
     (folder / "answer.md").write_text(
         f"{brief} {whose}; {{numref}}`tab-front` sets it beside the paper.\n", encoding="utf-8"
     )
@@ -305,6 +304,6 @@ The values behind every figure and table, and every score: {{download}}`tables.z
         full = ""
     (folder / "full.md").write_text(full, encoding="utf-8")
     (folder / "notice.md").write_text(cohort_notice(results), encoding="utf-8")
-    about = {"profile": results.profile.name, "phantom": is_phantom(results), "results": results_id(results)}
+    about = {"profile": results.profile.name, "phantom": results.plan["phantom"], "results": results_id(results)}
     (folder / RUN_FILE).write_text(json.dumps(about), encoding="utf-8")
     (folder / "summary.md").write_text(text, encoding="utf-8")

@@ -40,14 +40,9 @@ def source_labels(results: StudyResults) -> dict[str, str]:
     return labels_of({task: results.source_kind(task) for task in results.profile.grid.source_tasks})
 
 
-def is_phantom(results: StudyResults) -> bool:
-    """Whether the images of a run are of a phantom."""
-    return bool(results.plan["phantom"])
-
-
 def names_of(results: StudyResults) -> dict[str, str]:
     """How patients and observers of a run are called on its pages (`l3muscle.book.pseudonyms`)."""
-    return shown_names(results.cohort(), phantom=is_phantom(results))
+    return shown_names(results.cohort(), phantom=results.plan["phantom"])
 
 
 def window_of(results: StudyResults) -> tuple[float, float]:
@@ -64,15 +59,19 @@ def results_id(results: StudyResults) -> str:
     return digest.hexdigest()[:10]
 
 
+def _cohort_text(results: StudyResults) -> str:
+    """Whose images the numbers come from, in a few words."""
+    return f"{'phantom' if results.plan['phantom'] else 'own cohort'}, {results.plan['patients']} patients"
+
+
 def header_text(results: StudyResults) -> str:
     """What a run is, in one line: profile, cohort, models, duration, machine, commit."""
     records = list(results.records.values())
-    cohort = f"{'phantom' if is_phantom(results) else 'own cohort'}, {results.plan['patients']} patients"
     minutes = sum(record["seconds"] for record in records) / 60
     origins = list(dict.fromkeys(origin(record["provenance"]) for record in records)) or ["nothing run yet"]
     more = f" and {len(origins) - 1} more" if len(origins) > 1 else ""
     return (
-        f"*Measured in this run* — profile **{results.profile.name}** · {cohort} · "
+        f"*Measured in this run* — profile **{results.profile.name}** · {_cohort_text(results)} · "
         f"{len(records)} of {results.planned()} models · {minutes:.1f} min of one worker · "
         f"{origins[0]}{more} · results {results_id(results)}"
     )
@@ -109,7 +108,7 @@ def show_run_header(results: StudyResults, *, models: bool = True) -> None:
 
 def cohort_notice(results: StudyResults) -> str:
     """A notice that says whose images the numbers come from, as Markdown."""
-    if is_phantom(results):
+    if results.plan["phantom"]:
         text = (
             "Everything measured here is measured on a **phantom**: procedural images of the abdomen, drawn by a "
             "program, with simulated observers. Numbers of this run stand beside the paper's so that the two can be "
@@ -128,7 +127,7 @@ def run_rows(results: StudyResults) -> list[dict[str, str]]:
     records, failed = results.records, len(results.failures())
     values = {
         "profile": results.profile.name,
-        "cohort": f"{'phantom' if is_phantom(results) else 'own cohort'}, {results.plan['patients']} patients",
+        "cohort": _cohort_text(results),
         "cohort's SHA-256": f"`{results.plan['cohort']}`",
         "training-set sizes": ", ".join(str(n) for n in results.profile.grid.sizes),
         "seed": str(results.profile.grid.seed),
