@@ -24,7 +24,7 @@ ProfileOption = Annotated[str, typer.Option(help="Name of a profile, or path of 
 RunsOption = Annotated[Path, typer.Option(help="Folder of the working artefacts.")]
 CohortOption = Annotated[Path | None, typer.Option(help="Folder of slices and outlines to use instead of the phantom.")]
 UsableOnlyOption = Annotated[
-    bool, typer.Option("--usable-only", help="Go on with the sound patients of a cohort where some are refused.")
+    bool, typer.Option("--usable-only", help="Go on with what is sound of a folder where some is refused.")
 ]
 RoiOption = Annotated[
     list[str] | None, typer.Option("--roi", help="Name of the outlines that are muscle, where files do not tell.")
@@ -93,11 +93,10 @@ def cohort_phantom(
 ) -> None:
     """Write a phantom cohort: DICOM CT with RTSTRUCTs of the expert and the observers."""
     from l3muscle.phantom.patients import write_phantom
-    from l3muscle.progress import progress_bar
 
     if out.exists():
         raise L3MuscleError(f"{out} exists already; name a new folder")
-    with progress_bar(patients, "phantom", unit="patient") as bar:
+    with _counter("phantom", unit="patient") as show:
         write_phantom(
             out,
             patients=patients,
@@ -106,7 +105,7 @@ def cohort_phantom(
             diversity=diversity,
             test_patients=test_patients,
             workers=workers,
-            progress=lambda done: bar.update(done - bar.n),
+            progress=lambda done: show(done, patients),
         )
     say(f"{patients} patients written to {out}")
 
@@ -285,9 +284,7 @@ def train(
     short_curve: Annotated[
         bool, typer.Option("--short-curve", help="One smaller training set instead of two.")
     ] = False,
-    usable_only: Annotated[
-        bool, typer.Option("--usable-only", help="Go on with the sound slices where some are refused.")
-    ] = False,
+    usable_only: UsableOnlyOption = False,
     roi: RoiOption = None,
     check_only: Annotated[bool, typer.Option("--check-only", help="Only check the outlines.")] = False,
     licence: Annotated[str, typer.Option(help="Licence of the model, for its model card.")] = "",

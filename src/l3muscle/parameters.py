@@ -20,7 +20,6 @@ TYPES = {
     "int": int,
     "float": float,
     "bool": bool,
-    "dict": dict,
     "list[int]": list[int],
     "list[str]": list[str],
 }
