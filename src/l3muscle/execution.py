@@ -93,7 +93,7 @@ def execute_notebook(
         return Outcome("failed", f"cell {error.cell_index + 1}: {error.ename}: {error.evalue}")
     except (DeadKernelError, RuntimeError) as error:
         # A kernel that dies before it answers is a RuntimeError of nbclient.
-        return Outcome("died", f"{manager.how_it_ended() or error}{_last_words(log)}")
+        return Outcome("died", f"{manager.exit_reason() or error}{_log_tail(log)}")
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
         if "injected-parameters" in tags:
@@ -132,7 +132,7 @@ def _logging_to(log: Path | None) -> type[AsyncKernelManager]:
             Manager.process = getattr(self.provisioner, "process", None)
 
         @classmethod
-        def how_it_ended(cls) -> str:
+        def exit_reason(cls) -> str:
             """By which signal, or with which exit status."""
             code = None if cls.process is None else cls.process.poll()
             if code is None:
@@ -142,7 +142,8 @@ def _logging_to(log: Path | None) -> type[AsyncKernelManager]:
     return Manager
 
 
-def _last_words(log: Path | None) -> str:
+def _log_tail(log: Path | None) -> str:
+    """The last lines of a dead kernel's log, as the end of a sentence."""
     try:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     except (OSError, AttributeError):

@@ -161,8 +161,12 @@ class StudyResults:
 
     def trainings(self) -> pd.DataFrame:
         """One row a model: how its training ended (stopped), at which of its steps it was best, and its seconds."""
-        told = ("stopped", "steps", "best_step", "seconds")
-        return pd.DataFrame([{**asdict(one), **{name: at[name] for name in told}} for one, at in self.records.items()])
+        columns = ("stopped", "steps", "best_step", "seconds")
+        rows = [
+            {**asdict(experiment), **{name: record[name] for name in columns}}
+            for experiment, record in self.records.items()
+        ]
+        return pd.DataFrame(rows)
 
     def observer_scores(self) -> pd.DataFrame:
         """One row an observer outline."""

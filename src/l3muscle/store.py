@@ -109,7 +109,7 @@ class Store:
         return False
 
     @contextmanager
-    def _naming_damage(self, path: Path) -> Iterator[None]:
+    def _as_store_error(self, path: Path) -> Iterator[None]:
         """Turn whatever a damaged file makes its parser raise into a sentence that names the file."""
         try:
             yield
@@ -122,7 +122,7 @@ class Store:
     def record(self, kind: str, key: str) -> dict[str, Any]:
         """The record of an artefact."""
         path = self.folder(kind, key) / RECORD
-        with self._naming_damage(path):
+        with self._as_store_error(path):
             record = _read_json(path)
             record["sha256"].items()
             return record
@@ -131,7 +131,7 @@ class Store:
     def _checked(self, kind: str, key: str, name: str) -> Iterator[Path]:
         """One file of an artefact, once it is sure that it is the one that was written."""
         path = self.folder(kind, key) / name
-        with self._naming_damage(path):
+        with self._as_store_error(path):
             if file_sha256(path) != self.record(kind, key)["sha256"][name]:
                 raise ValueError("it does not match its checksum")
             yield path
@@ -182,5 +182,5 @@ class Store:
         path = self.root / name
         if not path.exists():
             return None
-        with self._naming_damage(path):
+        with self._as_store_error(path):
             return _read_json(path)

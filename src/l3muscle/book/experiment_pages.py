@@ -44,14 +44,14 @@ def write_experiment_pages(results: StudyResults, folder: Path) -> None:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         if "l3muscle" not in notebook["metadata"]:
             continue  # failed, or not finished
-        _introduce(notebook)
+        _add_title_and_command(notebook)
         text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
         (folder / path.name).write_text(text, encoding="utf-8")
         pages.add(path.stem)
     (folder / "index.md").write_text(INTRODUCTION + _table(results, pages), encoding="utf-8")
 
 
-def _introduce(notebook: dict[str, Any]) -> None:
+def _add_title_and_command(notebook: dict[str, Any]) -> None:
     """Give a page its own title, and the command that makes it again."""
     given = {}
     for cell in notebook["cells"]:
