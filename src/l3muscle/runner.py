@@ -230,13 +230,13 @@ class _Run:
 
     def _run(self, client: Client, jobs: dict[str, Job], show: Callable[[], None]) -> None:
         futures: dict[str, Future] = {}
-        running: dict[Future, Job] = {}
+        running: dict[Future, tuple[Job, Future | None]] = {}
 
         def submit(job: Job) -> None:
             after = None if job.before is None else futures[job.before]
             priority = -list(jobs).index(job.name)
             futures[job.name] = client.submit(run_job, job, after, pure=False, priority=priority)
-            running[futures[job.name]] = job
+            running[futures[job.name]] = job, after
 
         for job in jobs.values():
             submit(job)
@@ -251,13 +251,11 @@ class _Run:
                     "from there"
                 )
             for future in [one for one in running if one.status != "pending"]:
-                job = running.pop(future)
-                if self._take(job, _outcome(future)):
+                job, after = running.pop(future)
+                # What it waited for died, so that it was not begun, and has been submitted again.
+                in_vain = job.before is not None and futures[job.before] is not after
+                if self._take(job, _outcome(future)) or in_vain:
                     submit(job)
-                    # What waited for it has been told that it did not come about.
-                    for later in jobs.values():
-                        if later.before == job.name and futures[later.name] not in running:
-                            submit(later)
         show()
 
     def _take(self, job: Job, outcome: Outcome) -> bool:

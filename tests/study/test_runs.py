@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask
 import nbformat
@@ -24,7 +25,7 @@ from ruamel.yaml import YAML
 from tiny_study import TINY, train_all
 
 from l3muscle import runner, runtime
-from l3muscle.execution import Job, run_job
+from l3muscle.execution import Job, Outcome, run_job
 from l3muscle.experiment import ExperimentError
 from l3muscle.profile import load_profile
 from l3muscle.runner import RunnerError, local_client, notebook_folder, run_study
@@ -203,6 +204,36 @@ def test_a_worker_that_is_killed_costs_time_only(study, templates, tmp_path):
     progress = run_study(study, only=ONE, say=quiet)
     assert mark.exists() and progress.failed == {}
     assert (study.folder / "notebooks" / "experiment-random-n002.ipynb").exists()
+
+
+class Done:
+    """A future that was done before anyone looked."""
+
+    status = "finished"
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+    def result(self, timeout: float) -> Outcome:
+        return self.outcome
+
+
+def test_what_waits_for_a_notebook_that_died_is_run_once_it_has_come_about(study, monkeypatch):
+    """Also where the death and those that waited in vain are seen at once."""
+    begun = []
+
+    def job_done(job, after):
+        if after is not None and after.outcome.state != "done":
+            return Done(Outcome("paused"))
+        begun.append(job.name)
+        return Done(Outcome("died" if begun.count(job.name) == 1 and job.before is None else "done"))
+
+    client = SimpleNamespace(status="running", submit=lambda function, job, after, **_: job_done(job, after))
+    monkeypatch.setattr(runner, "wait", lambda *_, **__: None)
+    run = runner._Run(study, "python3", None, {"source_task": ["segmentation"]}, quiet)
+    run._run(client, run.jobs(), lambda: None)
+    first, *waiting = run.jobs()
+    assert waiting and begun == [first, first, *waiting]
 
 
 def test_a_scheduler_that_is_killed_is_one_sentence(study, templates, tmp_path):
