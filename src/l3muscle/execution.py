@@ -96,10 +96,8 @@ def execute_notebook(
         return Outcome("died", f"{manager.exit_reason() or error}{_log_tail(log)}")
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
-        if "injected-parameters" in tags:
-            tags.append("hide-input")
-        elif "parameters" in tags:
-            tags.append("remove-cell")  # what it holds does not count any more
+        if {"parameters", "injected-parameters"} & set(tags):
+            tags.append("remove-cell")  # a page's header says what matters of them
     # Papermill notes where and when it ran: neither belongs on a page.
     notebook.metadata.pop("papermill", None)
     notebook.metadata["l3muscle"] = {"inputs": inputs}

@@ -63,7 +63,7 @@ def test_a_chapter_is_executed_once_and_again_only_when_something_changed(projec
     assert cells[-1].outputs[0].text == f"{runs}\n"
     assert [cell.metadata.tags for cell in cells[:2]] == [
         ["parameters", "remove-cell"],
-        ["injected-parameters", "hide-input"],
+        ["injected-parameters", "remove-cell"],
     ]
 
 

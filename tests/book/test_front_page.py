@@ -87,9 +87,9 @@ def test_an_archived_full_study_stands_before_the_run(results, tmp_path):
     write_archive(results, tmp_path / "results")
     name = results.profile.name
     kept = open_archive(name, tmp_path / "results")
-    text = front_page.full_study(kept, tmp_path)
+    text = " ".join(front_page.full_study(kept, tmp_path).split())
     mean = kept.scores[kept.scores.n_train == kept.scores.n_train.max()].groupby("source_task").dice.mean().max()
-    assert f"{len(kept.models)} of the {results.planned()} models of the profile `{name}`" in " ".join(text.split())
+    assert f"{len(kept.models)} of the {results.planned()} models of the profile `{name}`" in text
     assert f"reaches {mean:.3f}" in text and "**In the full study**" in text and "this run" not in text
     assert (tmp_path / "full.svg").read_text(encoding="utf-8").startswith("<svg")
 

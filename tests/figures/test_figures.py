@@ -1,5 +1,7 @@
 """Figures show the numbers of their tables, and leave no state behind."""
 
+import base64
+import io
 import re
 from xml.etree import ElementTree
 
@@ -10,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 from l3muscle import figures
 from l3muscle.book.cohort_overview import reference_values, split_table
@@ -296,3 +299,23 @@ def test_a_cohort_stands_beside_published_values():
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert [name.split(",")[0] for name in names] == ["5th percentile", "mean − 2 SD"]
     assert len(figures.against_reference(measures.assign(sex=np.nan), published).axes) == 2
+
+
+def test_a_drawing_takes_few_bytes_and_looks_the_same():
+    """Grey pictures have one number a pixel, the same number; paths have tenths of a point."""
+    grey = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
+    figure, axes = figures.new_figure(2)
+    axes[0, 0].imshow(grey, cmap="gray", vmin=0, vmax=255, interpolation="none")
+    axes[0, 0].contour(grey > 128, [0.5], colors="#ffb000")
+    svg = figures.svg_text(figure)
+    [picture] = re.findall('base64,([^"]+)"', svg)
+    image = Image.open(io.BytesIO(base64.b64decode(picture)))
+    assert image.mode == "L" and set(np.unique(image)) <= set(np.unique(grey))
+    assert not re.search(r' d="[^"]*\.\d\d', svg) and ' d="M' in svg
+
+
+def test_a_figure_of_pyplot_is_shown_without_its_margins():
+    figure = Figure(figsize=(6, 4))
+    figure.add_axes((0.4, 0.4, 0.2, 0.2)).set(xticks=[], yticks=[])
+    [size] = re.findall(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', figures.svg_text(figure))
+    assert float(size[0]) < 0.5 * 6 * 72 and float(size[1]) < 0.5 * 4 * 72

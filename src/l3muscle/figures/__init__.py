@@ -18,4 +18,4 @@ from l3muscle.figures.images import (
     puzzles,
     training_batch,
 )
-from l3muscle.figures.style import TASK_STYLE, BookFigure, new_figure, style, svg_text
+from l3muscle.figures.style import TASK_STYLE, BookFigure, new_figure, show_as_svg, style, svg_text

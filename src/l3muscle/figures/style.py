@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -40,6 +42,7 @@ THEME = {
     BLUE: f"var(--l3-blue, {BLUE})",
 }
 # A slice with its outlines takes a third of what matplotlib writes.
+_SIZE = re.compile(r'viewBox="0 0 ([\d.]+) ([\d.]+)"')
 _PATH = re.compile(r' d="[^"]*"')
 _GREY = re.compile(r'data:image/png;base64,([^"]+)"')
 STYLE = {
@@ -129,15 +132,17 @@ def svg_text(figure: Figure, name: str = "figure", alt: str = "") -> str:
         The `<svg>` element, without the date and without the head of a file.
     """
     stream = io.StringIO()
+    # What pyplot lays out has wide margins.
+    cut = None if isinstance(figure, BookFigure) else "tight"
     with style():
-        figure.savefig(stream, format="svg", dpi=PICTURE_DPI, metadata={"Date": None})
+        figure.savefig(stream, format="svg", dpi=PICTURE_DPI, metadata={"Date": None}, bbox_inches=cut)
     _, _, body = stream.getvalue().partition("<svg ")
+    width, height = map(float, _SIZE.search(body).groups())
     body = _GREY.sub(_in_grey, _PATH.sub(_shorter, body[body.index(">") + 1 :]))
     for before, after in {'id="': f'id="{name}-', 'href="#': f'href="#{name}-', "url(#": f"url(#{name}-"}.items():
         body = body.replace(before, after)
     for colour, variable in THEME.items():
         body = body.replace(colour, variable)
-    width, height = (round(72 * side, 1) for side in figure.get_size_inches())
     points = getattr(figure, "points", [])
     head = (
         '<svg class="l3-drawing" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
@@ -145,6 +150,16 @@ def svg_text(figure: Figure, name: str = "figure", alt: str = "") -> str:
         f'role="{"group" if points else "img"}" aria-label="{escape(alt)}">'
     )
     return head + body.replace("</svg>", _point_marks(points, height) + "</svg>").strip()
+
+
+def show_as_svg() -> None:
+    """Show every figure of a notebook as one SVG in the book's colours, which follow the theme of the page."""
+    shell = get_ipython()
+    shell.run_line_magic("matplotlib", "inline")
+    matplotlib.rcParams.update(STYLE)
+    formatters, number = shell.display_formatter.formatters, itertools.count(1)
+    formatters["image/png"].pop(Figure, None)
+    formatters["image/svg+xml"].for_type(Figure, lambda figure: svg_text(figure, f"figure-{next(number)}"))
 
 
 def _shorter(path: re.Match[str]) -> str:
