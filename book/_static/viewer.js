@@ -106,8 +106,8 @@ const l3viewer = (() => {
 
   const number = (value, digits) => value?.toFixed(digits) ?? "n/a";
   const called = (name) => {
-    const [fold, subset, repeat] = name.split(".").map((part) => Number(part) + 1);
-    return `fold ${fold}, training set ${subset}, repeat ${repeat}`;
+    const [fold, subset, repeat] = name.split(".");
+    return `fold ${fold}, subset ${subset}, repeat ${repeat}`;
   };
 
   const report = () => {

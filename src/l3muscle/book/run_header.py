@@ -243,7 +243,7 @@ def model_listing(results: StudyResults, labels: Mapping[str, str]) -> str:
         rows = [
             {
                 "n": row.n_train,
-                **{name: getattr(row, name) + 1 for name in ("fold", "subset", "repeat")},
+                **{name: getattr(row, name) for name in ("fold", "subset", "repeat")},
                 "mean Dice": f"{row.mean_dice:.4f}" if row.state == "done" else row.state,
                 "steps": f"{row.steps:.0f}" if row.state == "done" else "",
                 "seconds": f"{row.seconds:.1f}" if row.state == "done" else "",

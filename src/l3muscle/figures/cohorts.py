@@ -40,7 +40,7 @@ def split_map(table: pd.DataFrame, sizes: Sequence[int]) -> BookFigure:
     subsets = table["subset"].nunique()
     colours = ["#d8d4cb", *sns.color_palette("viridis", len(sizes)), VERMILION, "#4d5562"]
     names = ["not used", *(f"in from n = {size}" for size in sizes), "validation", "test (held out)"]
-    grid.index = [f"fold {fold + 1} out, set {subset + 1}" for fold, subset in grid.index]
+    grid.index = [f"fold {fold} left out, subset {subset}" for fold, subset in grid.index]
     with style():
         figure, [[axes]] = new_figure(3.8)
         # Lines between columns a pixel wide would hide them.
