@@ -18,7 +18,7 @@ from l3muscle import figures
 from l3muscle.book.cohort_overview import reference_values, split_table
 from l3muscle.book.error_maps import ErrorMap
 from l3muscle.cohort.splits import Splits
-from l3muscle.figures.style import GRID, INK, OUTLINE_STYLE, PAPER, TASK_STYLE
+from l3muscle.figures.style import GRID, INK, OUTLINE_STYLE, PAPER, TASK_STYLE, described
 from l3muscle.metrics import MEASURES
 from l3muscle.statistics import ObserverBand, learning_curve_table
 
@@ -319,3 +319,12 @@ def test_a_figure_of_pyplot_is_shown_without_its_margins():
     figure.add_axes((0.4, 0.4, 0.2, 0.2)).set(xticks=[], yticks=[])
     [size] = re.findall(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', figures.svg_text(figure))
     assert float(size[0]) < 0.5 * 6 * 72 and float(size[1]) < 0.5 * 4 * 72
+
+
+def test_a_figure_is_described_by_its_titles_or_what_its_axes_show():
+    figure = Figure()
+    one, two, _ = figure.subplots(1, 3)
+    one.set(xlabel="step", ylabel="loss")
+    two.set_title("a slice", loc="left")
+    assert described(figure) == "loss against step; a slice"
+    assert described(Figure()) == "a picture"

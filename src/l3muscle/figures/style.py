@@ -159,7 +159,17 @@ def show_as_svg() -> None:
     matplotlib.rcParams.update(STYLE)
     formatters, number = shell.display_formatter.formatters, itertools.count(1)
     formatters["image/png"].pop(Figure, None)
-    formatters["image/svg+xml"].for_type(Figure, lambda figure: svg_text(figure, f"figure-{next(number)}"))
+    formatters["image/svg+xml"].for_type(Figure, lambda one: svg_text(one, f"figure-{next(number)}", described(one)))
+
+
+def described(figure: Figure) -> str:
+    """What the panels of a figure are called or show, for those who cannot see it."""
+
+    def called(panel: Axes) -> str:
+        labels = filter(None, (panel.get_ylabel(), panel.get_xlabel()))
+        return panel.get_title("left") or panel.get_title() or " against ".join(labels)
+
+    return "; ".join(filter(None, map(called, figure.axes))) or "a picture"
 
 
 def _shorter(path: re.Match[str]) -> str:

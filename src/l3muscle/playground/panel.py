@@ -15,7 +15,7 @@ from torch import Tensor
 
 from l3muscle.errors import L3MuscleError
 from l3muscle.experiment import PreparedCohort
-from l3muscle.figures.style import OUTLINE_STYLE
+from l3muscle.figures.style import OUTLINE_STYLE, described
 from l3muscle.metrics import dice
 from l3muscle.models import FCN
 from l3muscle.playground.session import Choice, Playground, outline
@@ -160,6 +160,6 @@ class Panel(widgets.VBox):
     def _draw(self, figure: Figure) -> None:
         stream = io.BytesIO()
         figure.savefig(stream, format="svg")
-        words = html.escape("; ".join(axes.get_title() or axes.get_ylabel() for axes in figure.axes))
+        words = html.escape(described(figure))
         drawn = base64.b64encode(stream.getvalue()).decode()
         self.picture.value = f'<img alt="{words}" src="data:image/svg+xml;base64,{drawn}">'
