@@ -103,7 +103,7 @@ def test_without_a_study_a_small_phantom_is_drawn_and_nothing_is_left(tiny, tmp_
 def test_the_panel_trains_what_is_chosen_and_compares_its_runs(panel):
     run(panel)
     panel.watch.value, panel.controls["n_train"].value, panel.controls["source_task"].value = 2, 1000, "random"
-    assert f'alt="loss; {panel.playground.prepared.test_ids[2]}, test slice"' in panel.picture.value
+    assert f'alt="loss against step; {panel.playground.prepared.test_ids[2]}, test slice"' in panel.picture.value
     run(panel)
     table = panel.comparison()
     # Held to what the cohort allows.
