@@ -161,8 +161,8 @@ class _Run:
             ):
                 self._check(client)
                 self._run(client, jobs, lambda: bar.update(self.done() - bar.n))
-        failures = study.results().failures()
-        self.failed |= {str(experiment): failures[experiment] for experiment in self.chosen if experiment in failures}
+        failures = {one: study.store.document(f"failed/{study.keys[one]}.json") for one in self.chosen}
+        self.failed |= {str(one): failure["reason"] for one, failure in failures.items() if failure is not None}
         done = self.done()
         return Progress(before, done - before, len(self.chosen) - done, self.failed, time.monotonic() - self.started)
 
