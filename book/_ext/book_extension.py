@@ -17,13 +17,13 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util.fileutil import copy_asset
 
+from l3muscle.figures.style import EMBEDDED_PICTURE
 from l3muscle.profile import load_profile
 
 EXECUTED = Path("book", "executed")
 PROFILES = ("laptop", "paper")  # whose settings pages may name, as in {{ paper.training.batch_size }}
 # The package ships every ready-made bundle and speech in a dozen languages, 24 MB; the pages ask for this much.
 BUNDLE, LANGUAGES = "tex-chtml.js", ("base.json", "en.json")
-_PICTURE = re.compile(r'"data:image/png;base64,([^"]+)"')
 
 
 class PaperOrder(Style):
@@ -58,7 +58,9 @@ def inline_drawings(app: Sphinx, doctree: nodes.document) -> None:
             return f'"{up}_images/{name}" loading="lazy"'
 
         # A phone scrolls it sideways, and so must a keyboard.
-        raw = nodes.raw("", f'<div class="l3-figure" tabindex="0">{_PICTURE.sub(as_file, svg)}</div>', format="html")
+        raw = nodes.raw(
+            "", f'<div class="l3-figure" tabindex="0">{EMBEDDED_PICTURE.sub(as_file, svg)}</div>', format="html"
+        )
         image.parent.replace(image, raw)
 
 

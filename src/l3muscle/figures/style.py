@@ -44,7 +44,7 @@ THEME = {
 # A slice with its outlines takes a third of what matplotlib writes.
 _SIZE = re.compile(r'viewBox="0 0 ([\d.]+) ([\d.]+)"')
 _PATH = re.compile(r' d="[^"]*"')
-_GREY = re.compile(r'data:image/png;base64,([^"]+)"')
+EMBEDDED_PICTURE = re.compile(r'"data:image/png;base64,([^"]+)"')
 STYLE = {
     "figure.facecolor": PAPER,
     "savefig.facecolor": "auto",
@@ -138,7 +138,7 @@ def svg_text(figure: Figure, name: str = "figure", alt: str = "") -> str:
         figure.savefig(stream, format="svg", dpi=PICTURE_DPI, metadata={"Date": None}, bbox_inches=cut)
     _, _, body = stream.getvalue().partition("<svg ")
     width, height = map(float, _SIZE.search(body).groups())
-    body = _GREY.sub(_in_grey, _PATH.sub(_shorter, body[body.index(">") + 1 :]))
+    body = EMBEDDED_PICTURE.sub(_in_grey, _PATH.sub(_shorter, body[body.index(">") + 1 :]))
     for before, after in {'id="': f'id="{name}-', 'href="#': f'href="#{name}-', "url(#": f"url(#{name}-"}.items():
         body = body.replace(before, after)
     for colour, variable in THEME.items():
