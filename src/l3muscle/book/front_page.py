@@ -26,7 +26,7 @@ from l3muscle.book.run_header import (
     source_labels,
     window_of,
 )
-from l3muscle.book.show import FOLDER, THIS_RUN, table_text
+from l3muscle.book.show import FOLDER, THIS_RUN, figure_text, table_text
 from l3muscle.figures import contact_sheet, learning_curve, svg_text
 from l3muscle.pretext.fractals import draw_fractals, draw_systems
 from l3muscle.pretext.scenes import draw_scenes
@@ -39,6 +39,15 @@ NOT_RUN, NEVER = "not run", "at no size"
 FULL = "full"  # the profile of the most complete study, whose archive stands before the run
 RUN_FILE = "run.json"  # what the pages' footers have to know of the run
 ORIGIN = f"[{THIS_RUN}]{{.l3-origin}}"
+ALT = "Mean Dice against training-set size for each source task, with the observers' mean as a band."
+DRAWN = (
+    "Mean Dice of the predicted outlines on the held-out test slices, with 95 % intervals, against the number of "
+    "annotated slices that each model was fine-tuned on."
+)
+LEVELS = (
+    "The size from which on no test finds a source task worse than the observers (Dice, "
+    f"p < {ALPHA:g}): the paper, on patients, beside"
+)
 STEPS = ("slices", "source-tasks", "few-outlines", "test")
 STEP_SHAPE, STEP_WIDTH_IN = (96, 128), 3.2  # of generated images, pixels; of a picture
 
@@ -126,6 +135,12 @@ def _listing(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def _drawing(figure: Figure, path: Path, name: str, caption: str) -> str:
+    """Write a learning curve as the file that `path` says, and return it as a numbered figure in Markdown."""
+    path.write_text(svg_text(figure, name, ALT), encoding="utf-8")
+    return figure_text(f"/{path.as_posix()}", name, ALT, caption)
+
+
 def full_study(kept: Archived, folder: Path) -> str:
     """Write the figure of an archived study into `folder`, and return what the front page says of the study.
 
@@ -143,17 +158,12 @@ def full_study(kept: Archived, folder: Path) -> str:
     """
     ours, about, labels = "the full study", kept.about, labels_of(kept.about["sources"])
     band, curve = observer_band(kept.observers, "dice"), learning_curve_table(kept.scores, "dice")
-    alt = "Mean Dice against training-set size for each source task of the full study, with the observers' mean."
-    figure = learning_curve(curve, band, "dice", labels=labels)
-    (folder / "full.svg").write_text(svg_text(figure, "fig-full-front", alt), encoding="utf-8")
     answer = answer_table(dunnett_table(kept.scores, kept.observers, "dice"), curve, labels, ours)
     saturated = (kept.models["stopped"] == "saturated").mean()
     best = curve[curve["n_train"] == curve["n_train"].max()].nlargest(1, "mean").iloc[0]
     origin = f"[{kept.origin}]{{.l3-origin}}"
-    caption = (
-        "The size from which on no test finds a source task worse than the observers (Dice, "
-        f"p < {ALPHA:g}): the paper, on patients, beside the full study, on phantoms. {origin}"
-    )
+    figure = learning_curve(curve, band, "dice", labels=labels)
+    caption = f"{DRAWN} {{doc}}`executed/explore` lets the full study answer to questions. {origin}"
     return f"""\
 ## The answer of the full study
 
@@ -162,15 +172,8 @@ The most complete study that this book holds is {about["experiments"]} of the {a
 {rise_sentence(curve, labels)} At n = {best.n_train} the best source task, {labels[best.source_task]}, reaches
 {best["mean"]:.3f}, and the observers {band.mean:.3f}.
 
-```{{figure}} /{folder.as_posix()}/full.svg
-:name: fig-full-front
-:alt: {alt}
-
-Mean Dice of the predicted outlines on the held-out test slices, with 95 % intervals, against the number of annotated
-slices, in the full study. {{doc}}`executed/explore` lets it answer to questions. {origin}
-```
-
-{table_text(answer.to_dict("records"), "tab-full-front", caption)}
+{_drawing(figure, folder / "full.svg", "fig-full-front", caption)}
+{table_text(answer.to_dict("records"), "tab-full-front", f"{LEVELS} the full study, on phantoms. {origin}")}
 """
 
 
@@ -260,8 +263,6 @@ def write_front_page(results: StudyResults, folder: Path) -> None:
     figure = learning_curve(
         curve, band, "dice", labels=labels, link=lambda *which: f"executed/{page_address(results, *which)}"
     )
-    alt = "Mean Dice against training-set size for each source task, with the observers' mean as a band."
-    (folder / "summary.svg").write_text(svg_text(figure, "fig-front", alt), encoding="utf-8")
     figure.savefig(folder / "summary.png", dpi=150)
     for name, drawing in step_pictures(results).items():
         drawing.savefig(folder / "steps" / f"{name}.png", dpi=150)
@@ -273,25 +274,17 @@ def write_front_page(results: StudyResults, folder: Path) -> None:
         answer = answer_table(dunnett_table(scores, observers, "dice"), curve, labels)
         brief, compared = answer_sentence(answer), f" The observers' mean is {band.mean:.3f}."
     caption = (
-        "The size from which on no test finds a source task worse than the observers (Dice, "
-        f"p < {ALPHA:g}): the paper, on patients, beside this run, with this run's mean Dice at both ends. {ORIGIN}"
+        f"{DRAWN}{compared} Values appear under the pointer; a click leads to the notebook behind a point. {ORIGIN}"
     )
+    levels = f"{LEVELS} this run, with this run's mean Dice at both ends. {ORIGIN}"
     text = f"""\
 {as_header(header_text(results))}
 {missing_notice(results)}
 {brief} The paper's answer, on patients, stands beside it in {{numref}}`tab-front`.
 {rise_sentence(curve, labels)} {{doc}}`The method <method>` says where this edition departs from the paper.
 
-```{{figure}} /{folder.as_posix()}/summary.svg
-:name: fig-front
-:alt: {alt}
-
-Mean Dice of the predicted outlines on the held-out test slices, with 95 % intervals, against the number of annotated
-slices that each model was fine-tuned on.{compared} Values appear under the pointer; a click leads to the notebook
-behind a point. {ORIGIN}
-```
-
-{table_text(answer.to_dict("records"), "tab-front", caption)}
+{_drawing(figure, folder / "summary.svg", "fig-front", caption)}
+{table_text(answer.to_dict("records"), "tab-front", levels)}
 The values behind every figure and table, and every score: {{download}}`tables.zip </{folder.as_posix()}/tables.zip>`.
 """
     whose = "Its images are of phantoms, not of patients" if results.plan["phantom"] else "Its cohort is its owner's"

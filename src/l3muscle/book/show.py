@@ -53,8 +53,7 @@ def show_figure(
         show_notice(f"Not part of this run: {caption}")
         return
     svg = svg_text(figure, name, alt)
-    lines = [f":name: {name}", f":alt: {alt}", "", _with_links(caption, name, data, origin)]
-    text = f"```{{figure}} {FOLDER}/{name}.svg\n" + "\n".join(lines) + "\n```\n"
+    text = figure_text(f"{FOLDER}/{name}.svg", name, alt, _with_links(caption, name, data, origin))
     html = f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
     _show(name, text, html, {"svg": svg} | _csv(data))
 
@@ -108,6 +107,11 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
     lines += ["| " + " | ".join(str(row[name]) for name in rows[0]) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def figure_text(path: str, name: str, alt: str, caption: str) -> str:
+    """A numbered figure, of the file that the page finds at `path`, as Markdown."""
+    return f"```{{figure}} {path}\n:name: {name}\n:alt: {alt}\n\n{caption}\n```\n"
 
 
 def table_text(rows: Sequence[Mapping[str, Any]], name: str, caption: str, *, prose: bool = False) -> str:
