@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from score_rows import model, observer, stacked
 
-from l3muscle.book.explorer import DRAWS, READINGS, draws_of_models, explorer_html, explorer_states
+from l3muscle.book.explorer import DRAWS, READINGS, draws_of_models, explorer_html, explorer_states, single_model_spread
 from l3muscle.statistics import dunnett_table
 from l3muscle.statistics.score_table import MODEL_KEYS
 
@@ -70,3 +70,13 @@ def test_the_states_travel_inside_the_page(tables):
     html = explorer_html(states)
     text = html.split('id="l3-explorer-states">', 1)[1].split("</script>", 1)[0]
     assert json.loads(text) == json.loads(json.dumps(states))
+
+
+def test_the_spread_of_single_models_is_that_of_their_means(tables):
+    scores, observers = tables
+    singles = [scores.merge(models, on=MODEL_KEYS) for models in draws_of_models(scores) if len(models) == 1]
+    of_random = [part[(part["source_task"] == "random") & (part["n_train"] == 5)]["dice"].mean() for part in singles]
+    spread = single_model_spread(explorer_states(scores, observers, LABELS))
+    assert list(spread) == ["random", "segmentation"]
+    assert spread["random"] == pytest.approx(max(of_random) - min(of_random), abs=2e-4)
+    assert single_model_spread(explorer_states(scores[scores["fold"] == 0], observers, LABELS)) == {}

@@ -54,6 +54,27 @@ def _by_configuration(table: pd.DataFrame, columns: list[str], digits: int) -> d
     }
 
 
+def _of_measure(metric: str, drawn: list[pd.DataFrame], observers: pd.DataFrame) -> dict[str, Any]:
+    """The states of one measure, for the scores of each draw; no tests where there are no observers."""
+    row, band = MEASURES[metric], observer_band(observers, metric)
+    readings = [
+        (unit, control_sample(control, metric, observers=observers))
+        for unit, control in (() if band is None else READINGS.values())
+    ]
+    states = []
+    for scores in drawn:
+        tests = [dunnett_table(scores, control, metric, unit=unit) for unit, control in readings]
+        means = _by_configuration(learning_curve_table(scores, metric), ["mean", "low", "high"], 4)
+        states.append({"means": means, "tests": [_by_configuration(t, ["p_value", "difference"], 3) for t in tests]})
+    return {
+        "label": row.label,
+        "digits": row.digits,
+        "worse": "below" if row.better == "higher" else "above",
+        "observers": None if band is None else round(band.mean, row.digits + 1),
+        "draws": states,
+    }
+
+
 def explorer_states(scores: pd.DataFrame, observers: pd.DataFrame, labels: dict[str, str]) -> dict[str, Any]:
     """Every state of the page.
 
@@ -78,43 +99,34 @@ def explorer_states(scores: pd.DataFrame, observers: pd.DataFrame, labels: dict[
     """
     draws = draws_of_models(scores)
     drawn = [scores.merge(models, on=MODEL_KEYS) for models in draws]
-    measures = {}
-    for metric, row in MEASURES.items():
-        if not row.better:
-            continue
-        band = observer_band(observers, metric)
-        tested = {} if band is None else READINGS
-        states = []
-        for part in drawn:
-            means = _by_configuration(learning_curve_table(part, metric), ["mean", "low", "high"], 4)
-            p_values = [
-                _by_configuration(
-                    dunnett_table(part, control_sample(control, metric, observers=observers), metric, unit=unit),
-                    ["p_value", "difference"],
-                    3,
-                )
-                for unit, control in tested.values()
-            ]
-            states.append({"means": means, "tests": p_values})
-        measures[metric] = {
-            "label": row.label,
-            "digits": row.digits,
-            "worse": "below" if row.better == "higher" else "above",
-            "observers": None if band is None else round(band.mean, row.digits + 1),
-            "draws": states,
-        }
-    tasks = dict.fromkeys(scores["source_task"])
+    measures = {metric: _of_measure(metric, drawn, observers) for metric, row in MEASURES.items() if row.better}
+    tasks = {}
+    for task in scores["source_task"].unique():
+        colour, marker = TASK_STYLE[task]
+        tasks[task] = {"label": labels[task], "colour": THEME.get(colour, colour), "marker": marker}
     return {
-        "tasks": {
-            task: {"label": labels[task], "colour": THEME.get(colour, colour), "marker": marker}
-            for task, (colour, marker) in ((task, TASK_STYLE[task]) for task in tasks)
-        },
+        "tasks": tasks,
         "sizes": sorted(int(n) for n in scores["n_train"].unique()),
         "levels": LEVELS,
         "readings": list(READINGS) if not observers.empty else [],
         "counts": [len(models) for models in draws],
         "measures": measures,
     }
+
+
+def single_model_spread(states: dict[str, Any]) -> dict[str, float]:
+    """How far mean Dice at the smallest size ranges over draws of a single model, by source task; empty of one draw."""
+    draws = [
+        state["means"]
+        for state, count in zip(states["measures"]["dice"]["draws"], states["counts"], strict=True)
+        if count == 1
+    ]
+    spread = {}
+    for task in states["tasks"]:
+        key = f"{task}|{states['sizes'][0]}"
+        if len(values := [means[key][0] for means in draws if key in means]) > 1:
+            spread[task] = max(values) - min(values)
+    return spread
 
 
 _TEMPLATE = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
