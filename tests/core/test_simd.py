@@ -19,6 +19,7 @@ from l3muscle.models import BACKBONES, BASIC_LAYERS, BOTTLENECKS, build_encoder,
 from l3muscle.pretext import SOURCE_TASKS
 from l3muscle.pretext.fractals import ResNetClassifier
 from l3muscle.pretext.jigsaw import JigsawNetwork
+from l3muscle.profile import load_profile
 
 WIDEST_BLOCK = 16  # numbers of 32 bits in the widest vector register that oneDNN knows
 NETWORKS = {
@@ -92,8 +93,9 @@ from l3muscle.training import fit
 
 few = {"classification": {"validation_images": 2, "points": 1000}, "segmentation": {"validation_scenes": 2}}
 few["jigsaw"] = {"validation_puzzles": 1}
-for width in map(int, sys.argv[1:]):
-    profile = load_profile("smoke", sources=few, **{"network.width": width})
+for argument in sys.argv[1:]:
+    name, width = argument.split(":")
+    profile = load_profile(name, sources=few, **{"network.width": int(width)})
     device = begin_training(profile)
     images = torch.rand(12, 1, *profile.image.shape, generator=torch.Generator().manual_seed(0))
     for source_task in SOURCE_TASKS:
@@ -129,6 +131,7 @@ def checked(script: str, *arguments: object) -> subprocess.CompletedProcess:
 def test_training_steps_of_every_task_leave_the_heap_sound():
     if checked(OVERFLOW).returncode != -6:  # SIGABRT
         pytest.skip("this system has no glibc with a checking allocator (libc_malloc_debug.so.0)")
-    widths = [4, 8, 20]  # below, at and beside the width of a vector register
-    done = checked(STEPS, *widths)
-    assert (done.returncode, done.stdout.split()) == (0, list(SOURCE_TASKS) * len(widths)), done.stderr[-2000:]
+    networks = [f"{name}:{load_profile(name).network.width}" for name in ("smoke", "laptop")]
+    networks += ["smoke:4", "smoke:20"]  # below and beside the width of a vector register
+    done = checked(STEPS, *networks)
+    assert (done.returncode, done.stdout.split()) == (0, list(SOURCE_TASKS) * len(networks)), done.stderr[-2000:]
