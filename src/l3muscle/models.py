@@ -11,7 +11,7 @@ Lineage: Long et al. 2015 (fully convolutional networks), He et al. 2016 (ResNet
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -74,11 +74,13 @@ def _basic_encoder(layers: tuple[int, ...], width: int, output_stride: int) -> n
     in_channels = width
     for stage, blocks in enumerate(layers):
         channels = width * 2**stage
-        stride = 2 if stage == 1 else 1
-        dilation = (1, 1, 2, 4)[stage]
-        # torchvision dilates a stage from its second block on; the first keeps the dilation of the stage before. With
-        # one block a stage, ResNet-8 would never look further than its strides do.
-        first_dilation = (1, 1, 2)[stage] if len(layers) == 3 else (1, 1, 1, 2)[stage]
+        stride, first_dilation, dilation = 2 if stage == 1 else 1, (1, 1, 1, 2)[stage], (1, 1, 2, 4)[stage]
+        if len(layers) == 3:
+            # torchvision dilates a stage from its second block on; the first keeps the dilation of the stage before.
+            # With one block a stage, ResNet-8 would never look further than its strides do.
+            first_dilation = dilation
+        if output_stride == 2:
+            stride, first_dilation, dilation = 2 if stage else 1, 1, 1
         members = []
         for index in range(blocks):
             members.append(
@@ -92,6 +94,40 @@ def _basic_encoder(layers: tuple[int, ...], width: int, output_stride: int) -> n
             in_channels = channels
         modules[f"layer{stage + 1}"] = nn.Sequential(*members)
     return nn.Sequential(OrderedDict(modules))
+
+
+def _enlarged_sum(features: Iterable[Tensor]) -> Tensor:
+    """Sum of feature maps (N, C, h, w), the finest first, at the size of the finest."""
+    fine, *coarser = features
+    for part in coarser:
+        fine = fine + F.interpolate(part, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+    return fine
+
+
+class PyramidEncoder(nn.Module):
+    """ResNet of basic blocks that halves its features stage by stage, for dense prediction at output stride 2.
+
+    Instead of dilating the later stages, the features of all of them are each brought to twice the width by a 1 x 1
+    convolution, enlarged, and added, as the skips of Long et al. 2015 are: outlines as fine as the first stage sees
+    them, for less than half the multiplications of output stride 4.
+    """
+
+    def __init__(self, layers: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        for name, module in _basic_encoder(layers, width, 2).named_children():
+            self.add_module(name, module)
+        self.stages = [f"layer{stage + 1}" for stage in range(len(layers))]
+        self.out_channels = 2 * width
+        channels = (width * 2**stage for stage in range(len(layers)))
+        self.skips = nn.ModuleList(nn.Conv2d(own, self.out_channels, 1) for own in channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        features = []
+        for name, skip in zip(self.stages, self.skips, strict=True):
+            x = self.get_submodule(name)(x)
+            features.append(skip(x))
+        return _enlarged_sum(features)
 
 
 class EfficientNetEncoder(nn.Module):
@@ -123,10 +159,7 @@ class EfficientNetEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x * self.gain + self.shift
-        fine, *coarser = (skip(part) for skip, part in zip(self.skips, self.features(x), strict=True))
-        for part in coarser:
-            fine = fine + F.interpolate(part, size=fine.shape[-2:], mode="bilinear", align_corners=False)
-        return fine
+        return _enlarged_sum(skip(part) for skip, part in zip(self.skips, self.features(x), strict=True))
 
 
 def build_encoder(backbone: str, *, width: int = 64, output_stride: int = 8) -> nn.Module:
@@ -139,9 +172,10 @@ def build_encoder(backbone: str, *, width: int = 64, output_stride: int = 8) -> 
     width : int
         Channels after the first convolution; 64 is the published width, and the only one for ResNet-50 and -101.
         Multiples of 8 are fastest. Of EfficientNet-Lite0, whose own widths are fixed, the channels of its output.
-    output_stride : {4, 8}
+    output_stride : {2, 4, 8}
         Pixels of input per pixel of output. 8 is torchvision's FCN. 4 leaves out the max-pooling, for small images;
-        the networks of basic blocks have it, and it is the only one of EfficientNet-Lite0.
+        the networks of basic blocks have it, and it is the only one of EfficientNet-Lite0. 2 is for basic blocks, and
+        another network: see `PyramidEncoder`.
 
     Returns
     -------
@@ -156,11 +190,13 @@ def build_encoder(backbone: str, *, width: int = 64, output_stride: int = 8) -> 
     NetworkError
         If the library that has this network is not installed.
     """
-    if output_stride not in (4, 8):
-        raise ValueError(f"output_stride must be 4 or 8, not {output_stride}")
+    if output_stride not in (2, 4, 8):
+        raise ValueError(f"output_stride must be 2, 4 or 8, not {output_stride}")
     if width < 1:
         raise ValueError(f"width must be positive, not {width}")
-    if backbone in BASIC_LAYERS:
+    if backbone in BASIC_LAYERS and output_stride == 2:
+        encoder = PyramidEncoder(BASIC_LAYERS[backbone], width)
+    elif backbone in BASIC_LAYERS:
         encoder = _basic_encoder(BASIC_LAYERS[backbone], width, output_stride)
         encoder.out_channels = width * 2 ** (len(BASIC_LAYERS[backbone]) - 1)
     elif backbone in BOTTLENECKS:

@@ -37,7 +37,7 @@ class NetworkSettings(Settings):
 
     backbone: Literal[tuple(BACKBONES)]
     width: Positive
-    output_stride: Literal[4, 8]
+    output_stride: Literal[2, 4, 8]
 
 
 class ImageSettings(Settings):

@@ -6,6 +6,7 @@ import torchvision
 
 from l3muscle.models import (
     BACKBONES,
+    BASIC_LAYERS,
     EFFICIENTNETS,
     BasicBlock,
     TransferError,
@@ -28,7 +29,8 @@ def resnet18_checkpoint():
 
 
 @pytest.mark.parametrize(
-    ("name", "stride", "width"), [("resnet8", 4, 5), ("resnet10", 4, 8), ("resnet34", 8, 12), ("resnet50", 8, 64)]
+    ("name", "stride", "width"),
+    [("resnet8", 2, 5), ("resnet8", 4, 5), ("resnet10", 4, 8), ("resnet34", 8, 12), ("resnet50", 8, 64)],
 )
 def test_logits_have_the_size_of_the_input(name, stride, width):
     network = build_fcn(name, width=width, output_stride=stride, out_channels=3).eval()
@@ -65,6 +67,23 @@ def test_undilated_stages_of_a_basic_network_compute_what_torchvision_computes(r
     torch.testing.assert_close(got, expected)
 
 
+def test_output_stride_2_adds_up_what_torchvisions_stages_compute(resnet18_checkpoint):
+    theirs = torchvision.models.resnet18(weights=None).eval()
+    theirs.load_state_dict(resnet18_checkpoint)
+    ours = build_fcn("resnet18", output_stride=2).eval()
+    report = transfer_weights(resnet18_checkpoint, ours)
+    assert all(name.startswith(("classifier", "backbone.skips")) for name in report.left_random)
+    image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        features, expected = theirs.relu(theirs.bn1(theirs.conv1(image))), 0
+        stages = theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4
+        for stage, skip in zip(stages, ours.backbone.skips, strict=True):
+            features = stage(features)
+            wide = torch.nn.functional.interpolate(skip(features), size=(32, 48), mode="bilinear", align_corners=False)
+            expected = expected + wide
+        torch.testing.assert_close(ours.backbone(image), expected)
+
+
 def test_a_basic_block_is_torchvisions_with_a_strided_shortcut():
     torch.manual_seed(3)
     ours, theirs = BasicBlock(8, 16, stride=2), torchvision.models.resnet.BasicBlock(8, 16, 2)
@@ -84,10 +103,11 @@ def test_a_basic_block_is_torchvisions_with_a_strided_shortcut():
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_convolution_gets_a_gradient(name):
     torch.manual_seed(0)
-    network = build_fcn(name, output_stride=4 if name in EFFICIENTNETS else 8)
-    network(torch.randn(2, 3, 32, 32)).square().mean().backward()
-    silent = [n for n, p in network.named_parameters() if p.grad is None or (p.ndim == 4 and not p.grad.any())]
-    assert silent == []
+    for stride in (2, 4) if name in BASIC_LAYERS else (4,) if name in EFFICIENTNETS else (8,):
+        network = build_fcn(name, output_stride=stride)
+        network(torch.randn(2, 3, 32, 32)).square().mean().backward()
+        silent = [n for n, p in network.named_parameters() if p.grad is None or (p.ndim == 4 and not p.grad.any())]
+        assert silent == []
 
 
 @pytest.mark.parametrize(
@@ -131,7 +151,7 @@ def test_the_head_is_torchvisions():
     ("name", "settings", "message"),
     [
         ("vgg16", {}, "^unknown backbone 'vgg16'; choose one of resnet8, resnet10, .*resnet101, efficientnet_lite0$"),
-        ("resnet18", {"output_stride": 16}, "^output_stride must be 4 or 8, not 16$"),
+        ("resnet18", {"output_stride": 16}, "^output_stride must be 2, 4 or 8, not 16$"),
         ("resnet18", {"width": 0}, "^width must be positive, not 0$"),
         ("resnet101", {"output_stride": 4}, "^resnet101 is torchvision's network: width 64 and output stride 8"),
         ("resnet50", {"width": 32}, "^resnet50 is torchvision's network: width 64 and output stride 8 only$"),
