@@ -28,9 +28,11 @@ PAGES = sorted(
     and not path.relative_to(HTML).parts[0].startswith("_")
     and path != HTML / "index.html"
 )
-# Experiments are one notebook with other parameters: one page of each kind is looked at.
-EXPERIMENTS = [[page for page in PAGES if f"/experiments/{kind}-" in page] for kind in ("experiment", "pretrain")]
-VISITED = [page for page in PAGES if not any(page in pages[1:] for pages in EXPERIMENTS)]
+# Pages made from one notebook with other parameters, or from docstrings, are alike: one of each kind is looked at.
+KINDS = [re.compile(kind) for kind in ("/experiments/experiment-", "/experiments/pretrain-", r"/api/(?!index)")]
+ALIKE = [[page for page in PAGES if kind.search(page)] for kind in KINDS]
+SHORTEST = {min(pages, key=lambda page: (HTML / page).stat().st_size) for pages in ALIKE if pages}
+VISITED = [page for page in PAGES if page in SHORTEST or not any(page in pages for pages in ALIKE)]
 VIEWER = "book/executed/viewer.html"
 FRONT = "book/index.html"
 EXECUTED = HTML.parents[1] / "executed"
