@@ -131,18 +131,26 @@ def test_without_observers_no_statement_about_them_is_decided(paper_like):
 
 
 def test_the_numbers_count_the_comparisons_that_agree(paper_like, opposite):
-    assert paper_like.loc["scatter-falls", "numbers"] == "5 of 5 comparisons agree"
-    assert paper_like.loc["area-not-different", "numbers"] == "35 of 35 comparisons agree"
+    assert paper_like.loc["scatter-falls", "numbers"] == "DSC: 5 of 5 comparisons agree"
+    assert paper_like.loc["area-not-different", "numbers"] == "SMA, cm²: 35 of 35 comparisons agree"
     assert opposite.loc["scatter-falls", "numbers"].startswith(
-        "0 of 5 comparisons agree; 5 disagree, such as random: -"
+        "DSC: 0 of 5 comparisons agree; 5 disagree, such as random: -"
     )
+
+
+def test_a_difference_in_words_is_the_first_minus_the_second(paper_like):
+    farther = Comparison("random n = 5", 0.0005, gain=-0.25, low=-0.5, high=-0.125, sign=-1.0)
+    assert str(farther) == "random n = 5: +0.25 (+0.125 to +0.5), p < 0.001"
+    assert "inf" not in "".join(paper_like["numbers"])
 
 
 def test_the_printed_tables_bear_out_what_they_decide(paper_like):
     printed = paper_like["printed"]
-    assert printed["better-from-50"] == printed["distance-from-25"] == printed["ten-slices"] == "supported"
+    assert printed["better-from-50"] == printed["two-worse-at-10"] == "supported"
+    # A p-value above the level does not show that two things are alike.
+    assert printed["distance-from-25"] == printed["ten-slices"] == "not contradicted"
     assert printed["observers-dice"] == ""
-    assert set(printed) <= {"", "supported", "not supported"}
+    assert set(printed) <= {"", "supported", "not contradicted", "not supported"}
 
 
 @pytest.mark.parametrize(

@@ -33,23 +33,31 @@ UNCONVERGED = "cannot be decided: trainings ended before saturation"
 INPUT = "an input of the phantom"
 CONVERGED = 0.9  # share of a configuration's trainings that have to end by saturation
 RELATIONS = ("better", "worse", "not worse", "no difference", "differs", "about", "at most")
+SAMENESS = {"no difference", "not worse"}  # relations that no p-value shows: a high one only fails to contradict them
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison: `gain` is in favour of what is named first, and `low` to `high` its 95 % interval."""
+    """One comparison: `gain` is in favour of what is named first, and `low` to `high` its 95 % interval.
+
+    In words it is the first minus the second, which is `sign` times the gain; of slices needed the name says all.
+    """
 
     name: str
     p_value: float = np.nan
     gain: float = np.nan
     low: float = np.nan
     high: float = np.nan
+    sign: float = 1.0
 
     def __str__(self) -> str:
         if np.isnan(self.gain):
             return f"{self.name}: not run"
-        text = f"{self.name}: {self.gain:+.3g}"
-        text += "" if np.isnan(self.low) else f" ({self.low:+.3g} to {self.high:+.3g})"
+        if not self.sign:
+            return self.name
+        low, high = sorted((self.sign * self.low, self.sign * self.high))
+        text = f"{self.name}: {self.sign * self.gain:+.3g}"
+        text += "" if np.isnan(self.low) else f" ({low:+.3g} to {high:+.3g})"
         p = p_text(self.p_value)
         return text if np.isnan(self.p_value) else f"{text}, {p if p.startswith('p') else f'p = {p}'}"
 
@@ -145,7 +153,7 @@ class Run:
             return Comparison(name)
         sign = -1.0 if MEASURES[measure].better == "lower" else 1.0
         gain, *ends = (sign * (at - (second if number else 0.0)) for at in (one.value, one.low, one.high))
-        return Comparison(name, one.p_value if p_value is None else p_value, gain, *sorted(ends))
+        return Comparison(name, one.p_value if p_value is None else p_value, gain, *sorted(ends), sign=sign)
 
     def values(self, measure: str, task: str, n: int) -> pd.Series:
         """A measure of all predictions of a configuration."""
@@ -257,8 +265,8 @@ def slices_needed(line: Any, run: Run) -> Iterator[Comparison]:
         if row is None or np.isnan(row["needed"]):
             yield Comparison(task)
         else:
-            name = f"{task} needs {row['text']} slices; {most:g} less these"
-            yield Comparison(name, np.nan, most - row["needed"], most - row["high"], most - row["low"])
+            name = f"{task} needs {row['text']} slices"
+            yield Comparison(name, np.nan, most - row["needed"], most - row["high"], most - row["low"], sign=0)
 
 
 TESTS = {
@@ -365,10 +373,12 @@ def claims_table(
             compared = list(TESTS[line.test](line, run))
             decided = [decide(one, line.relation, float(line.margin)) for one in compared]
             decisions += decided
-            numbers.append(_summary(compared, decided))
-            tests.append(f"{MEASURES[line.measure].name}: {TESTS[line.test].__doc__.rstrip('.')}")
+            measure = MEASURES[line.measure]
+            numbers.append(f"{', '.join(filter(None, (measure.name, measure.unit)))}: {_summary(compared, decided)}")
+            tests.append(f"{measure.name}: {TESTS[line.test].__doc__.rstrip('.')}")
             printed.append(_printed(line))
         first, verdict = lines.iloc[0], VERDICTS[all_of(decisions)]
+        in_print = "not contradicted" if SAMENESS & set(lines["relation"]) else "supported"
         if tuned_observers and set(lines["source_tasks"]) == {"observers"}:
             verdict = INPUT
         elif any(_involved(line, run) & unconverged for line in lines.itertuples()):
@@ -381,7 +391,7 @@ def claims_table(
                 "test": "; ".join(dict.fromkeys(tests)),
                 "numbers": "; ".join(numbers),
                 "verdict": verdict,
-                "printed": "" if None in printed else "supported" if all(printed) else "not supported",
+                "printed": "" if None in printed else in_print if all(printed) else "not supported",
                 "shown_in": first["shown_in"],
             }
         )
