@@ -21,7 +21,7 @@ from l3muscle.figures.style import EMBEDDED_PICTURE
 from l3muscle.profile import load_profile
 
 EXECUTED = Path("book", "executed")
-PROFILES = ("laptop", "paper")  # whose settings pages may name, as in {{ paper.training.batch_size }}
+PROFILES = ("full", "laptop", "paper")  # whose settings pages may name, as in {{ paper.training.batch_size }}
 # The package ships every ready-made bundle and speech in a dozen languages, 24 MB; the pages ask for this much.
 BUNDLE, LANGUAGES = "tex-chtml.js", ("base.json", "en.json")
 

@@ -39,6 +39,23 @@ def test_a_source_task_without_results_is_not_run():
     assert "from n = 10 on after random" in sentence and "Not run: jigsaw." in sentence
 
 
+def test_a_part_of_a_study_gives_no_answer(results, tmp_path):
+    models = pd.DataFrame({"source_task": ["random"] * 4 + ["jigsaw"] * 3})
+    unfinished = front_page.unfinished_tasks(models, planned=8, tasks=("random", "jigsaw"))
+    assert unfinished == {"jigsaw"}
+    rows = [(task, n, "") for task in ("random", "jigsaw") for n in (5, 10)]
+    tests = pd.DataFrame(rows, columns=["source_task", "n_train", "verdict"])
+    names = {"random": "random", "jigsaw": "jigsaw"}
+    answer = front_page.answer_table(tests, tests.assign(mean=0.5), names, unfinished=unfinished)
+    assert list(answer["this run"]) == ["n = 5", "not finished"]
+    assert front_page.answer_sentence(answer).endswith("from n = 5 on after random. Not finished: jigsaw.")
+    write_archive(results, tmp_path / "results")
+    kept = open_archive(results.profile.name, tmp_path / "results")
+    kept.about["planned"] += 1
+    text = front_page.full_study(kept, tmp_path)
+    assert "no source task is finished" in text and "best source task" not in text and "changes by" not in text
+
+
 def test_the_answer_in_words_groups_what_is_alike():
     answer = pd.DataFrame(
         {

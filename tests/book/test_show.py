@@ -43,7 +43,7 @@ def test_a_figure_is_a_numbered_figure_of_the_book_and_a_picture_in_jupyter(figu
     output = figure_output()
     markdown, html = output.data["text/markdown"], output.data["text/html"]
     assert markdown.startswith("```{figure} values/fig-a.svg\n:name: fig-a\n:alt: What it shows.\n")
-    assert "A caption. [measured in this run]{.l3-origin} {download}`CSV <values/fig-a.csv>`" in markdown
+    assert "A caption. [from this run]{.l3-origin} {download}`CSV <values/fig-a.csv>`" in markdown
     assert html.startswith("<figure><svg") and "A caption." in html
     assert "{download}" not in figure_output(data=None).data["text/markdown"]
 

@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ from l3muscle.statistics.printed import printed_configurations
 from l3muscle.statistics.score_table import ALPHA
 from l3muscle.study import StudyResults
 
-NOT_RUN, NEVER = "not run", "at no size"
+NOT_RUN, NOT_FINISHED, NEVER = "not run", "not finished", "at no size"
 FULL = "full"  # the profile of the most complete study, whose archive stands before the run
 RUN_FILE = "run.json"  # what the pages' footers have to know of the run
 ORIGIN = f"[{THIS_RUN}]{{.l3-origin}}"
@@ -45,7 +45,7 @@ DRAWN = (
     "annotated slices that each model was fine-tuned on."
 )
 LEVELS = (
-    "The size from which on no test finds a source task worse than the observers (Dice, "
+    "Smallest n from which on mean Dice is not significantly below the observers' (Dunnett's test, "
     f"p < {ALPHA:g}): the paper, on patients, beside"
 )
 STEPS = ("slices", "source-tasks", "few-outlines", "test")
@@ -64,10 +64,28 @@ def _level_from(worse: Mapping[int, bool], nothing: str = NOT_RUN) -> str:
     return NEVER if level is None else f"n = {level}"
 
 
+def unfinished_tasks(models: pd.DataFrame, planned: int, tasks: Collection[str]) -> set[str]:
+    """Source tasks of which models are missing: a part of them gives no answer.
+
+    Parameters
+    ----------
+    models : DataFrame
+        source_task, a row a model.
+    planned : int
+        How many models there are in all, as many of each of the `tasks`.
+    """
+    counts = models["source_task"].value_counts()
+    return {task for task in tasks if counts.get(task, 0) * len(tasks) < planned}
+
+
 def answer_table(
-    tests: pd.DataFrame, curve: pd.DataFrame, labels: Mapping[str, str], ours: str = "this run"
+    tests: pd.DataFrame,
+    curve: pd.DataFrame,
+    labels: Mapping[str, str],
+    ours: str = "this run",
+    unfinished: Collection[str] = (),
 ) -> pd.DataFrame:
-    """Size from which on no test finds a source task below the observers: the paper's patients beside ours.
+    """Size from which on mean Dice is not significantly below the observers': the paper's patients beside ours.
 
     Parameters
     ----------
@@ -78,6 +96,8 @@ def answer_table(
     labels : mapping of str to str
     ours : str
         What the tables are of, as the column says it.
+    unfinished : collection of str
+        Source tasks of which models are missing.
 
     Returns
     -------
@@ -91,10 +111,11 @@ def answer_table(
         paper = printed[printed["source_task"] == task]
         tested = tests[tests["source_task"] == task]
         means = curve[curve["source_task"] == task].set_index("n_train")["mean"]
+        level = _level_from(dict(zip(tested["n_train"], tested["verdict"] == "worse", strict=True)))
         row = {
             "source task": label,
             "paper": _level_from(dict(zip(paper["n_train"], paper["marked"] == "worse", strict=True)), "–"),
-            ours: _level_from(dict(zip(tested["n_train"], tested["verdict"] == "worse", strict=True))),
+            ours: NOT_FINISHED if task in unfinished and level != NOT_RUN else level,
         }
         for n in dict.fromkeys((sizes[0], sizes[-1])):
             row[f"Dice, n = {n}"] = f"{means[n]:.3f}" if n in means else NOT_RUN
@@ -105,7 +126,7 @@ def answer_table(
 def answer_sentence(answer: pd.DataFrame, ours: str = "this run") -> str:
     """The answer in one sentence, from `answer_table`."""
     groups = {level: list(part["source task"]) for level, part in answer.groupby(ours, sort=False)}
-    missing, never = groups.pop(NOT_RUN, []), groups.pop(NEVER, [])
+    missing, partial, never = (groups.pop(level, []) for level in (NOT_RUN, NOT_FINISHED, NEVER))
     parts = [
         f"from {level} on after {_listing(tasks)}"
         for level, tasks in sorted(groups.items(), key=lambda group: int(group[0].rpartition(" ")[2]))
@@ -114,12 +135,15 @@ def answer_sentence(answer: pd.DataFrame, ours: str = "this run") -> str:
     if never:
         below = "it still is" if parts else "mean Dice is still significantly below the observers'"
         clauses.append(f"after {_listing(never)} {below} at the largest size")
-    tail = f" Not run: {_listing(missing)}." if missing else ""
-    return f"**In {ours}** {'; '.join(clauses)}.{tail}"
+    tail = f" Not finished: {_listing(partial)}." if partial else ""
+    tail += f" Not run: {_listing(missing)}." if missing else ""
+    return f"**In {ours}** {'; '.join(clauses) or 'no source task is finished'}.{tail}"
 
 
 def rise_sentence(curve: pd.DataFrame, labels: Mapping[str, str]) -> str:
     """How much mean Dice changes from the smallest size to the largest; empty where nothing was run at both."""
+    if curve.empty:
+        return ""
     means = curve.pivot(index="source_task", columns="n_train", values="mean")
     first, last = means.columns[0], means.columns[-1]
     rise = (means[last] - means[first]).dropna().sort_values()
@@ -158,9 +182,16 @@ def full_study(kept: Archived, folder: Path) -> str:
     """
     ours, about, labels = "the full study", kept.about, labels_of(kept.about["sources"])
     band, curve = observer_band(kept.observers, "dice"), learning_curve_table(kept.scores, "dice")
-    answer = answer_table(dunnett_table(kept.scores, kept.observers, "dice"), curve, labels, ours)
+    unfinished = unfinished_tasks(kept.models, about["planned"], labels)
+    answer = answer_table(dunnett_table(kept.scores, kept.observers, "dice"), curve, labels, ours, unfinished)
     saturated = (kept.models["stopped"] == "saturated").mean()
     best = curve[curve["n_train"] == curve["n_train"].max()].nlargest(1, "mean").iloc[0]
+    ends = (
+        f"At n = {best.n_train} the best source task, {labels[best.source_task]}, reaches {best['mean']:.3f}, and the "
+        f"observers {band.mean:.3f}."
+        if not unfinished
+        else f"The observers reach {band.mean:.3f}."
+    )
     origin = f"[{kept.origin}]{{.l3-origin}}"
     figure = learning_curve(curve, band, "dice", labels=labels)
     caption = f"{DRAWN} {{doc}}`executed/explore` lets the full study answer to questions. {origin}"
@@ -169,8 +200,7 @@ def full_study(kept: Archived, folder: Path) -> str:
 
 The most complete study that this book holds is {about["experiments"]} of the {about["planned"]} models of the profile
 `{kept.name}`, of which {saturated:.0%} were trained until both losses had saturated. {answer_sentence(answer, ours)}
-{rise_sentence(curve, labels)} At n = {best.n_train} the best source task, {labels[best.source_task]}, reaches
-{best["mean"]:.3f}, and the observers {band.mean:.3f}.
+{rise_sentence(curve[~curve["source_task"].isin(unfinished)], labels)} {ends}
 
 {_drawing(figure, folder / "full.svg", "fig-full-front", caption)}
 {table_text(answer.to_dict("records"), "tab-full-front", f"{LEVELS} the full study, on phantoms. {origin}")}
@@ -259,6 +289,7 @@ def write_front_page(results: StudyResults, folder: Path) -> None:
     """
     scores, observers, labels = results.scores(), results.observer_scores(), source_labels(results)
     band, curve = observer_band(observers, "dice"), learning_curve_table(scores, "dice")
+    unfinished = unfinished_tasks(results.trainings(), results.planned(), labels)
     (folder / "steps").mkdir(parents=True, exist_ok=True)
     figure = learning_curve(
         curve, band, "dice", labels=labels, link=lambda *which: f"executed/{page_address(results, *which)}"
@@ -271,17 +302,18 @@ def write_front_page(results: StudyResults, folder: Path) -> None:
         answer = answer_table(pd.DataFrame(columns=["source_task", "n_train", "verdict"]), curve, labels)
         brief, compared = "This run has no observers to compare with.", ""
     else:
-        answer = answer_table(dunnett_table(scores, observers, "dice"), curve, labels)
+        answer = answer_table(dunnett_table(scores, observers, "dice"), curve, labels, unfinished=unfinished)
         brief, compared = answer_sentence(answer), f" The observers' mean is {band.mean:.3f}."
     caption = (
         f"{DRAWN}{compared} Values appear under the pointer; a click leads to the notebook behind a point. {ORIGIN}"
     )
+    rise = rise_sentence(curve[~curve["source_task"].isin(unfinished)], labels)
     levels = f"{LEVELS} this run, with this run's mean Dice at both ends. {ORIGIN}"
     text = f"""\
 {as_header(header_text(results))}
 {missing_notice(results)}
 {brief} The paper's answer, on patients, stands beside it in {{numref}}`tab-front`.
-{rise_sentence(curve, labels)} {{doc}}`The method <method>` says where this edition departs from the paper.
+{rise} {{doc}}`The method <method>` says where this edition departs from the paper.
 
 {_drawing(figure, folder / "summary.svg", "fig-front", caption)}
 {table_text(answer.to_dict("records"), "tab-front", levels)}

@@ -72,7 +72,7 @@ def header_text(results: StudyResults) -> str:
     more = f" and {len(origins) - 1} more" if len(origins) > 1 else ""
     return (
         f"*Measured in this run* — profile **{results.profile.name}** · {_cohort_text(results)} · "
-        f"{len(records)} of {results.planned()} models · {minutes:.1f} min of one worker · "
+        f"{len(records)} of {results.planned()} models · {minutes:.1f} min of training in total · "
         f"{origins[0]}{more} · results {results_id(results)}"
     )
 
@@ -110,9 +110,9 @@ def cohort_notice(results: StudyResults) -> str:
     """A notice that says whose images the numbers come from, as Markdown."""
     if results.plan["phantom"]:
         text = (
-            "Everything measured here is measured on a **phantom**: procedural images of the abdomen, drawn by a "
-            "program, with simulated observers. Numbers of this run stand beside the paper's so that the two can be "
-            "compared as *studies*; they say nothing about patients."
+            "All images are of a **phantom**: procedural images of the abdomen, drawn by a program, with simulated "
+            "observers; only {doc}`/book/executed/sim_to_real` scores slices of a real CT volume. Numbers of this run "
+            "stand beside the paper's so that the two can be compared as *studies*; they say nothing about patients."
         )
     else:
         text = (
@@ -133,7 +133,7 @@ def run_rows(results: StudyResults) -> list[dict[str, str]]:
         "seed": str(results.profile.grid.seed),
         "models": f"{len(records)} of {results.planned()} finished, {failed} failed",
         "results": f"`{results_id(results)}`",
-        "time of one worker": f"{sum(record['seconds'] for record in records.values()) / 60:.1f} min for the models",
+        "total training time": f"{sum(record['seconds'] for record in records.values()) / 60:.1f} min",
     }
     return [{"what": name, "value": value} for name, value in values.items()]
 

@@ -17,7 +17,7 @@ from IPython.display import display
 
 from l3muscle.figures import BookFigure, svg_text
 
-THIS_RUN, PAPER = "measured in this run", "from the paper"
+THIS_RUN, PAPER, ILLUSTRATION = "from this run", "from the paper", "an illustration"
 SHOWN = "l3muscle"  # key, in the metadata of an output, of the name, CSV and SVG of what it shows
 FOLDER = "values"  # beside the executed notebooks
 _BOLD, _MARKUP = re.compile(r"\*\*(.+?)\*\*"), re.compile(r"\*\*|</?(?:u|small)>|`")

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from l3muscle.segmenter.cross_validation import CrossValidation
     from l3muscle.segmenter.initialisation import Initialisation
 
-OUTLINE_RGB, REFERENCE_RGB, FLAG_RGB = (255, 176, 0), (86, 180, 233), (213, 94, 0)
+OUTLINE_RGB, REFERENCE_RGB, FLAG_RGB = (86, 180, 233), (255, 176, 0), (213, 94, 0)  # as prediction and expert
 WINDOW_HU, LEVEL_HU = 400, 50
 TILE_PX, TILE_MM = (300, 214), (420.0, 300.0)  # width and height of a tile, and of what it shows
-CAPTION_PX, MARGIN_PX, CAPTION_LETTERS = 34, 4, 48
-COLUMNS, TILES_A_SHEET = 5, 40
+CAPTION_PX, MARGIN_PX, CAPTION_LETTERS = 34, 4, 40
+COLUMNS, TILES_A_SHEET = 3, 39
 NO_LICENCE = "not stated: the licence of the training slices decides; ask whoever owns them before you share it"
 
 
@@ -62,7 +62,7 @@ class Tile:
         reference: np.ndarray | None = None,
         flagged: bool = False,
     ) -> "Tile":
-        """Cut a slice around the body, with the outline of `mask` and, in blue below it, of `reference`."""
+        """Cut a slice around the body, with the outline of `mask` and, in orange below it, of `reference`."""
         (row, column), (width, height) = body_centre(hu), TILE_PX
         across, down = TILE_MM[0] / width / float(spacing[1]), TILE_MM[1] / height / float(spacing[0])
         corner = (column + 0.5 - across * width / 2, row + 0.5 - down * height / 2)
@@ -81,7 +81,7 @@ class Tile:
 
 def contact_sheets(tiles: Sequence[Tile]) -> Iterator[Image.Image]:
     """Contact sheets of `TILES_A_SHEET` tiles, in the given order, flagged ones framed."""
-    font = ImageFont.load_default(12)
+    font = ImageFont.load_default(14)
     width, height = TILE_PX
     step = width + 2 * MARGIN_PX, height + CAPTION_PX
     for first in range(0, len(tiles), TILES_A_SHEET):

@@ -23,7 +23,7 @@ from l3muscle.segmenter.model_file import MODEL, save_model, tensor_digest
 from l3muscle.segmenter.report import Tile, contact_sheets, model_card
 
 CARD, SCORES = "model.json", "held_out.csv"
-CARD_FORMAT = "l3muscle-card-2"  # goes up when this room makes another model of the same slices and settings
+CARD_FORMAT = "l3muscle-card-3"  # goes up when this room makes another model of the same slices and settings
 
 
 class TrainError(L3MuscleError):

@@ -251,8 +251,8 @@ def configuration_summary(
     -------
     DataFrame
         One row a measure: models, observers (mean ± standard deviation over outlines), and `paper: p` as printed in
-        Tables 1 and 2, of Dunnett's test against the observers on the paper's own data; where the paper prints a mean
-        of the models too, `paper: models`.
+        Tables 1 and 2, of Dunnett's test on the paper's own data, against the observers or, of density and area,
+        against the expert; where the paper prints a mean of the models too, `paper: models`.
     """
     rows = {}
     for column, measure in MEASURES.items():
@@ -260,7 +260,9 @@ def configuration_summary(
         if printed.empty:
             continue  # not among the measures that the paper tests
         rows[measure.label] = {
-            who: f"{table[column].mean():.{measure.digits}f} ± {table[column].std():.{measure.digits}f}"
+            who: f"{table[column].mean():.{measure.digits}f} ± {table[column].std():.{measure.digits}f}".replace(
+                "-", "−"
+            )
             for who, table in (("models", scores), ("observers", observer_scores))
             if len(table)
         } | {"paper: p": printed.iloc[0]}
