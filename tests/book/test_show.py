@@ -101,5 +101,5 @@ def test_numbers_have_a_minus_sign_and_no_more_digits_than_asked(value, options,
 
 def test_an_interval_stands_behind_its_mean():
     nan = float("nan")
-    assert show.interval_text(0.5, -0.25, 0.75, 2) == "0.50 <small>(−0.25–0.75)</small>"
+    assert show.interval_text(0.5, -0.25, 0.75, 2) == "0.50 <small>(−0.25 to 0.75)</small>"
     assert show.interval_text(0.5, nan, nan) == "0.500" and show.interval_text(nan, nan, nan) == "n/a"

@@ -86,7 +86,7 @@ class ErrorMap:
     muscle : ndarray, (rows, columns)
         Share of the images in which the point is muscle.
     missed, added : ndarray, (rows, columns)
-        Share of the outlines in which the point is wrongly left out, or wrongly taken in.
+        Share of the outlines in which the point is missed, or wrongly included.
     outlines : int
     missed_cm2, added_cm2 : float
         Mean area of either error in one outline.

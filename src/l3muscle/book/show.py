@@ -156,7 +156,8 @@ def number(value: float, digits: int = 3, *, sign: bool = False) -> str:
 
 def interval_text(mean: float, low: float, high: float, digits: int = 3) -> str:
     """A mean and, in small letters below it, its interval."""
-    spread = "" if low != low else f" <small>({number(low, digits)}–{number(high, digits)})</small>"
+    between = " to " if low < 0 else "–"  # no dash beside a minus sign
+    spread = "" if low != low else f" <small>({number(low, digits)}{between}{number(high, digits)})</small>"
     return number(mean, digits) + (spread if mean == mean else "")
 
 

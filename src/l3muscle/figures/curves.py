@@ -200,6 +200,6 @@ def accuracy_curve(curve: pd.DataFrame, *, chance: float) -> BookFigure:
         sns.lineplot(curve, x="step", y="validation_accuracy", color=VERMILION, marker="s", label="validation", ax=axes)
         axes.axhline(chance, color=FAINT, lw=1.2, ls=(0, (1, 2)), label=f"chance ({chance:.1%})")
         axes.set_ylim(0, None)
-        axes.set_ylabel("share right")
+        axes.set_ylabel("accuracy")
         axes.legend()
     return figure

@@ -280,7 +280,7 @@ def error_maps(maps: Mapping[str, Any], *, window: tuple[float, float]) -> BookF
     BookFigure
         One column an entry, one row a kind of error; the grey slice is the mean of the aligned test images.
     """
-    rows = {"missed": "muscle, missed", "added": "not muscle, taken in"}
+    rows = {"missed": "muscle, missed", "added": "not muscle, included"}
     most = max((getattr(one, kind).max() for one in maps.values() for kind in rows), default=0) or 1.0
     heat = matplotlib.colormaps["inferno"]
     height, width = next(iter(maps.values())).hu.shape
