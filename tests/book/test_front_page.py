@@ -8,6 +8,7 @@ import pytest
 
 from l3muscle.book import front_page
 from l3muscle.book.archive import open_archive, write_archive
+from l3muscle.statistics import ObserverBand
 from l3muscle.study import StudyResults
 
 
@@ -79,6 +80,13 @@ def test_the_rise_is_told_for_the_source_tasks_that_rise_least_and_most():
     said = front_page.rise_sentence(curve, labels)
     assert said == "From n = 5 to n = 10 mean Dice changes by −0.125 (jigsaw) to +0.250 (random)."
     assert front_page.rise_sentence(curve[curve.n_train == 10], labels) == ""
+
+
+def test_the_gap_to_the_observers_is_told_whatever_the_tests_find():
+    curve = pd.DataFrame({"mean": [0.85, 0.89, 0.91]})
+    said = front_page.gap_sentence(curve, ObserverBand(0.9, 0.01))
+    assert said.startswith("Of 3 means 2 lie below the observers' 0.900:")
+    assert front_page.gap_sentence(curve, None) == ""
 
 
 def test_the_front_page_and_its_tables_show_this_run(results, tmp_path):

@@ -30,7 +30,7 @@ from l3muscle.book.show import FOLDER, THIS_RUN, figure_text, table_text
 from l3muscle.figures import contact_sheet, learning_curve, svg_text
 from l3muscle.pretext.fractals import draw_fractals, draw_systems
 from l3muscle.pretext.scenes import draw_scenes
-from l3muscle.statistics import best_median_worst, dunnett_table, learning_curve_table, observer_band
+from l3muscle.statistics import ObserverBand, best_median_worst, dunnett_table, learning_curve_table, observer_band
 from l3muscle.statistics.printed import printed_configurations
 from l3muscle.statistics.score_table import ALPHA
 from l3muscle.study import StudyResults
@@ -140,6 +140,17 @@ def answer_sentence(answer: pd.DataFrame, ours: str = "this run") -> str:
     return f"**In {ours}** {'; '.join(clauses) or 'no source task is finished'}.{tail}"
 
 
+def gap_sentence(curve: pd.DataFrame, band: ObserverBand | None) -> str:
+    """How many means lie below the observers', whatever the tests find; empty without observers."""
+    if band is None:
+        return ""
+    below = int((curve["mean"] < band.mean).sum())
+    return (
+        f"Of {len(curve)} means {below} lie below the observers' {band.mean:.3f}: a test that finds no difference does "
+        "not show that there is none."
+    )
+
+
 def rise_sentence(curve: pd.DataFrame, labels: Mapping[str, str]) -> str:
     """How much mean Dice changes from the smallest size to the largest; empty where nothing was run at both."""
     if curve.empty:
@@ -187,10 +198,9 @@ def full_study(kept: Archived, folder: Path) -> str:
     saturated = (kept.models["stopped"] == "saturated").mean()
     best = curve[curve["n_train"] == curve["n_train"].max()].nlargest(1, "mean").iloc[0]
     ends = (
-        f"At n = {best.n_train} the best source task, {labels[best.source_task]}, reaches {best['mean']:.3f}, and the "
-        f"observers {band.mean:.3f}."
+        f"At n = {best.n_train} the best source task, {labels[best.source_task]}, reaches {best['mean']:.3f}."
         if not unfinished
-        else f"The observers reach {band.mean:.3f}."
+        else ""
     )
     origin = f"[{kept.origin}]{{.l3-origin}}"
     figure = learning_curve(curve, band, "dice", labels=labels)
@@ -200,7 +210,7 @@ def full_study(kept: Archived, folder: Path) -> str:
 
 The most complete study that this book holds is {about["experiments"]} of the {about["planned"]} models of the profile
 `{kept.name}`, of which {saturated:.0%} were trained until both losses had saturated. {answer_sentence(answer, ours)}
-{rise_sentence(curve[~curve["source_task"].isin(unfinished)], labels)} {ends}
+{gap_sentence(curve, band)} {rise_sentence(curve[~curve["source_task"].isin(unfinished)], labels)} {ends}
 
 {_drawing(figure, folder / "full.svg", "fig-full-front", caption)}
 {table_text(answer.to_dict("records"), "tab-full-front", f"{LEVELS} the full study, on phantoms. {origin}")}
@@ -303,7 +313,8 @@ def write_front_page(results: StudyResults, folder: Path) -> None:
         brief, compared = "This run has no observers to compare with.", ""
     else:
         answer = answer_table(dunnett_table(scores, observers, "dice"), curve, labels, unfinished=unfinished)
-        brief, compared = answer_sentence(answer), f" The observers' mean is {band.mean:.3f}."
+        brief = f"{answer_sentence(answer)} {gap_sentence(curve, band)}"
+        compared = f" The observers' mean is {band.mean:.3f}."
     caption = (
         f"{DRAWN}{compared} Values appear under the pointer; a click leads to the notebook behind a point. {ORIGIN}"
     )
