@@ -135,7 +135,7 @@ def test_a_power_law_is_forecast_and_a_flat_curve_promises_nothing():
     ahead = estimate.learning_curve(falling).iloc[-1]
     assert ahead.n_train == 16 and ahead.kind == "forecast"
     assert ahead.low < 1 - 0.4 * 16**-0.8 < ahead.high and ahead["mean"] == pytest.approx(0.956, abs=0.01)
-    assert "more annotation would help" in estimate.would_more_help(falling)
+    assert "more annotation may help" in estimate.would_more_help(falling)
     assert "no gain can be told from chance" in estimate.would_more_help(flat)
 
 

@@ -31,6 +31,7 @@ from l3muscle.figures import contact_sheet, learning_curve, svg_text
 from l3muscle.pretext.fractals import draw_fractals, draw_systems
 from l3muscle.pretext.scenes import draw_scenes
 from l3muscle.statistics import ObserverBand, best_median_worst, dunnett_table, learning_curve_table, observer_band
+from l3muscle.statistics.claims import CONVERGED
 from l3muscle.statistics.printed import printed_configurations
 from l3muscle.statistics.score_table import ALPHA
 from l3muscle.study import StudyResults
@@ -151,6 +152,17 @@ def gap_sentence(curve: pd.DataFrame, band: ObserverBand | None) -> str:
     )
 
 
+def saturation_sentence(models: pd.DataFrame) -> str:
+    """How many trainings ended as the method has it, and what follows where too few did: the rule of the claims."""
+    share = (models["stopped"] == "saturated").mean()
+    rule = (
+        f"; {{doc}}`executed/claims` decides nothing about configurations of which fewer than {CONVERGED:.0%} did"
+        if share < CONVERGED
+        else ""
+    )
+    return f"Of its trainings {share:.0%} went on until both losses had saturated{rule}."
+
+
 def rise_sentence(curve: pd.DataFrame, labels: Mapping[str, str]) -> str:
     """How much mean Dice changes from the smallest size to the largest; empty where nothing was run at both."""
     if curve.empty:
@@ -195,7 +207,6 @@ def full_study(kept: Archived, folder: Path) -> str:
     band, curve = observer_band(kept.observers, "dice"), learning_curve_table(kept.scores, "dice")
     unfinished = unfinished_tasks(kept.models, about["planned"], labels)
     answer = answer_table(dunnett_table(kept.scores, kept.observers, "dice"), curve, labels, ours, unfinished)
-    saturated = (kept.models["stopped"] == "saturated").mean()
     best = curve[curve["n_train"] == curve["n_train"].max()].nlargest(1, "mean").iloc[0]
     ends = (
         f"At n = {best.n_train} the best source task, {labels[best.source_task]}, reaches {best['mean']:.3f}."
@@ -204,12 +215,12 @@ def full_study(kept: Archived, folder: Path) -> str:
     )
     origin = f"[{kept.origin}]{{.l3-origin}}"
     figure = learning_curve(curve, band, "dice", labels=labels)
-    caption = f"{DRAWN} {{doc}}`executed/explore` lets the full study answer to questions. {origin}"
+    caption = f"{DRAWN} {{doc}}`executed/explore` shows it under other choices. {origin}"
     return f"""\
 ## The answer of the full study
 
 The most complete study that this book holds is {about["experiments"]} of the {about["planned"]} models of the profile
-`{kept.name}`, of which {saturated:.0%} were trained until both losses had saturated. {answer_sentence(answer, ours)}
+`{kept.name}`. {saturation_sentence(kept.models)} {answer_sentence(answer, ours)}
 {gap_sentence(curve, band)} {rise_sentence(curve[~curve["source_task"].isin(unfinished)], labels)} {ends}
 
 {_drawing(figure, folder / "full.svg", "fig-full-front", caption)}
@@ -313,7 +324,7 @@ def write_front_page(results: StudyResults, folder: Path) -> None:
         brief, compared = "This run has no observers to compare with.", ""
     else:
         answer = answer_table(dunnett_table(scores, observers, "dice"), curve, labels, unfinished=unfinished)
-        brief = f"{answer_sentence(answer)} {gap_sentence(curve, band)}"
+        brief = f"{answer_sentence(answer)} {gap_sentence(curve, band)} {saturation_sentence(results.trainings())}"
         compared = f" The observers' mean is {band.mean:.3f}."
     caption = (
         f"{DRAWN}{compared} Values appear under the pointer; a click leads to the notebook behind a point. {ORIGIN}"

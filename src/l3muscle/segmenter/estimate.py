@@ -115,7 +115,7 @@ def would_more_help(scores: pd.DataFrame) -> str:
     outlook = f"about {ahead['mean']:.3f} ({ahead.low:.3f} to {ahead.high:.3f})"
     if low > 0:
         return (
-            f"Dice rose by {interval}: more annotation would help. If the curve goes on, {ahead.n_train} slices would "
+            f"Dice rose by {interval}: more annotation may help. If the curve goes on, {ahead.n_train} slices would "
             f"bring it from {last['mean']:.3f} to {outlook}."
         )
     return (
