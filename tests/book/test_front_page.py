@@ -92,7 +92,7 @@ def test_the_gap_to_the_observers_is_told_whatever_the_tests_find():
 def test_the_answer_says_what_the_claims_do_of_trainings_that_ended_early():
     models = pd.DataFrame({"stopped": ["saturated", "max_steps", "max_steps", "max_steps"]})
     said = front_page.saturation_sentence(models)
-    assert said.startswith("Of its trainings 25% went on until both losses had saturated; {doc}`executed/claims`")
+    assert said.startswith("Of the trainings 25% went on until both losses had saturated; {doc}`executed/claims`")
     assert front_page.saturation_sentence(models[:1]).endswith("100% went on until both losses had saturated.")
 
 

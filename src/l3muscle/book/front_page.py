@@ -136,14 +136,14 @@ def answer_sentence(answer: pd.DataFrame, ours: str = "this run") -> str:
     if never:
         below = "it still is" if parts else "mean Dice is still significantly below the observers'"
         clauses.append(f"after {_listing(never)} {below} at the largest size")
-    tail = f" Not finished: {_listing(partial)}." if partial else ""
+    tail = f" Not finished: {_listing(partial)}." if partial and clauses else ""
     tail += f" Not run: {_listing(missing)}." if missing else ""
     return f"**In {ours}** {'; '.join(clauses) or 'no source task is finished'}.{tail}"
 
 
 def gap_sentence(curve: pd.DataFrame, band: ObserverBand | None) -> str:
-    """How many means lie below the observers', whatever the tests find; empty without observers."""
-    if band is None:
+    """How many means lie below the observers', whatever the tests find; empty without observers, or means."""
+    if band is None or curve.empty:
         return ""
     below = int((curve["mean"] < band.mean).sum())
     return (
@@ -160,7 +160,7 @@ def saturation_sentence(models: pd.DataFrame) -> str:
         if share < CONVERGED
         else ""
     )
-    return f"Of its trainings {share:.0%} went on until both losses had saturated{rule}."
+    return f"Of the trainings {share:.0%} went on until both losses had saturated{rule}."
 
 
 def rise_sentence(curve: pd.DataFrame, labels: Mapping[str, str]) -> str:
@@ -207,6 +207,7 @@ def full_study(kept: Archived, folder: Path) -> str:
     band, curve = observer_band(kept.observers, "dice"), learning_curve_table(kept.scores, "dice")
     unfinished = unfinished_tasks(kept.models, about["planned"], labels)
     answer = answer_table(dunnett_table(kept.scores, kept.observers, "dice"), curve, labels, ours, unfinished)
+    whole = curve[~curve["source_task"].isin(unfinished)]
     best = curve[curve["n_train"] == curve["n_train"].max()].nlargest(1, "mean").iloc[0]
     ends = (
         f"At n = {best.n_train} the best source task, {labels[best.source_task]}, reaches {best['mean']:.3f}."
@@ -221,7 +222,7 @@ def full_study(kept: Archived, folder: Path) -> str:
 
 The most complete study that this book holds is {about["experiments"]} of the {about["planned"]} models of the profile
 `{kept.name}`. {saturation_sentence(kept.models)} {answer_sentence(answer, ours)}
-{gap_sentence(curve, band)} {rise_sentence(curve[~curve["source_task"].isin(unfinished)], labels)} {ends}
+{gap_sentence(whole, band)} {rise_sentence(whole, labels)} {ends}
 
 {_drawing(figure, folder / "full.svg", "fig-full-front", caption)}
 {table_text(answer.to_dict("records"), "tab-full-front", f"{LEVELS} the full study, on phantoms. {origin}")}
@@ -311,6 +312,7 @@ def write_front_page(results: StudyResults, folder: Path) -> None:
     scores, observers, labels = results.scores(), results.observer_scores(), source_labels(results)
     band, curve = observer_band(observers, "dice"), learning_curve_table(scores, "dice")
     unfinished = unfinished_tasks(results.trainings(), results.planned(), labels)
+    whole = curve[~curve["source_task"].isin(unfinished)]
     (folder / "steps").mkdir(parents=True, exist_ok=True)
     figure = learning_curve(
         curve, band, "dice", labels=labels, link=lambda *which: f"executed/{page_address(results, *which)}"
@@ -324,18 +326,17 @@ def write_front_page(results: StudyResults, folder: Path) -> None:
         brief, compared = "This run has no observers to compare with.", ""
     else:
         answer = answer_table(dunnett_table(scores, observers, "dice"), curve, labels, unfinished=unfinished)
-        brief = f"{answer_sentence(answer)} {gap_sentence(curve, band)} {saturation_sentence(results.trainings())}"
+        brief = f"{answer_sentence(answer)} {gap_sentence(whole, band)} {saturation_sentence(results.trainings())}"
         compared = f" The observers' mean is {band.mean:.3f}."
     caption = (
         f"{DRAWN}{compared} Values appear under the pointer; a click leads to the notebook behind a point. {ORIGIN}"
     )
-    rise = rise_sentence(curve[~curve["source_task"].isin(unfinished)], labels)
     levels = f"{LEVELS} this run, with this run's mean Dice at both ends. {ORIGIN}"
     text = f"""\
 {as_header(header_text(results))}
 {missing_notice(results)}
 {brief} The paper's answer, on patients, stands beside it in {{numref}}`tab-front`.
-{rise} {{doc}}`The method <method>` says where this edition departs from the paper.
+{rise_sentence(whole, labels)} {{doc}}`The method <method>` says where this edition departs from the paper.
 
 {_drawing(figure, folder / "summary.svg", "fig-front", caption)}
 {table_text(answer.to_dict("records"), "tab-front", levels)}
