@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 
 from l3muscle.book.archive import ArchiveError, open_archive, write_archive
+from l3muscle.metrics import MEASURES
 from l3muscle.runtime import provenance
 from l3muscle.statistics import dunnett_table
+from l3muscle.statistics.claims import claims_table
 from l3muscle.study import open_results
 
 TOP = Path(__file__).resolve().parents[2]
@@ -77,13 +79,15 @@ def test_a_run_is_kept_with_what_its_tests_compare(finished, runs, tmp_path):
     keys = ["source_task", "n_train", "fold", "subset", "repeat", "patient_id"]
     both = scores.merge(kept.scores, on=keys, suffixes=("", "_kept"), validate="one_to_one")
     assert len(both) == len(scores) == len(kept.scores)
-    for measure in ("dice", "rms_dta_cm", "smd_difference_hu", "sma_difference_cm2"):
+    for measure in MEASURES:
         np.testing.assert_allclose(both[f"{measure}_kept"], both[measure], rtol=1e-5)
     ours, theirs = (
         dunnett_table(*tables, "dice")["p_value"]
         for tables in ((scores, results.observer_scores()), (kept.scores, kept.observers))
     )
     np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-6)
+    claims = claims_table(kept.scores, kept.observers, models=kept.models, tuned_observers=True)
+    assert len(claims) == len(claims_table(scores, results.observer_scores()))
 
 
 def test_patients_who_are_no_phantoms_are_numbered(finished, runs, tmp_path):

@@ -14,8 +14,8 @@ from l3muscle.book.run_header import as_header, names_of
 from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.experiment import AXES
 from l3muscle.files import remove, replaced
+from l3muscle.metrics import MEASURES
 from l3muscle.runtime import origin
-from l3muscle.statistics.score_table import COMPARED
 from l3muscle.study import StudyResults
 
 ARCHIVE = Path("results")
@@ -97,11 +97,11 @@ def open_archive(name: str, archive: Path = ARCHIVE) -> Archived:
 def write_archive(results: StudyResults, archive: Path = ARCHIVE) -> Path:
     """Keep the scores of a run, under the name of its profile, with where they come from.
 
-    Six digits of the measures that the paper's tests compare: of a model on a test image in `scores.csv`, of an
-    observer in `observers.csv`; how each model's training went in `curves.csv`, and how it ended in `models.csv`.
-    Patients and observers of a cohort that is no phantom are numbered: what they are called stays with the run. Models
-    of an earlier archive stay where they are of the same settings and cohort, so that a long study can be run in parts
-    and on several machines; any other archive of that name gives way.
+    Nine digits of all measures, which keep the expert's values the same in all rows: of a model on a test image in
+    `scores.csv`, of an observer in `observers.csv`; how each model's training went in `curves.csv`, and how it ended in
+    `models.csv`. Patients and observers of a cohort that is no phantom are numbered: what they are called stays with
+    the run. Models of an earlier archive stay where they are of the same settings and cohort, so that a long study can
+    be run in parts and on several machines; any other archive of that name gives way.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def write_archive(results: StudyResults, archive: Path = ARCHIVE) -> Path:
     sources = [record for task in results.plan["sources"] if (record := results.source_record(task)) is not None]
     names = names_of(results)
     tables = {
-        "scores.csv": renamed(scores[[*AXES, "patient_id", *COMPARED, "failure"]], names),
+        "scores.csv": renamed(scores[[*AXES, "patient_id", *MEASURES, "failure"]], names),
         MODELS: results.trainings(),
         "curves.csv": results.curves()[[*AXES, "step", "train_loss", "validation_loss"]],
     }
@@ -148,12 +148,12 @@ def write_archive(results: StudyResults, archive: Path = ARCHIVE) -> Path:
     machines = [json.loads(text) for text in dict.fromkeys(json.dumps(one) for one in about.pop("machines"))]
     about |= {"provenance": machines[0], "other_machines": machines[1:]}
     if not observers.empty:
-        tables[OBSERVERS] = renamed(observers[["observer", "patient_id", *COMPARED]], names)
+        tables[OBSERVERS] = renamed(observers[["observer", "patient_id", *MEASURES]], names)
     try:
         with replaced(folder) as draft:
             draft.mkdir()
             for name, table in tables.items():
-                table.to_csv(draft / name, index=False, float_format="%.6g")
+                table.to_csv(draft / name, index=False, float_format="%.9g")
             (draft / "provenance.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
             remove(folder)
     except OSError as error:
