@@ -30,7 +30,7 @@ def runs(tmp_path_factory) -> Path:
 def finished(tiny: Profile, runs: Path) -> Study:
     study = Study(tiny, runs=runs)
     train_all(study)
-    publish_model(study.results())
+    publish_model(study)
     return study
 
 

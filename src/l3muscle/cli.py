@@ -199,7 +199,7 @@ def study_run(
         only=only,
         say=say,
     )
-    publish_model(study.results())
+    publish_model(study)
     say(
         f"{progress.done_before + progress.finished} of {progress.total} models done ({progress.finished} now, in "
         f"{progress.seconds:.0f} s), {progress.left} left; executed notebooks in {study.folder / 'notebooks'}"
@@ -277,8 +277,12 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for the model, its model card, held-out scores and pictures.")],
     profile: ProfileOption = "laptop",
     start_from: Annotated[
-        str, typer.Option(help="best (by the finished run), a source task, or a model file (.safetensors).")
-    ] = "best",
+        list[str],
+        typer.Option(
+            help="best (by the finished run), phantom (the network for real scans), a source task, or a model file; of "
+            "several the best by cross-validation."
+        ),
+    ] = ["best"],  # noqa: B006
     runs: RunsOption = Path("runs"),
     folds: Annotated[int, typer.Option(min=2, help="Folds, and networks of the ensemble.")] = 5,
     short_curve: Annotated[
@@ -347,8 +351,10 @@ def crate(
 @app.command()
 def segment(
     slices: Annotated[list[Path], typer.Argument(help="DICOM files, NIfTI images, or folders of them.")],
-    model: Annotated[Path, typer.Option(help="Model file (.safetensors).")],
     out: Annotated[Path, typer.Option(help="Folder for masks, overlays, contact sheets and measures.csv.")],
+    model: Annotated[
+        Path | None, typer.Option(help="Model file (.safetensors); without one, that which learned from phantoms.")
+    ] = None,
     format: Annotated[list[MaskFormat], typer.Option(help="Mask format; may be given several times.")] = [  # noqa: B006
         MaskFormat.seg
     ],
@@ -358,10 +364,10 @@ def segment(
     overlays: Annotated[bool, typer.Option(help="Write a picture of each slice beside the contact sheets.")] = True,
 ) -> None:
     """Outline muscle in CT slices, measure its area and density, and say which outlines to review first."""
-    from l3muscle.segmenter.model_file import load_model
+    from l3muscle.segmenter.model_file import SHIPPED, load_model
     from l3muscle.segmenter.segment import read_heights, segment_slices
 
-    segmenter = load_model(model)
+    segmenter = load_model(model or SHIPPED)
     known = read_heights(heights) if heights else {}
     with _counter("segment", unit="slice") as show:
         outcome = segment_slices(

@@ -173,5 +173,5 @@ def test_a_study_of_named_slices_repeats_no_identity(tmp_path, tiny, finished):
     profile = tiny.model_copy(update={"grid": tiny.grid.model_copy(update=grid)})
     study = Study(profile, runs=tmp_path / "runs", cohort_folder=tmp_path / "cohort")
     train_all(study)
-    assert publish_model(study.results()).is_file()
+    assert publish_model(study).is_file()
     assert traces(study.folder) == []

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
+from tiny_study import train_all
 
 from l3muscle.errors import L3MuscleError
 from l3muscle.segmenter import estimate
@@ -15,7 +17,7 @@ from l3muscle.segmenter.cross_validation import curve_sizes, make_folds
 from l3muscle.segmenter.initialisation import choose_initialisation
 from l3muscle.segmenter.model_file import ModelFileError, load_model, publish_model
 from l3muscle.segmenter.train import TrainedSegmenter, open_trained, train_segmenter
-from l3muscle.study import open_results
+from l3muscle.study import Study, open_results
 
 
 def quiet(line: str) -> None:
@@ -91,12 +93,44 @@ def test_initialisations(tiny, runs, finished, trained, tmp_path):
             choose_initialisation(tiny, wrong, runs=tmp_path, slices=4, say=quiet)
 
 
+def test_of_several_initialisations_the_better_one_makes_the_model(seven, tiny, trained, tmp_path):
+    starts = ["random", str(trained.path)]
+    options = {"folds": 3, "full_curve": False, "say": quiet}
+    alone = {
+        start: train_segmenter(seven, tmp_path / f"{k}", tiny, start_from=start, **options)
+        for k, start in enumerate(starts)
+    }
+    both = train_segmenter(seven, tmp_path / "both", tiny, start_from=starts, **options)
+    dice = {start: model.held_out.groupby("patient_id")["dice"].mean() for start, model in alone.items()}
+    best, other = sorted(starts, key=lambda start: -alone[start].held_out["dice"].mean())
+    pd.testing.assert_frame_equal(both.scores, alone[best].scores)
+    gain = stats.ttest_rel(dice[best], dice[other]).confidence_interval()
+    expected = [(dice[best] - dice[other]).mean(), *gain]
+    assert both.card["compared_with"][0]["gain"] == pytest.approx(expected, abs=1e-5)
+    assert any(f"instead of {both.card['compared_with'][0]['start']}" in line for line in both.lines())
+
+
 def test_a_run_publishes_its_best_model_of_the_largest_size(finished, runs):
     results = open_results("smoke", runs)
-    model = load_model(publish_model(results))
+    model = load_model(publish_model(finished))
     largest = [record for experiment, record in results.records.items() if experiment.n_train == 4]
     assert model.about["validation_loss"] == min(record["best_validation_loss"] for record in largest)
     assert model.about["experiment"]["n_train"] == 4 and model.about["cohort"] == "phantom"
+
+
+def test_kept_models_of_one_configuration_are_published_as_an_ensemble(tiny, tmp_path):
+    grid = tiny.grid.model_copy(update={"source_tasks": ("random",), "sizes": (2, 4), "folds": 2})
+    study = Study(tiny.model_copy(update={"grid": grid, "keep_weights": "all"}), runs=tmp_path)
+    train_all(study)
+    model = load_model(publish_model(study))
+    kept = [study.store.weights("models", key) for one, key in study.keys.items() if one.n_train == 4]
+    assert len(model.members) == len(kept) == 2
+    for member, weights in zip(model.members, kept, strict=True):
+        for name, value in member.state_dict().items():
+            torch.testing.assert_close(value, weights[name], rtol=1e-3, atol=1e-5)
+    test = [study.cohort.index(patient_id) for patient_id in study.splits.test_ids]
+    agreements = [model.outline([(study.cohort.images[k], study.cohort.spacing[k])])[0].agreement for k in test]
+    assert model.calibration.slices == len(test) and model.calibration.agreement == min(agreements)
 
 
 def test_a_model_file_that_changed_by_a_bit_is_refused(trained, tmp_path):
@@ -154,6 +188,8 @@ def test_one_patient_gives_no_interval_and_nobody_reads_nan():
     for measure in estimate.COMPARED:
         scores[measure] = [0.7, 0.8, 0.9]
     card = {"training_data": {"slices": 3, "patients": 1}, "error_estimate": {"warning": ""}}
+    card |= {"training": {"start": "phantom"}, "compared_with": [{"start": "random", "gain": [0.1, None, None]}]}
     first, dice, *_ = lines = TrainedSegmenter(Path("model.safetensors"), card, scores).lines()
     assert first == "held out once each: 3 slices of 1 patient"
+    assert "started from phantom instead of random: Dice +0.100 (no interval)" in lines
     assert dice == "Dice similarity coefficient: 0.800 (no interval; worst 0.700)" and "nan" not in " ".join(lines)

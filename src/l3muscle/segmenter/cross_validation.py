@@ -139,6 +139,11 @@ class CrossValidation:
     outlines: list[np.ndarray]
     calibration: Calibration
 
+    @property
+    def held_out(self) -> pd.DataFrame:
+        """Held-out scores of the members: each slice once."""
+        return self.scores[self.scores["member"]].reset_index(drop=True)
+
 
 def cross_validate(
     patients: Sequence[Patient],

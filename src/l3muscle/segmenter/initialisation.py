@@ -16,10 +16,10 @@ from l3muscle.pretext import SOURCE_TASKS
 from l3muscle.pretext.pretrained import load_published
 from l3muscle.profile import Profile
 from l3muscle.runtime import begin_training
-from l3muscle.segmenter.model_file import load_model
+from l3muscle.segmenter.model_file import SHIPPED, load_model
 from l3muscle.study import Study, StudyError, StudyResults
 
-BEST = "best"
+BEST, PHANTOM = "best", "phantom"
 DEFAULT_SOURCE = "segmentation"  # the paper's best
 
 
@@ -34,7 +34,7 @@ class Initialisation:
     Attributes
     ----------
     source : str
-        Name of a source task, or `"model"`.
+        Name of a source task, `"phantom"`, or `"model"`.
     description : str
         Where the weights come from, as a sentence's end.
     weights : dict of str to Tensor or None
@@ -59,8 +59,9 @@ def choose_initialisation(
     profile : Profile
     start_from : str
         `"best"`: the source task with the highest mean Dice in the finished run of this profile, at the training-set
-        size nearest to `slices`; without a run, segmentation. Or the name of a source task. Or the path of a model
-        file, which brings its network and image settings.
+        size nearest to `slices`; without a run, segmentation. `"phantom"`: the network for real scans that comes with
+        this package. Or the name of a source task. Or the path of a model file, which brings its network and image
+        settings, as that for real scans does.
     runs : Path
         Where runs lie, and where a source task that is learned here is kept for the next time.
     slices : int
@@ -73,14 +74,15 @@ def choose_initialisation(
     InitialisationError
         If it is unknown, or needs a run which is not there.
     """
-    if start_from.endswith(".safetensors"):
-        model = load_model(Path(start_from))
+    if start_from == PHANTOM or start_from.endswith(".safetensors"):
+        model = load_model(SHIPPED if start_from == PHANTOM else Path(start_from))
         words = f"a model trained on slices of kind '{model.about.get('cohort', 'unknown')}'"
         settings = profile.model_copy(update={"network": model.settings, "image": model.image})
-        return Initialisation("model", words, dict(model.members[0].state_dict()), settings)
+        source = PHANTOM if start_from == PHANTOM else "model"
+        return Initialisation(source, words, dict(model.members[0].state_dict()), settings)
     if start_from not in (BEST, *SOURCE_TASKS):
         raise InitialisationError(
-            f"nothing to start from is called {start_from!r}; choose best, {', '.join(SOURCE_TASKS)}, "
+            f"nothing to start from is called {start_from!r}; choose best, phantom, {', '.join(SOURCE_TASKS)}, "
             "or a model (.safetensors)"
         )
     try:

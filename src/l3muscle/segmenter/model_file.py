@@ -22,15 +22,24 @@ from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.files import replaced
 from l3muscle.models import FCN, build_fcn
 from l3muscle.preprocess import crop_of, prepare_image, restore_mask, to_network_input
-from l3muscle.segmenter.flags import Calibration, pairwise_dice
+from l3muscle.segmenter.flags import Calibration, calibrate, describe, pairwise_dice
 from l3muscle.settings import ImageSettings, NetworkSettings
 
 if TYPE_CHECKING:
-    from l3muscle.study import StudyResults
+    from l3muscle.study import Study
 
 FORMAT = "l3muscle-model-3"
 MODEL = "model.safetensors"
 Weights = Mapping[str, Tensor]
+
+
+def _shipped() -> Path:
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "sim-to-real.safetensors"
+    return installed if installed.is_file() else package.parents[1] / "results" / "sim-to-real" / MODEL
+
+
+SHIPPED = _shipped()  # an ensemble learned from phantoms alone (profile sim-to-real), for those who name no model
 
 
 class ModelFileError(L3MuscleError):
@@ -161,7 +170,7 @@ def save_model(
 
 def _network(settings: NetworkSettings, weights: Weights) -> FCN:
     network = build_fcn(**dict(settings))
-    network.load_state_dict(weights)
+    network.load_state_dict(weights)  # into single precision, whatever the file has
     return network.eval().to(memory_format=torch.channels_last)
 
 
@@ -204,8 +213,24 @@ def load_model(path: Path) -> Segmenter:
         raise ModelFileError(f"{path} does not describe its network soundly: {' '.join(str(error).split())}") from None
 
 
-def publish_model(results: "StudyResults") -> Path | None:
-    """Copy the kept model of lowest validation loss at the largest training-set size to `<run>/model.safetensors`.
+def _calibrated(ensemble: Segmenter, study: "Study") -> Calibration:
+    """What the test images of a study lead to expect of others."""
+    cohort, described, agreements = study.cohort, [], []
+    for index in map(cohort.index, study.splits.test_ids):
+        rows, columns = cohort.shapes[index] if cohort.shapes else cohort.images[index].shape
+        hu, spacing = cohort.images[index, :rows, :columns], tuple(cohort.spacing[index])
+        [outline] = ensemble.outline([(hu, spacing)])
+        described.append(describe(hu, outline.mask, spacing))
+        agreements.append(outline.agreement)
+    return calibrate(described, agreements)
+
+
+def publish_model(study: "Study") -> Path | None:
+    """Leave the best that a run has learned in `<run>/model.safetensors`.
+
+    Of the kept models of the largest training-set size the one of lowest validation loss, and with it, as an ensemble
+    in half precision, those of the same source task. What an ensemble leads to expect of other slices comes from the
+    test images.
 
     Returns
     -------
@@ -217,24 +242,30 @@ def publish_model(results: "StudyResults") -> Path | None:
     ModelFileError
         If it cannot be written.
     """
-    kept = [
-        (-experiment.n_train, record["best_validation_loss"], experiment)
+    results = study.results()
+    losses = {
+        experiment: record["best_validation_loss"]
         for experiment, record in results.records.items()
         if "weights.safetensors" in record["sha256"]
-    ]
-    if not kept:
+    }
+    if not losses:
         return None
-    _, loss, experiment = min(kept)
-    key = results.keys[experiment]
+    best = min(losses, key=lambda experiment: (-experiment.n_train, losses[experiment], experiment))
+    members = sorted(experiment for experiment in losses if experiment.configuration == best.configuration)
     about = {
-        "experiment": asdict(experiment),
-        "validation_loss": loss,
+        "experiment": asdict(best),
+        "validation_loss": losses[best],
         "profile": results.profile.name,
         "cohort": "phantom" if results.plan["phantom"] else "own",
         "cohort_fingerprint": results.plan["cohort"],
-        "key": key,
+        "keys": [results.keys[member] for member in members],
     }
-    path = results.folder / MODEL
-    weights = [results.store.weights("models", key)]
-    save_model(path, weights, results.profile.network, results.profile.image, about)
+    weights = [results.store.weights("models", key) for key in about["keys"]]
+    network, image = results.profile.network, results.profile.image
+    path, calibration = results.folder / MODEL, None
+    if len(weights) > 1:
+        halved = lambda value: value.half() if value.is_floating_point() else value  # noqa: E731
+        weights = [{name: halved(value) for name, value in member.items()} for member in weights]
+        calibration = _calibrated(Segmenter(tuple(_network(network, one) for one in weights), image, about), study)
+    save_model(path, weights, network, image, about, calibration)
     return path

@@ -114,7 +114,6 @@ def model_card(
     """What a model is, what it was trained on, how good it is and what for; names no patient, file or folder."""
     profile, members = initial.profile, len(outcome.members)
     people = {patient.patient_id for patient in patients}
-    held_out = outcome.scores[outcome.scores["member"]]
     return {
         "name": f"L3 skeletal muscle, {members} fine-tuned networks",
         "intended_use": "outlining skeletal muscle on axial CT at the third lumbar vertebra for research, on scans "
@@ -152,7 +151,7 @@ def model_card(
             if len(people) > 1
             else "all slices are of one patient: the estimate is for more slices of this patient and says nothing of "
             "others",
-            "measures": _records(error_table(held_out)),
+            "measures": _records(error_table(outcome.held_out)),
             "learning_curve": _records(learning_curve(outcome.scores)),
             "would_more_help": would_more_help(outcome.scores),
         },

@@ -17,7 +17,7 @@ from l3muscle.experiment import METHOD_VERSION
 from l3muscle.files import replaced
 from l3muscle.profile import Profile
 from l3muscle.segmenter.cross_validation import CrossValidation, cross_validate
-from l3muscle.segmenter.estimate import error_table, learning_curve, would_more_help
+from l3muscle.segmenter.estimate import error_table, learning_curve, paired_gain, would_more_help
 from l3muscle.segmenter.initialisation import BEST, Initialisation, choose_initialisation
 from l3muscle.segmenter.model_file import MODEL, save_model, tensor_digest
 from l3muscle.segmenter.report import Tile, contact_sheets, model_card
@@ -68,6 +68,11 @@ class TrainedSegmenter:
         for row in self.errors().itertuples():
             interval = f"95 % interval {row.low:.3f} to {row.high:.3f}" if row.patients > 1 else "no interval"
             lines.append(f"{row.measure}: {row.mean:.3f} ({interval}; worst {row.worst:.3f})")
+        for other in self.card["compared_with"]:
+            gain, low, high = other["gain"]
+            interval = "no interval" if low is None else f"95 % interval {low:+.3f} to {high:+.3f}"
+            start = self.card["training"]["start"]
+            lines.append(f"started from {start} instead of {other['start']}: Dice {gain:+.3f} ({interval})")
         warning = self.card["error_estimate"]["warning"]
         return [*lines, *([warning] if warning else []), would_more_help(self.scores)]
 
@@ -90,17 +95,18 @@ def open_trained(out: Path) -> TrainedSegmenter:
     return TrainedSegmenter(out / MODEL, card, scores)
 
 
-def _inputs_digest(patients: Sequence[Patient], initial: Initialisation, options: dict[str, Any]) -> str:
+def _inputs_digest(patients: Sequence[Patient], starts: Sequence[Initialisation], options: dict[str, Any]) -> str:
     """SHA-256 of all that decides the outcome: settings, slices, initial weights, and the version of the method."""
     decisive = {"network", "image", "augmentation", "training", "threads_per_worker"}
-    settings = initial.profile.model_dump(mode="json", include=decisive)
+    settings = [initial.profile.model_dump(mode="json", include=decisive) for initial in starts]
     digest = hashlib.sha256(json.dumps([METHOD_VERSION, CARD_FORMAT, settings, options], sort_keys=True).encode())
     for patient in patients:
         about = (patient.patient_id, patient.name, patient.hu.shape, *map(float, patient.spacing))
         digest.update(json.dumps(about).encode())
         digest.update(np.ascontiguousarray(patient.hu).tobytes())
         digest.update(np.packbits(patient.expert).tobytes())
-    digest.update((tensor_digest(initial.weights) if initial.weights else "random").encode())
+    for initial in starts:
+        digest.update((tensor_digest(initial.weights) if initial.weights else "random").encode())
     return digest.hexdigest()
 
 
@@ -109,7 +115,7 @@ def train_segmenter(
     out: Path,
     profile: Profile,
     *,
-    start_from: str = BEST,
+    start_from: str | Sequence[str] = BEST,
     runs: Path = Path("runs"),
     folds: int = 5,
     full_curve: bool = True,
@@ -131,7 +137,9 @@ def train_segmenter(
     out : Path
         Receives `model.safetensors`, `model.json`, `held_out.csv` and pictures of the held-out outlines, worst first.
     profile : Profile
-    start_from, runs
+    start_from : str or sequence of str
+        See `choose_initialisation`. Of several, the one with the highest mean Dice on held-out slices makes the model.
+    runs : Path
         See `choose_initialisation`.
     folds, full_curve, seed, workers, on_model
         See `cross_validate`.
@@ -148,10 +156,12 @@ def train_segmenter(
         If `out` cannot be written.
     """
     started = time.perf_counter()
-    initial = choose_initialisation(profile, start_from, runs=runs, slices=len(patients), say=say)
-    say(f"starting from: {initial.source} ({initial.description})")
+    names = [start_from] if isinstance(start_from, str) else list(start_from)
+    starts = [choose_initialisation(profile, name, runs=runs, slices=len(patients), say=say) for name in names]
+    for initial in starts:
+        say(f"starting from: {initial.source} ({initial.description})")
     options = {"folds": folds, "full_curve": full_curve, "seed": seed, "licence": licence, "kind": kind}
-    inputs = _inputs_digest(patients, initial, options)
+    inputs = _inputs_digest(patients, starts, options)
     try:
         earlier = open_trained(out)
         if earlier.card["inputs"] == inputs:
@@ -159,10 +169,19 @@ def train_segmenter(
             return earlier
     except TrainError:
         pass
-    outcome = cross_validate(
-        patients, initial, folds=folds, full_curve=full_curve, seed=seed, workers=workers, on_model=on_model
-    )
+    how = {"folds": folds, "full_curve": full_curve, "seed": seed, "workers": workers, "on_model": on_model}
+    outcomes = [cross_validate(patients, initial, **how) for initial in starts]
+    best = max(range(len(starts)), key=lambda k: outcomes[k].held_out["dice"].mean())
+    initial, outcome = starts[best], outcomes[best]
     card = {"format": CARD_FORMAT, **model_card(patients, initial, outcome, licence), "inputs": inputs}
+    card["compared_with"] = [
+        {
+            "start": other.source,
+            "gain": [value if value == value else None for value in paired_gain(compared.held_out, outcome.held_out)],
+        }
+        for other, compared in zip(starts, outcomes, strict=True)
+        if other is not initial
+    ]
     card["seconds"] = round(time.perf_counter() - started, 1)
     try:
         _write(out, patients, initial, outcome, {"cohort": kind, "profile": profile.name, "card": card})
@@ -179,7 +198,7 @@ def _write(
     network, image = initial.profile.network, initial.profile.image
     save_model(out / MODEL, outcome.members, network, image, about, outcome.calibration)
     outcome.scores.drop(columns="index").to_csv(out / SCORES, index=False, float_format="%.6f")
-    worst_first = outcome.scores[outcome.scores["member"]].sort_values("dice", kind="stable")
+    worst_first = outcome.held_out.sort_values("dice", kind="stable")
     tiles = []
     for index, name, dice in worst_first[["index", "slice", "dice"]].itertuples(index=False):
         patient, outline = patients[index], outcome.outlines[index]
