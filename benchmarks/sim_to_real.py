@@ -1,37 +1,65 @@
-"""From simulated to real CT: train on phantoms of one diversity alone, score on annotated real slices.
+"""From simulated to real CT: what each part of the profile `sim-to-real` is worth on annotated real slices.
 
     python benchmarks/sim_to_real.py ct.nii.gz muscle.nii.gz --planes 0 1 2 3 4 --out results/sim-to-real
 
-Both diversities get the network, images and steps of the profile `sim-to-real`, on two halves of 400 phantoms each,
-with one training a half; neither sees a real slice before it is scored. Writes `scores.csv` (one row a network and
-slice) and `provenance.json`.
+A recipe is the profile with settings changed, learned by the networks of two folds; the profile itself is learned by
+four, and scored as the ensemble of them besides. None sees a real slice before it is scored. Writes `scores.csv` (one
+row a recipe, network and slice), `provenance.json`, and the ensemble as `model.safetensors`. `--recipes` runs some and
+keeps the rows of the others; what was cut short is taken up again.
 """
 
 import argparse
 import json
+import shutil
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
 import pandas as pd
-from augmentation_ablation import run
 
 from l3muscle.cohort.nifti import Volume
 from l3muscle.experiment import build_network
 from l3muscle.metrics import Reference
+from l3muscle.runner import run_study
 from l3muscle.runtime import provenance
-from l3muscle.segmenter.model_file import Segmenter
-from l3muscle.study import StudyResults
+from l3muscle.segmenter.model_file import MODEL, Segmenter, load_model, publish_model
+from l3muscle.study import Study, open_study
 
-DIVERSITIES = (0.0, 1.0)
+PROFILE = "sim-to-real"
+FEW = {"training": {"max_steps": 1500}, "grid": {"sizes": [300]}}
+COARSE = {"network": {"output_stride": 4}, "image": {"shape": [140, 200], "field_of_view_mm": [280, 400]}}
+NARROW = {"network": {"output_stride": 4}, "image": {"shape": [120, 176], "field_of_view_mm": [248, 352]}}
+RECIPES = {
+    "2 mm, output stride 4, narrow field of view": {**FEW, **NARROW},
+    "2 mm, output stride 4": {**FEW, **COARSE},
+    "1.5 mm, output stride 2": FEW,
+    "the same, diversity 0": {**FEW, "cohort": {"diversity": 0.0}},
+    "twice the phantoms and steps": {},
+}
+FOLDS = [0, 1]  # of the recipes that are there to be compared
 
 
-def segmenters(results: StudyResults) -> Iterator[tuple[str, Segmenter]]:
-    """The trained networks, each with its experiment."""
+def learn(number: int, changed: dict, runs: Path, workers: int) -> Study:
+    """Train the networks of a recipe, those of all folds for the profile itself."""
+    profile = PROFILE
+    if changed:
+        profile = str(runs.resolve() / f"{PROFILE}-{number}.yml")
+        # JSON is YAML.
+        Path(profile).write_text(json.dumps({"extends": PROFILE, **changed}), encoding="utf-8")
+    study = open_study(profile, runs)
+    run_study(study, workers=workers, only={"fold": FOLDS} if changed else {})
+    return study
+
+
+def segmenters(study: Study) -> Iterator[tuple[str, Segmenter]]:
+    """The trained networks, each with its fold; after those of the profile itself the ensemble of them."""
+    results = study.results()
     for experiment, key in results.keys.items():
         network = build_network(results.profile)
         network.load_state_dict(results.store.weights("models", key))
-        yield str(experiment), Segmenter((network.eval(),), results.profile.image, {})
+        yield f"fold {experiment.fold}", Segmenter((network.eval(),), results.profile.image, {})
+    if results.profile.name == PROFILE:
+        yield "ensemble", load_model(publish_model(study))
 
 
 def main() -> None:
@@ -39,40 +67,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", type=Path, help="CT volume (NIfTI, HU)")
     parser.add_argument("mask", type=Path, help="skeletal muscle in it (NIfTI)")
-    parser.add_argument(
-        "--planes", type=int, nargs="+", required=True, help="axial slices to score, as the file counts"
-    )
-    parser.add_argument("--profile", default="sim-to-real")
-    parser.add_argument("--size", type=int, default=200, help="phantoms that each network learns from")
+    parser.add_argument("--planes", type=int, nargs="+", required=True, help="slices to score, as the file counts")
+    parser.add_argument("--recipes", type=int, nargs="+", default=range(len(RECIPES)), help="numbers, from 0; else all")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
+    arguments.runs.mkdir(parents=True, exist_ok=True)
     image, mask = Volume(arguments.image), Volume(arguments.mask)
-    grid = {"source_tasks": ["random"], "sizes": [arguments.size], "folds": 2, "subsets": 1, "repeats": 1}
-    given = {"extends": arguments.profile, "keep_weights": "all", "grid": grid}
-    rows, phantom_dice = [], {}
-    for diversity in DIVERSITIES:
-        own = {**given, "name": f"sim-to-real-{diversity:g}", "cohort": {"diversity": diversity}}
-        results = run(own, arguments.runs, arguments.workers, None)
-        phantom_dice[f"{diversity:g}"] = round(float(results.scores()["dice"].mean()), 4)
-        for name, segmenter in segmenters(results):
-            for plane in arguments.planes:
-                hu, on = image.hu(plane), image.grid(plane)
-                score = Reference(mask.mask_on(on), hu, on.spacing).score(segmenter.predict(hu, on.spacing))
-                rows.append({"diversity": diversity, "network": name, "plane": plane, **score._asdict()})
+    real = [(image.hu(plane), image.grid(plane), mask.mask_on(image.grid(plane))) for plane in arguments.planes]
+    recipes, rows, on_phantoms = list(RECIPES), [], {}
     arguments.out.mkdir(parents=True, exist_ok=True)
-    scores = pd.DataFrame(rows)
+    for number in arguments.recipes:
+        recipe = recipes[number]
+        study = learn(number, RECIPES[recipe], arguments.runs, arguments.workers)
+        on_phantoms[recipe] = round(float(study.results().scores()["dice"].mean()), 4)
+        for network, segmenter in segmenters(study):
+            for plane, (hu, grid, expert) in zip(arguments.planes, real, strict=True):
+                score = Reference(expert, hu, grid.spacing).score(segmenter.predict(hu, grid.spacing))
+                rows.append({"recipe": recipe, "network": network, "plane": plane, **score._asdict()})
+        if not RECIPES[recipe]:
+            shutil.copy(study.folder / MODEL, arguments.out / MODEL)
+    scores, path = pd.DataFrame(rows), arguments.out / "provenance.json"
+    earlier = json.loads(path.read_text(encoding="utf-8"))["phantom_dice"] if path.exists() else {}
+    if earlier:
+        before = pd.read_csv(arguments.out / "scores.csv", dtype={"failure": str})
+        scores = pd.concat([before[~before["recipe"].isin(on_phantoms)], scores])
+        scores = scores.sort_values("recipe", key=lambda names: names.map(recipes.index), kind="stable")
     scores.to_csv(arguments.out / "scores.csv", index=False, float_format="%.4f")
     about = {
         "measured": date.today().isoformat(),
-        "phantom_dice": phantom_dice,
+        "phantom_dice": {**earlier, **on_phantoms},
         "planes": arguments.planes,
         "provenance": provenance(),
     }
-    (arguments.out / "provenance.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    print(scores.groupby("diversity")[["dice", "rms_dta_cm"]].agg(["mean", "std"]).round(3))
-    print("on phantoms of their own diversity:", phantom_dice)
+    path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    kind = scores["network"].eq("ensemble")
+    print(scores.groupby(["recipe", kind], sort=False)[["dice", "rms_dta_cm"]].agg(["mean", "std"]).round(3))
 
 
 if __name__ == "__main__":
