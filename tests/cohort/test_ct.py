@@ -85,6 +85,32 @@ def test_uncompressed_slices(path, syntax):
     assert np.array_equal(read_ct_slice(path).hu, body())
 
 
+@pytest.mark.parametrize("bare", ["no preamble", "no meta header", "no transfer syntax"])
+def test_a_data_set_without_what_stands_before_it_is_read(path, bare):
+    """As archives hold it that store data sets alone."""
+    content = path.read_bytes()[132:]
+    if bare == "no transfer syntax":
+        dataset = pydicom.dcmread(path)
+        del dataset.file_meta.TransferSyntaxUID
+        pydicom.dcmwrite(path, dataset, implicit_vr=False, little_endian=True)
+    else:
+        length = 12 + int.from_bytes(content[8:12], "little")  # of the meta header's elements
+        path.write_bytes(content[length:] if bare == "no meta header" else content)
+    assert np.array_equal(read_ct_slice(path).hu, body())
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_signed_values_may_lack_their_upper_bits(path, packed):
+    dataset = pydicom.dcmread(path)
+    stored = (body().astype(np.int64) & 0xFFF).astype("<u2")  # twelve bits of two's complement
+    dataset.PixelData, dataset.RescaleIntercept = stored.tobytes(), 0
+    if packed:
+        dataset.compress(RLELossless, generate_instance_uid=False, encoding_plugin="pydicom")
+    dataset.PixelRepresentation = 1
+    dataset.save_as(path)
+    assert np.array_equal(read_ct_slice(path).hu, body())
+
+
 def lossless_jpeg(path: Path) -> None:
     """Pack a slice's pixels as JPEG Lossless by GDCM."""
     gdcm = pytest.importorskip("gdcm")
@@ -338,6 +364,8 @@ def test_emptied_identities_fall_back_on_the_meta_header(path):
         ("FrameOfReferenceUID", b""),
         ("InstanceNumber", b"1.5 "),
         ("PatientSize", b"1,74"),
+        ("PatientID", None),
+        ("Modality", None),
     ],
 )
 def test_a_slice_with_a_bad_element_is_segmented_without_it(path, tmp_path, keyword, value):
@@ -347,9 +375,12 @@ def test_a_slice_with_a_bad_element_is_segmented_without_it(path, tmp_path, keyw
     dataset = pydicom.dcmread(path)
     tag = Tag(keyword)
     vr = pydicom.datadict.dictionary_VR(tag)
-    dataset[keyword] = RawDataElement(tag, vr, len(value), value, 0, False, True)
+    if value is None:
+        del dataset[keyword]
+    else:
+        dataset[keyword] = RawDataElement(tag, vr, len(value), value, 0, False, True)
     dataset.save_as(path)
-    assert value.strip() in path.read_bytes()
+    assert (value or b"").strip() in path.read_bytes()
     ct = read_ct_slice(path)
     write_seg(tmp_path / "seg", blob(1), ct)
     write_rtstruct(tmp_path / "rt", {"m": blob(1)}, ct)

@@ -25,6 +25,7 @@ from l3muscle.errors import L3MuscleError
 USUAL_MATRICES = (256, 320, 340, 512, 768, 1024)
 FIELD_TOLERANCE = 0.003  # one pixel of 512, and diameters in whole millimetres
 UNDEFINED_LENGTH = 0xFFFFFFFF
+FIRST_GROUPS = (b"\x02\0", b"\x08\0")  # with which a file begins that lacks the preamble
 # Kept of a slice's header to tie a mask to it. Names and birth dates are not among them.
 HEADER_KEYWORDS = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID",
@@ -110,7 +111,9 @@ def read_dataset(path: Path, name: str = "", *, pixels: bool = True) -> FileData
     name = name or path.name
     with reading(name):
         try:
-            dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
+            with path.open("rb") as file:
+                bare = file.read(2) in FIRST_GROUPS
+            dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=bare)
         except InvalidDicomError:
             raise L3MuscleError("not a DICOM file") from None
         # The parser takes what is left of the file for an element's value, however much longer that should be.
@@ -164,7 +167,7 @@ def ct_slice(dataset: Dataset, path: Path, name: str = "") -> CTSlice:
         for keyword in HEADER_KEYWORDS:
             if _is_sound(dataset, keyword):
                 header[keyword] = dataset[keyword]
-        header.SOPClassUID, header.SOPInstanceUID = sop_class, sop_instance
+        header.SOPClassUID, header.SOPInstanceUID, header.Modality = sop_class, sop_instance, "CT"
         # Empty study and series follow from the frame of reference, so that masks of one scan share them.
         header.StudyInstanceUID = dataset.get("StudyInstanceUID") or uid("study of frame", frame or sop_instance)
         header.SeriesInstanceUID = dataset.get("SeriesInstanceUID") or uid("series of frame", frame or sop_instance)

@@ -4,6 +4,7 @@ import numpy as np
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
+from pydicom.uid import UID, ImplicitVRLittleEndian, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes
 from scipy import ndimage
 
 from l3muscle.cohort.cohort import AIR_HU
@@ -55,6 +56,11 @@ def rescale(dataset: Dataset) -> tuple[float, float]:
     return slope, intercept
 
 
+def transfer_syntax(dataset: FileDataset) -> UID:
+    """How the pixels are packed; files that do not say so hold them as they are."""
+    return dataset.file_meta.get("TransferSyntaxUID") or ImplicitVRLittleEndian
+
+
 def stored_values(dataset: FileDataset, shape: tuple[int, int], frame: int = 0, **options: object) -> np.ndarray:
     """Pixels (H, W) of a frame, counted from 0, as pydicom decodes them; for `options` see its decoders.
 
@@ -63,7 +69,7 @@ def stored_values(dataset: FileDataset, shape: tuple[int, int], frame: int = 0, 
     L3MuscleError
         If they cannot be decoded or are not of this shape.
     """
-    syntax = dataset.file_meta.TransferSyntaxUID
+    syntax = transfer_syntax(dataset)
     frames, count = int(dataset.get("NumberOfFrames") or 1), shape[0] * shape[1]
     pixels = dataset.get("PixelData") or b""
     if syntax.is_encapsulated:
@@ -103,7 +109,7 @@ def hounsfield(dataset: FileDataset, shape: tuple[int, int]) -> np.ndarray:
     slope, intercept = rescale(dataset)
     stored = raw = stored_values(dataset, shape, correct_unused_bits=False)
     unused = int(dataset.BitsAllocated) - int(dataset.BitsStored)
-    if unused and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+    if unused and transfer_syntax(dataset) not in (*JPEG2000TransferSyntaxes, *JPEGLSTransferSyntaxes):
         # Programs leave the sign, overlays or padding there.
         stored = (raw << unused) >> unused
     hu = np.rint(stored * slope + intercept)

@@ -118,7 +118,7 @@ def write_seg(path: Path, mask: np.ndarray, ct: CTSlice) -> None:
 
     source = Dataset()
     source.update(ct.header)
-    for keyword in ("PatientName", "PatientBirthDate", *STUDY_KEYWORDS):
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", *STUDY_KEYWORDS):
         setattr(source, keyword, source.get(keyword, ""))
     source.SliceThickness = source.get("SliceThickness")
     # highdicom asks its sources for a transfer syntax, which says nothing about the mask.
