@@ -27,6 +27,7 @@ from PIL import Image
 from l3muscle.cohort import CohortError, check_folder, load_cohort
 from l3muscle.cohort.cohort import one_line
 from l3muscle.cohort.ct import read_ct_slice
+from l3muscle.cohort.files import folder_signature
 from l3muscle.cohort.nifti import write_nifti
 from l3muscle.cohort.rtstruct import write_rtstruct
 from l3muscle.cohort.seg import write_seg
@@ -128,6 +129,25 @@ def test_links_are_followed_and_each_file_is_met_once(tmp_path):
     (folder / "one more.dcm").symlink_to(tmp_path / "elsewhere" / "two" / "x.dcm")
     (tmp_path / "elsewhere" / "one" / "circle").symlink_to(folder)
     assert load_cohort(folder).patient_ids == ("A", "B")
+
+
+def test_links_that_lead_nowhere_are_named(tmp_path):
+    """As where a disk is missing: a cohort without some of its patients is another one."""
+    add_outlined(tmp_path / "in" / "x.dcm", "A")
+    signature = folder_signature(tmp_path / "in")
+    for name in ("patient B", "y.nii.gz"):
+        (tmp_path / "in" / name).symlink_to(tmp_path / "nowhere" / name)
+    named = {f"{name}: cannot be read (No such file or directory)" for name in ("patient B", "y.nii.gz")}
+    assert set(refusals(tmp_path / "in")) == set(find_slices([tmp_path / "in"]).refused) == named
+    assert folder_signature(tmp_path / "in") != signature
+
+
+def test_what_is_hidden_is_left_out(tmp_path):
+    add_outlined(tmp_path / "x.dcm", "A")
+    for name in (".AppleDouble/x.dcm", "deep/.Trash/y/z.dcm", "._x.dcm"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert refusals(tmp_path) == []
 
 
 # NIfTI pairs
@@ -384,7 +404,7 @@ def test_the_index_of_an_export_is_passed_over(tmp_path):
     files.write(tmp_path / "export")
     shutil.move(tmp_path / "export" / "DICOMDIR", tmp_path / "DICOMDIR")
     shutil.rmtree(tmp_path / "export")
-    assert refusals(tmp_path) == []
+    assert refusals(tmp_path) == [] and find_slices([tmp_path]).refused == []
 
 
 @pytest.mark.parametrize(
@@ -416,6 +436,8 @@ def test_reports_repeat_no_names_and_birth_dates(tmp_path):
     secret = {"PatientName": "Quixote^Dulcinea", "PatientBirthDate": "19430217"}
     ct = add_outlined(tmp_path / "Quixote_Dulcinea" / "1943-02-17 x.dcm", "A", 0, **secret)
     add_slice(tmp_path / "Quixote_Dulcinea" / "QUIXOTE 19430217.dcm", "B", 1, **secret)
+    seen = add_outlined(tmp_path / "c.dcm", "C", 2)
+    write_rtstruct(tmp_path / "dulcinea's outline of C", {"expert": blob(1)}, seen)
     report = check_folder(tmp_path)
     text = "\n".join([*report.lines(), *(patient.name for patient in report.usable)])
     assert "***" in text and not any(word in text.casefold() for word in ("quixote", "dulcinea", "1943"))

@@ -163,7 +163,7 @@ def test_a_study_of_named_slices_repeats_no_identity(tmp_path, tiny, finished):
     """Records, plans, scores, weights and the model file of a run whose every slice carries names."""
     shutil.copytree(finished.cohort_folder, tmp_path / "cohort")
     for path in (tmp_path / "cohort").rglob("*"):
-        if path.is_file() and path.suffix.lower() not in NOT_DATA:
+        if path.is_file() and not path.name.lower().endswith(NOT_DATA):
             dataset = pydicom.dcmread(path)
             for keyword, value in CANARIES.items():
                 setattr(dataset, keyword, value)

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ValidationError
 
 from l3muscle.errors import L3MuscleError, reason_of
 
-NOT_DATA = (".json", ".csv", ".txt", ".md", ".db", ".ini")  # the last two are left by Windows
+# Notes and tables, what Windows leaves, and the index that comes with every export.
+NOT_DATA = (".json", ".csv", ".txt", ".md", ".db", ".ini", "dicomdir")
 MAX_TABLE_BYTES = 1 << 24
 EXPECTED = {"int_parsing": "a whole number", "float_parsing": "a number", "finite_number": "a finite number"}
 
@@ -54,17 +55,18 @@ def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
         return
     seen.add(real)
     for path in sorted(folder.iterdir()):
-        if path.is_dir():
+        if path.is_dir() and os.access(path, os.R_OK | os.X_OK):
             yield from _walk(path, seen)
-        elif path.is_file() and os.path.realpath(path) not in seen:
+        # Folders that may not be opened and links that lead nowhere too: whoever reads them says what is wrong.
+        elif (path.is_dir() or path.is_file() or not path.exists()) and os.path.realpath(path) not in seen:
             seen.add(os.path.realpath(path))
             yield path
 
 
 def find_files(paths: Iterable[Path]) -> list[Path]:
-    """All files named, and all below the folders named, each once; hidden files, tables and notes are left out.
+    """All files named, and all below the folders named, each once.
 
-    Links to files and folders are followed.
+    Tables, notes, the index of an export and whatever is hidden are left out. Links to files and folders are followed.
 
     Raises
     ------
@@ -76,12 +78,12 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
     paths = list(paths)
     for path in paths:
         if path.is_dir():
-            files += [file for file in _walk(path, seen) if not file.name.startswith(".")]
+            files += [file for file in _walk(path, seen) if "/." not in f"/{file.relative_to(path).as_posix()}"]
         elif path.is_file():
             files.append(path)
         else:
             raise FileError(f"there is no file or folder {path}")
-    files = [path for path in files if path.suffix.lower() not in NOT_DATA]
+    files = [path for path in files if not path.name.lower().endswith(NOT_DATA)]
     if not files:
         raise FileError(f"no files in {', '.join(map(str, paths))}")
     return files
@@ -94,7 +96,7 @@ def folder_signature(folder: str | Path) -> str:
     """
     folder, digest = Path(folder), hashlib.sha256()
     for path in _walk(folder, set()):
-        stat = path.stat()
+        stat = path.stat() if path.exists() else path.lstat()
         digest.update(
             f"{path.relative_to(folder).as_posix()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="replace")
         )

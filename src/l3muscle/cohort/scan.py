@@ -24,7 +24,6 @@ from l3muscle.cohort.rtstruct import StructureSet
 from l3muscle.cohort.seg import SegmentationFile
 from l3muscle.errors import L3MuscleError
 
-DIRECTORY_RECORD = "1.2.840.10008.1.3.10"  # a DICOMDIR, the index that comes with every export
 MASK_NAME = re.compile(
     r"(?P<stem>.+?)(?P<role>_mask|\.mask|\.seg|_observer[^.]*)?(?P<suffix>\.nii(\.gz)?|\.png)", re.IGNORECASE
 )
@@ -125,6 +124,7 @@ class Contents:
     outlines: dict[str, list[OutlineFile]] = field(default_factory=lambda: defaultdict(list))
     cases: dict[tuple[Path, str], list[Path]] = field(default_factory=lambda: defaultdict(list))
     refused: dict[Path, str] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
     people: dict[str, tuple[str, ...]] = field(default_factory=dict)
     secrets: set[str] = field(default_factory=set)
 
@@ -136,7 +136,8 @@ class Contents:
         """Look at files; what is wrong with one becomes its line in `refused`."""
         outlines: list[tuple[Path, OutlineFile]] = []
         beside: list[Path] = []
-        for path in files:
+        self.files = list(files)
+        for path in self.files:
             if is_nifti(path) or is_png(path):
                 beside.append(path)
                 continue
@@ -146,8 +147,6 @@ class Contents:
                 kind = modality(dataset, name)
                 with reading(name):
                     self._note_person(dataset)
-                    if dataset.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY_RECORD:
-                        continue
                 if kind in OUTLINES:
                     outlines.append((path, open_outlines(path, name, wanted=self.wanted, dataset=dataset)))
                 else:
@@ -214,7 +213,7 @@ class Contents:
         if not self.secrets:
             return text
         pattern = re.compile("|".join(map(re.escape, sorted(self.secrets, key=len, reverse=True))), re.IGNORECASE)
-        for path in {*self.by_path, *self.refused, *(file for files in self.cases.values() for file in files)}:
+        for path in self.files:
             name = self.name_of(path)
             if name in text:
                 text = text.replace(name, pattern.sub("***", name))
