@@ -141,6 +141,14 @@ def test_an_rtstruct_holds_what_matplotlib_fills(ct, tmp_path):
     assert np.array_equal(outlines(path, ct)["expert"], RING | inside(TOUCH_UP))
 
 
+def test_contours_may_end_in_a_null_byte(ct, tmp_path):
+    """With which some programs fill up a text of odd length."""
+    path = write_contours(tmp_path / "rt", ct, {"expert": [OUTER]})
+    before, end, after = path.read_bytes().rpartition(b"\\12.5000")
+    path.write_bytes(before + end[:-1] + b"\0" + after)
+    assert np.array_equal(outlines(path, ct)["expert"], inside(OUTER))
+
+
 def test_exclusive_contours_toggle(ct, tmp_path):
     def exclusive(dataset) -> None:
         for contour in dataset.ROIContourSequence[0].ContourSequence:
@@ -282,6 +290,8 @@ def test_an_open_line_is_no_outline_of_muscle(ct, tmp_path, kind):
         ({"L_kidney": [OUTER]}, "outlines 'L_kidney'"),
         ({"psoas muscle": [ISLAND], "rectus muscle": [TOUCH_UP]}, "which is the muscle"),
         ({"intramuscular fat": [ISLAND], "bone": [TOUCH_UP]}, "which is the muscle"),
+        ({"Muskelfett": [OUTER]}, "outlines 'Muskelfett'"),
+        ({"肌间脂肪": [OUTER], "VAT": [ISLAND]}, "which is the muscle"),
     ],
 )
 def test_an_roi_is_muscle_by_its_name_alone(ct, tmp_path, rois, reason):

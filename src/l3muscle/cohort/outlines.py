@@ -21,7 +21,9 @@ from l3muscle.errors import L3MuscleError
 EXPERT = "expert"
 OBSERVER_PREFIX = "observer"
 MUSCLE = re.compile(r"(?<![a-z])expert(?![a-z])|mus[ck]|músc|spier|мышц|肌|筋", re.IGNORECASE)
-FAT = re.compile(r"fat(?![a-z])|adipos|(?<![a-z])imat(?![a-z])", re.IGNORECASE)
+FAT = re.compile(
+    r"fat(?![a-z])|fett|grais|grasa|gordura|жир|脂|adipos|sub[ck]ut|(?<![a-z])imat(?![a-z])", re.IGNORECASE
+)
 OTHER_TISSUE = re.compile(
     r"(?<![a-z])(body|external|skin|haut|peau|piel|bolus|support|couch|table|bone|vertebra|spine|spinal|cord|canal|rib"
     r"|pelvis|femur|kidney|liver|spleen|bowel|colon|bladder|stomach|pancreas|gallbladder|aorta"

@@ -236,8 +236,8 @@ def _parse(contour: Dataset, by: str, frame: str) -> Part:
     # From the raw text, as pydicom's decimal strings cost most of a cohort's reading time.
     value = contour.get_item("ContourData").value
     try:
-        points = np.array(value.decode("ascii").split("\\") if isinstance(value, bytes) else value, dtype=np.float64)
-        points = points.reshape(-1, 3)
+        values = value.decode("ascii").rstrip("\0 ").split("\\") if isinstance(value, bytes) else value
+        points = np.array(values, dtype=np.float64).reshape(-1, 3)
     except (AttributeError, TypeError, ValueError):
         raise L3MuscleError("a contour's points are not triples of numbers") from None
     if not np.isfinite(points).all() or np.abs(points).max() > FARTHEST_MM:
