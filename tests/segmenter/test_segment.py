@@ -56,12 +56,18 @@ def test_measures_with_and_without_the_range_and_the_height():
         ("patient_id,height_m\nA,tall\n", "'tall' is no height in metres"),
         ("patient_id,height_m\nA,1.7\nA,1.8\n", "'A' has two heights"),
         ("name,height_m\nA,1.7\n", "needs the columns"),
+        ("", "h.csv cannot be read as a table"),
     ],
 )
 def test_heights_that_cannot_be_right_are_refused(tmp_path, text, words):
     (tmp_path / "h.csv").write_text(text)
     with pytest.raises(L3MuscleError, match=words):
         read_heights(tmp_path / "h.csv")
+
+
+def test_every_patient_has_a_height_whatever_the_id(tmp_path):
+    (tmp_path / "h.csv").write_text("patient_id,height_m\nNA,1.7\n007,1.8\nnull,1.6\nlater,\n")
+    assert read_heights(tmp_path / "h.csv") == {"NA": 1.7, "007": 1.8, "null": 1.6}
 
 
 def test_a_folder_of_everything(model, patients, write, tmp_path):

@@ -1,5 +1,6 @@
 """Applying a trained model to CT slices: masks, overlays, measures, and which outlines a person should review first."""
 
+import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,8 +36,10 @@ def read_heights(path: Path) -> dict[str, float]:
         If the table cannot be read, lacks a column, names someone twice, or holds a height that is not in metres.
     """
     try:
-        table = pd.read_csv(path, dtype=str, sep=None, engine="python", encoding="utf-8-sig").dropna(how="all")
-    except (OSError, ValueError, pd.errors.ParserError) as error:
+        table = pd.read_csv(
+            path, dtype=str, sep=None, engine="python", encoding="utf-8-sig", keep_default_na=False, na_values=[""]
+        ).dropna(how="all")
+    except (OSError, ValueError, csv.Error, pd.errors.ParserError) as error:
         raise SegmentError(f"{path.name} cannot be read as a table: {reason_of(error)}") from None
     table.columns = [str(name).strip().lower() for name in table.columns]
     keys = [name for name in ("patient_id", "slice") if name in table.columns]
