@@ -140,6 +140,8 @@ def read_table(path: Path, schema: type[Row]) -> tuple[list[tuple[int, Row]], li
         decimal_comma = ";" in first and "," not in first
         reader = csv.reader(lines, delimiter=";" if decimal_comma else ",", strict=True)
         columns = [column.strip().lower() for column in next(reader, [])]
+        while columns and not columns[-1]:  # where a spreadsheet once had cells
+            del columns[-1]
         if schema.model_config.get("extra") == "forbid" and (unknown := [c for c in columns if c not in known]):
             raise FileError(f"{name} line 1: there is no column {unknown[0]!r}; known: {', '.join(known)}")
         for column, field in known.items():

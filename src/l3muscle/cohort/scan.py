@@ -8,6 +8,7 @@ called `x`, or `image.nii.gz` by `mask.nii.gz` in a folder whose name is the pat
 """
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -216,7 +217,8 @@ class Contents:
         for path in self.files:
             name = self.name_of(path)
             if name in text:
-                text = text.replace(name, pattern.sub("***", name))
+                # Some systems write a letter and its accent apart.
+                text = text.replace(name, pattern.sub("***", unicodedata.normalize("NFC", name)))
         return text
 
     def pairs_of_scan(self, patient_id: str, slices: Sequence[CTSlice]) -> list[Pair]:
