@@ -316,6 +316,8 @@ def test_several_rois_that_the_user_names_are_one_muscle(ct, tmp_path):
     path = write_contours(tmp_path / "rt", ct, {"psoas": [ISLAND], "rectus": [TOUCH_UP], "fat": [HOLE]})
     both = outlines(path, ct, ["psoas", "rectus"])["expert"]
     assert np.array_equal(both, inside(ISLAND) | inside(TOUCH_UP))
+    # One inside the other is no hole in it.
+    assert np.array_equal(outlines(path, ct, ["psoas", "fat"])["expert"], inside(HOLE))
 
 
 def test_what_is_alone_on_a_slice_is_no_muscle_for_that(tmp_path):

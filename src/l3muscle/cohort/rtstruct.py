@@ -197,7 +197,7 @@ class StructureSet(ReferringFile):
             frames = dataset.get("ReferencedFrameOfReferenceSequence") or []
             frame = str(frames[0].get("FrameOfReferenceUID") or "") if len(frames) == 1 else ""
             parts = [
-                _parse(contour, by, str(rois[number].get("ReferencedFrameOfReferenceUID") or frame))
+                _parse(contour, by, number, str(rois[number].get("ReferencedFrameOfReferenceUID") or frame))
                 for by, numbers in roles(names, wanted, kinds).items()
                 for number in numbers
                 for contour in drawn[number]
@@ -210,17 +210,23 @@ class StructureSet(ReferringFile):
             }
         super().__init__(name, parts, series)
 
-    def fill(self, contents: Sequence[tuple[np.ndarray, str]], ct: CTSlice) -> np.ndarray:
-        """The outline of points (K, 3), mm, and types of its contours."""
-        lines = [ct.indices(points) for points, _ in contents]
-        if any((line < -1).any() or (line > ct.shape).any() for line in lines):
-            raise L3MuscleError("an outline reaches beyond the slice's pixels")
-        kinds = {kind for _, kind in contents}
-        if len(kinds) > 1:
-            raise L3MuscleError(f"contours of {CLOSED} and {EXCLUSIVE} in one outline")
-        if kinds == {EXCLUSIVE}:
-            return np.logical_xor.reduce([fill_contours([line], ct.shape) for line in lines])
-        return fill_contours(lines, ct.shape)
+    def fill(self, contents: Sequence[tuple[int, np.ndarray, str]], ct: CTSlice) -> np.ndarray:
+        """The outline of ROI numbers, points (K, 3), mm, and types of contours; several ROIs add up."""
+        rois = defaultdict(list)
+        for number, points, kind in contents:
+            rois[number].append((ct.indices(points), kind))
+        return np.logical_or.reduce([_fill_roi(contours, ct.shape) for contours in rois.values()])
+
+
+def _fill_roi(contours: Sequence[tuple[np.ndarray, str]], shape: tuple[int, int]) -> np.ndarray:
+    lines, kinds = [line for line, _ in contours], {kind for _, kind in contours}
+    if any((line < -1).any() or (line > shape).any() for line in lines):
+        raise L3MuscleError("an outline reaches beyond the slice's pixels")
+    if len(kinds) > 1:
+        raise L3MuscleError(f"contours of {CLOSED} and {EXCLUSIVE} in one outline")
+    if kinds == {EXCLUSIVE}:
+        return np.logical_xor.reduce([fill_contours([line], shape) for line in lines])
+    return fill_contours(lines, shape)
 
 
 def _has_area(contour: Dataset) -> bool:
@@ -229,7 +235,7 @@ def _has_area(contour: Dataset) -> bool:
     return contour.get("ContourGeometricType") != "POINT" and data is not None and bool(data.value)
 
 
-def _parse(contour: Dataset, by: str, frame: str) -> Part:
+def _parse(contour: Dataset, by: str, number: int, frame: str) -> Part:
     kind = contour.get("ContourGeometricType")
     if kind not in (CLOSED, EXCLUSIVE):
         raise L3MuscleError(f"a contour of the muscle is of type {kind or 'not stated'}, not a closed one in a plane")
@@ -243,7 +249,7 @@ def _parse(contour: Dataset, by: str, frame: str) -> Part:
     if not np.isfinite(points).all() or np.abs(points).max() > FARTHEST_MM:
         raise L3MuscleError("a contour's points are not triples of numbers in millimetres")
     images = {str(item.get("ReferencedSOPInstanceUID") or "") for item in contour.get("ContourImageSequence") or []}
-    return Part(by, frozenset(images - {""}), frame, points, (points, kind))
+    return Part(by, frozenset(images - {""}), frame, points, (number, points, kind))
 
 
 def mask_contours(mask: np.ndarray) -> list[np.ndarray]:
