@@ -290,6 +290,12 @@ def test_masks_rois_and_observers_of_one_s_choice(series):
     assert all(np.array_equal(cohort.observers["p"][by], blob(seed)) for by, seed in drawn.items())
 
 
+def test_an_expert_s_outline_is_not_taken_for_an_observer_s(series):
+    write_rtstruct(series / "A" / "1.rt", {"expert": blob(1), "observer 1": blob(5)}, read_ct_slice(series / "A/1.dcm"))
+    write_csv(series, "patient_id,file,mask,observer", "p,A/1.dcm,A/1.rt,", "p,,A/1.rt,1", "p,,A/1.rt,3")
+    assert refusals(series) == ["cohort.csv line 2: A/1.rt: holds no outline of A/1.dcm by 'observer 3'"]
+
+
 def test_what_the_choice_passes_over_is_not_judged(series):
     (series / "holiday.jpg").write_bytes(b"\xff\xd8\xff\xe0")
     write_csv(series, "patient_id,file", "p,A/0.dcm")

@@ -213,11 +213,12 @@ def _chosen_outlines(contents: Contents, choice: Choice, ct: CTSlice) -> list[Ou
         by = other.observer
         by = by if by.casefold().startswith(OBSERVER_PREFIX) else f"{OBSERVER_PREFIX} {by}"
         path = manifest.path_in(contents.root, other.mask)
+        named = True
         try:
             file = _chosen_file(contents, path, by, (other.roi or other.observer,), ct)
         except L3MuscleError:
-            file = _chosen_file(contents, path, by, (), ct)
-        files.append(_DrawnBy(file, by))
+            named, file = False, _chosen_file(contents, path, by, (), ct)
+        files.append(_DrawnBy(file, by, named))
     return files
 
 
@@ -230,10 +231,11 @@ def _chosen_file(contents: Contents, path: Path, by: str, wanted: Sequence[str],
 
 @dataclass(frozen=True)
 class _DrawnBy:
-    """A file of which one outline, or the only one, is an observer's."""
+    """A file of which one outline, the one that the row names or the only one, is an observer's."""
 
     file: OutlineFile
     by: str
+    named: bool
 
     @property
     def name(self) -> str:
@@ -244,7 +246,8 @@ class _DrawnBy:
         """The observer's outline."""
         drawn = self.file.masks(ct)
         names = {by.casefold(): by for by in drawn}
-        name = names.get(self.by.casefold(), names.get(EXPERT, next(iter(drawn)) if len(drawn) == 1 else None))
+        only = next(iter(drawn)) if len(drawn) == 1 else None
+        name = names.get(self.by.casefold(), EXPERT if self.named and EXPERT in drawn else only)
         if name is None:
             raise CohortError(f"{self.name}: holds no outline of {ct.name} by {self.by!r}")
         return {self.by: drawn[name]}
