@@ -29,6 +29,7 @@ MASK_NAME = re.compile(
     r"(?P<stem>.+?)(?P<role>_mask|\.mask|\.seg|_observer[^.]*)?(?P<suffix>\.nii(\.gz)?|\.png)", re.IGNORECASE
 )
 OUTLINES = ("RTSTRUCT", "SEG")  # modalities
+UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"})
 IMAGE, MASK = "image", "mask"  # file names in a folder for each case
 
 
@@ -202,8 +203,12 @@ class Contents:
             for keyword in ("PatientName", "PatientBirthDate", "PatientSex")
         )
         patient_id = str(dataset.get("PatientID") or "").casefold()
+        words = {born, *re.split(r"[\s^=-]+", str(dataset.get("PatientName") or "").lower())}
+        # Files are often called without umlauts and accents.
+        words |= {word.translate(UMLAUTS) for word in words}
+        words |= {unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode() for word in words}
         # A name that is the ID is a pseudonym.
-        self.secrets |= {word for word in (*name.split(), born) if len(word) > 2 and word not in patient_id}
+        self.secrets |= {word for word in words if len(word) > 2 and word not in patient_id}
         if len(born) == 8:
             self.secrets.add(f"{born[:4]}-{born[4:6]}-{born[6:]}")
         sop_instance = str(dataset.get("SOPInstanceUID") or dataset.file_meta.get("MediaStorageSOPInstanceUID"))
