@@ -143,6 +143,8 @@ def oblique() -> np.ndarray:
         (HU, LAS, {"sform_code": 0, "qform_code": 0}, "states no orientation"),
         (HU, LAS, {"scl_slope": 1, "scl_inter": np.nan}, r"intercept \(scl_inter\) is nan, not a number"),
         (HU, np.diag([-40, -0.8, 3, 1]), {}, "no CT has such pixels"),
+        (HU, np.eye(4), {}, "states no spacing"),
+        (HU, np.diag([-1, -1, 1, 1]), {}, "states no spacing"),
         (np.zeros((4, 4, 2, 3), np.int16), LAS, {}, "4 x 4 x 2 x 3 voxels"),
         (np.zeros((4, 5000, 1), np.int16), LAS, {}, "no CT has such pixels"),
         (np.zeros((4, 4, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")]), LAS, {}, "one number a voxel"),

@@ -77,7 +77,7 @@ class Volume:
     FileError
         If it is no NIfTI file, has more than three dimensions, states no orientation, two of them or an oblique one,
         units other than millimetres (none stated counts as millimetres, as the standard's usual), spacings that
-        contradict each other, or sizes beyond all measure.
+        contradict each other or stand for unknown ones, or sizes beyond all measure.
     """
 
     def __init__(self, path: Path, name: str = "") -> None:
@@ -256,6 +256,9 @@ def _affine(header: nibabel.Nifti1Header, shape: tuple[int, int, int]) -> np.nda
     if units not in ("mm", "unknown"):
         raise L3MuscleError(f"its unit of length is {units}, not mm")
     affine = qform if sform is None else sform
+    if np.array_equal(np.abs(affine), np.eye(4)):
+        # As libraries write an array that nobody told them the geometry of.
+        raise L3MuscleError("states no spacing (voxels of 1 mm at the origin stand for an unknown one)")
     steps = affine[:3, :3]
     spacing = np.linalg.norm(steps, axis=0)
     if not np.isfinite(affine).all() or (spacing <= 0).any() or (spacing > 100).any():
