@@ -27,13 +27,14 @@ from l3muscle.study import Study, open_study
 
 PROFILE = "sim-to-real"
 FEW = {"training": {"max_steps": 1500}, "grid": {"sizes": [300]}}
-COARSE = {"network": {"output_stride": 4}, "image": {"shape": [140, 200], "field_of_view_mm": [280, 400]}}
-NARROW = {"network": {"output_stride": 4}, "image": {"shape": [120, 176], "field_of_view_mm": [248, 352]}}
+COARSE = {**FEW, "network": {"output_stride": 4}, "image": {"shape": [140, 200], "field_of_view_mm": [280, 400]}}
+NARROW = {**COARSE, "image": {"shape": [120, 176], "field_of_view_mm": [248, 352]}}
+# Each changes something of the one before; the last is the profile itself.
 RECIPES = {
-    "2 mm, output stride 4, narrow field of view": {**FEW, **NARROW},
-    "2 mm, output stride 4": {**FEW, **COARSE},
+    "diversity 0, 248 x 352 mm at 2 mm, output stride 4": {**NARROW, "cohort": {"diversity": 0.0}},
+    "diversity 1": NARROW,
+    "280 x 400 mm": COARSE,
     "1.5 mm, output stride 2": FEW,
-    "the same, diversity 0": {**FEW, "cohort": {"diversity": 0.0}},
     "twice the phantoms and steps": {},
 }
 FOLDS = [0, 1]  # of the recipes that are there to be compared

@@ -47,6 +47,8 @@ def test_measures_with_and_without_the_range_and_the_height():
     assert found["smd_hu"] == pytest.approx(-5) and found["smd_range_hu"] == pytest.approx(50)
     assert found["smi_cm2_m2"] == pytest.approx(2) and found["smi_range_cm2_m2"] == pytest.approx(1)
     assert np.isnan(measure(mask, hu, (1.0, 2.0), None)["smi_cm2_m2"])
+    hu[:, 10:14] = (-191, -190, -30, -29)
+    assert measure(mask, hu, (1.0, 2.0), None)["imat_cm2"] == pytest.approx(0.4 * 8)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.metrics import muscle_area, muscle_density, remove_bone
-from l3muscle.segmenter.flags import muscle_range, review_reasons
+from l3muscle.segmenter.flags import FAT_HU, muscle_range, review_reasons
 from l3muscle.segmenter.model_file import Outline, Segmenter
 from l3muscle.segmenter.output import MEASURES, OutputFolder
 from l3muscle.segmenter.report import Tile, contact_sheets, overlay_image
@@ -62,7 +62,8 @@ def measure(mask: np.ndarray, hu: np.ndarray, spacing: tuple[float, float], heig
     -------
     dict of str to float
         sma_cm2 and smd_hu (after bone removal, Section 2.3); sma_range_cm2 and smd_range_hu of the outline's pixels
-        within -29 to 150 HU; height_m, and smi_cm2_m2 and smi_range_cm2_m2, the areas over its square (or NaN).
+        within -29 to 150 HU; imat_cm2, the area of fat, -190 to -30 HU, inside the outline; height_m, and smi_cm2_m2
+        and smi_range_cm2_m2, the muscle areas over its square (or NaN).
     """
     ranged = mask & muscle_range(hu)
     area, ranged_area = muscle_area(mask, spacing), muscle_area(ranged, spacing)
@@ -72,6 +73,7 @@ def measure(mask: np.ndarray, hu: np.ndarray, spacing: tuple[float, float], heig
         "smd_hu": muscle_density(remove_bone(mask, hu, spacing), hu),
         "sma_range_cm2": ranged_area,
         "smd_range_hu": muscle_density(ranged, hu),
+        "imat_cm2": muscle_area(mask & (hu >= FAT_HU[0]) & (hu <= FAT_HU[1]), spacing),
         "height_m": height,
         "smi_cm2_m2": area / height**2,
         "smi_range_cm2_m2": ranged_area / height**2,
