@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
+    arguments, code = parser.parse_args(), provenance()
     arguments.runs.mkdir(parents=True, exist_ok=True)
     image, mask = Volume(arguments.image), Volume(arguments.mask)
     real = [(image.hu(plane), image.grid(plane), mask.mask_on(image.grid(plane))) for plane in arguments.planes]
@@ -100,7 +100,7 @@ def main() -> None:
         "measured": date.today().isoformat(),
         "phantom_dice": {**earlier, **on_phantoms},
         "planes": arguments.planes,
-        "provenance": provenance(),
+        "provenance": code,
     }
     path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     kind = scores["network"].eq("ensemble")
