@@ -36,7 +36,7 @@ VISITED = [page for page in PAGES if page in SHORTEST or not any(page in pages f
 VIEWER = "book/executed/viewer.html"
 FRONT = "book/index.html"
 EXECUTED = HTML.parents[1] / "executed"
-ORIGIN = re.compile(r"measured in this run|from the archive: .+, \d{4}-\d\d-\d\d|from the paper|not run")
+ORIGIN = re.compile(r"from this run|from the archive: .+, \d{4}-\d\d-\d\d|from the paper|an illustration|not run")
 # The theme reports its own unset default mode as an error; nothing of ours.
 SETTLED_MS = 500  # after a change of width, when the theme has seen which blocks scroll
 KNOWN = "Got invalid theme mode"
