@@ -8,7 +8,7 @@ from l3muscle.figures.agreement import (
     p_value_matrices,
 )
 from l3muscle.figures.cohorts import against_reference, hu_histogram, hu_shares, split_map
-from l3muscle.figures.curves import accuracy_curve, learning_curve, source_curve, training_curves
+from l3muscle.figures.curves import accuracy_curve, held_out_curve, learning_curve, source_curve, training_curves
 from l3muscle.figures.images import (
     bone_removal,
     contact_sheet,

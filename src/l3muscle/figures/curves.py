@@ -203,3 +203,20 @@ def accuracy_curve(curve: pd.DataFrame, *, chance: float) -> BookFigure:
         axes.set_ylabel("accuracy")
         axes.legend()
     return figure
+
+
+def held_out_curve(curve: pd.DataFrame) -> BookFigure:
+    """Held-out Dice against the number of training slices, with the forecast; see `l3muscle.segmenter.estimate`."""
+    looks = {
+        "measured": {"color": BLUE, "marker": "o", "label": "held-out slices"},
+        "forecast": {"color": VERMILION, "marker": "D", "mfc": "none", "label": "forecast, if the curve goes on"},
+    }
+    with style():
+        figure, [[axes]] = new_figure(3.2)
+        axes.plot(curve["n_train"].tail(2), curve["mean"].tail(2), color=FAINT, lw=1, ls=(0, (2, 2)))
+        for kind, part in curve.groupby("kind", sort=False):
+            bars = [part["mean"] - part["low"], part["high"] - part["mean"]]
+            axes.errorbar(part["n_train"], part["mean"], yerr=bars, capsize=3, **looks[kind])
+        axes.set(xticks=curve["n_train"], xlabel="training slices", ylabel="mean Dice of held-out slices")
+        legend_below(figure, axes)
+    return figure

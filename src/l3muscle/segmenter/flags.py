@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, field_validator
-from scipy import ndimage, stats
+from scipy import ndimage, special
 
 from l3muscle.metrics import dice
 from l3muscle.preprocess import body
@@ -159,7 +159,7 @@ def calibrate(descriptions: Sequence[Mapping[str, float]], agreements: Sequence[
         Of slices that the members compared had not seen; may be empty.
     """
     count = len(descriptions)
-    reach = stats.t.isf(FALSE_ALARMS / len(FEATURES) / 2, count - 1) * np.sqrt(1 + 1 / count)
+    reach = special.stdtrit(count - 1, 1 - FALSE_ALARMS / len(FEATURES) / 2) * np.sqrt(1 + 1 / count)
     bounds = {}
     for name, feature in FEATURES.items():
         values = np.array([description[name] for description in descriptions])

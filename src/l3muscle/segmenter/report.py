@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from l3muscle import __version__, runtime
 from l3muscle.cohort import Patient
-from l3muscle.figures.style import BLUE, FAINT, VERMILION, BookFigure, legend_below, new_figure, style
 from l3muscle.metrics import boundary, muscle_area
 from l3muscle.preprocess import body_centre
 from l3muscle.segmenter.estimate import error_table, learning_curve, would_more_help
@@ -159,20 +158,3 @@ def model_card(
         "provenance": runtime.provenance(),
         "l3muscle": __version__,
     }
-
-
-def curve_figure(curve: pd.DataFrame) -> BookFigure:
-    """Held-out Dice against the number of training slices, with the forecast; see `learning_curve`."""
-    looks = {
-        "measured": {"color": BLUE, "marker": "o", "label": "held-out slices"},
-        "forecast": {"color": VERMILION, "marker": "D", "mfc": "none", "label": "forecast, if the curve goes on"},
-    }
-    with style():
-        figure, [[axes]] = new_figure(3.2)
-        axes.plot(curve["n_train"].tail(2), curve["mean"].tail(2), color=FAINT, lw=1, ls=(0, (2, 2)))
-        for kind, part in curve.groupby("kind", sort=False):
-            bars = [part["mean"] - part["low"], part["high"] - part["mean"]]
-            axes.errorbar(part["n_train"], part["mean"], yerr=bars, capsize=3, **looks[kind])
-        axes.set(xticks=curve["n_train"], xlabel="training slices", ylabel="mean Dice of held-out slices")
-        legend_below(figure, axes)
-    return figure

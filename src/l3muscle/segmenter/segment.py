@@ -2,7 +2,8 @@
 
 import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,11 +142,9 @@ def segment_slices(
         folder = OutputFolder(out)
         folder.clear()
         done: list[tuple[dict[str, object], Tile]] = []
-        for first in range(0, len(inventory.slices), BATCH):
-            read, refused = _read(inventory.slices[first : first + BATCH])
+        for outlined, refused in _outlined(inventory.slices, model):
             inventory.refused += refused
-            outlines = model.outline([(hu, one.ct.spacing) for one, hu in read]) if read else []
-            for (one, hu), outline in zip(read, outlines, strict=True):
+            for one, hu, outline in outlined:
                 try:
                     _write(folder, one, hu, outline.mask, formats, overlays)
                 except (ValueError, TypeError, AttributeError, KeyError) as error:  # of a header that forbids a mask
@@ -198,15 +197,30 @@ def _height(one: Slice, heights: Mapping[str, float]) -> float | None:
     return next((heights[key] for key in _keys(one) if key in heights), one.height_m)
 
 
-def _read(slices: Sequence[Slice]) -> tuple[list[tuple[Slice, np.ndarray]], list[str]]:
-    """Slices with their Hounsfield units (H, W), and why others have none."""
-    read, refused = [], []
-    for one in slices:
-        try:
-            read.append((one, one.ct.hu))
-        except L3MuscleError as error:
-            refused.append(str(error))
-    return read, refused
+def _outlined(
+    slices: Sequence[Slice], model: Segmenter
+) -> Iterator[tuple[list[tuple[Slice, np.ndarray, Outline]], list[str]]]:
+    """Batch by batch, slices with Hounsfield units (H, W) and outline, and why others have none.
+
+    The next batch is outlined while the caller writes this one.
+    """
+
+    def outline(batch: Sequence[Slice]) -> tuple[list[tuple[Slice, np.ndarray, Outline]], list[str]]:
+        read, refused = [], []
+        for one in batch:
+            try:
+                read.append((one, one.ct.hu))
+            except L3MuscleError as error:
+                refused.append(str(error))
+        outlines = model.outline([(hu, one.ct.spacing) for one, hu in read]) if read else []
+        return [(one, hu, drawn) for (one, hu), drawn in zip(read, outlines, strict=True)], refused
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(outline, slices[:BATCH])
+        for first in range(BATCH, len(slices), BATCH):
+            done, ahead = ahead, pool.submit(outline, slices[first : first + BATCH])
+            yield done.result()
+        yield ahead.result()
 
 
 def _write(
