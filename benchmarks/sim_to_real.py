@@ -31,11 +31,14 @@ COARSE = {**FEW, "network": {"output_stride": 4}, "image": {"shape": [140, 200],
 NARROW = {**COARSE, "image": {"shape": [120, 176], "field_of_view_mm": [248, 352]}}
 # Each changes something of the one before; the last is the profile itself.
 RECIPES = {
-    "diversity 0, 248 x 352 mm at 2 mm, output stride 4": {**NARROW, "cohort": {"diversity": 0.0}},
+    "300 phantoms of diversity 0 and 1500 steps, 248 x 352 mm at 2 mm, output stride 4": {
+        **NARROW,
+        "cohort": {"diversity": 0.0},
+    },
     "diversity 1": NARROW,
     "280 x 400 mm": COARSE,
     "1.5 mm, output stride 2": FEW,
-    "twice the phantoms and steps": {},
+    "600 phantoms and 3000 steps": {},
 }
 FOLDS = [0, 1]  # of the recipes that are there to be compared
 
