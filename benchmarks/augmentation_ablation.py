@@ -19,21 +19,23 @@ from l3muscle.experiment import AXES, Experiment
 from l3muscle.profile import load_profile
 from l3muscle.runner import run_study
 from l3muscle.runtime import provenance
-from l3muscle.study import StudyResults, open_study
+from l3muscle.study import Study, open_study
 
 NAME = "augmentation-ablation"
 NONE = {f"{kind}_probability": 0.0 for kind in ("flip", "rotation", "scale", "elastic")}
 SETTINGS = {"with": {}, "without": NONE}
 
 
-def run(profile: dict, runs: Path, workers: int, time_budget: float | None) -> StudyResults:
-    """Run what is missing of a profile, which its notebooks read from a file."""
+def run(
+    profile: dict, runs: Path, workers: int, time_budget: float | None = None, only: dict[str, list[int]] | None = None
+) -> Study:
+    """Run what is missing of a profile, or a part of it; its notebooks read the profile from a file."""
     path = runs.resolve() / f"{profile['name']}.yml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(profile), encoding="utf-8")  # JSON is YAML
     study = open_study(str(path), runs)
-    run_study(study, workers=workers, time_budget=time_budget)
-    return study.results()
+    run_study(study, workers=workers, time_budget=time_budget, only=only)
+    return study
 
 
 def main() -> None:
@@ -55,7 +57,7 @@ def main() -> None:
     found = {}
     for setting, augmentation in SETTINGS.items():
         own = {**given, "augmentation": augmentation}
-        results = run(own, arguments.runs, arguments.workers, arguments.time_budget)
+        results = run(own, arguments.runs, arguments.workers, arguments.time_budget).results()
         # Read at once: the plan of the other setting takes this one's place.
         found[setting] = results.records, results.scores() if results.records else pd.DataFrame()
     pairs = set.intersection(*(set(records) for records, _ in found.values()))

@@ -16,14 +16,14 @@ from datetime import date
 from pathlib import Path
 
 import pandas as pd
+from augmentation_ablation import run
 
 from l3muscle.cohort.nifti import Volume
 from l3muscle.experiment import build_network
 from l3muscle.metrics import Reference
-from l3muscle.runner import run_study
 from l3muscle.runtime import provenance
 from l3muscle.segmenter.model_file import MODEL, Segmenter, load_model, publish_model
-from l3muscle.study import Study, open_study
+from l3muscle.study import Study
 
 PROFILE = "sim-to-real"
 FEW = {"training": {"max_steps": 1500}, "grid": {"sizes": [300]}}
@@ -41,18 +41,6 @@ RECIPES = {
     "600 phantoms and 3000 steps": {},
 }
 FOLDS = [0, 1]  # of the recipes that are there to be compared
-
-
-def learn(number: int, changed: dict, runs: Path, workers: int) -> Study:
-    """Train the networks of a recipe, those of all folds for the profile itself."""
-    profile = PROFILE
-    if changed:
-        profile = str(runs.resolve() / f"{PROFILE}-{number}.yml")
-        # JSON is YAML.
-        Path(profile).write_text(json.dumps({"extends": PROFILE, **changed}), encoding="utf-8")
-    study = open_study(profile, runs)
-    run_study(study, workers=workers, only={"fold": FOLDS} if changed else {})
-    return study
 
 
 def segmenters(study: Study) -> Iterator[tuple[str, Segmenter]]:
@@ -77,20 +65,21 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--workers", type=int, default=2)
     arguments, code = parser.parse_args(), provenance()
-    arguments.runs.mkdir(parents=True, exist_ok=True)
     image, mask = Volume(arguments.image), Volume(arguments.mask)
     real = [(image.hu(plane), image.grid(plane), mask.mask_on(image.grid(plane))) for plane in arguments.planes]
     recipes, rows, on_phantoms = list(RECIPES), [], {}
     arguments.out.mkdir(parents=True, exist_ok=True)
     for number in arguments.recipes:
         recipe = recipes[number]
-        study = learn(number, RECIPES[recipe], arguments.runs, arguments.workers)
+        changed = RECIPES[recipe]
+        profile = {"extends": PROFILE, "name": f"{PROFILE}-{number}" if changed else PROFILE, **changed}
+        study = run(profile, arguments.runs, arguments.workers, only={"fold": FOLDS} if changed else None)
         on_phantoms[recipe] = round(float(study.results().scores()["dice"].mean()), 4)
         for network, segmenter in segmenters(study):
             for plane, (hu, grid, expert) in zip(arguments.planes, real, strict=True):
                 score = Reference(expert, hu, grid.spacing).score(segmenter.predict(hu, grid.spacing))
                 rows.append({"recipe": recipe, "network": network, "plane": plane, **score._asdict()})
-        if not RECIPES[recipe]:
+        if not changed:
             shutil.copy(study.folder / MODEL, arguments.out / MODEL)
     scores, path = pd.DataFrame(rows), arguments.out / "provenance.json"
     earlier = json.loads(path.read_text(encoding="utf-8"))["phantom_dice"] if path.exists() else {}

@@ -111,11 +111,12 @@ def read_dataset(path: Path, name: str = "", *, pixels: bool = True) -> FileData
     name = name or path.name
     with reading(name):
         try:
-            with path.open("rb") as file:
-                bare = file.read(2) in FIRST_GROUPS
-            dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=bare)
+            dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
         except InvalidDicomError:
-            raise L3MuscleError("not a DICOM file") from None
+            with path.open("rb") as file:
+                if file.read(2) not in FIRST_GROUPS:
+                    raise L3MuscleError("not a DICOM file") from None
+            dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
         # The parser takes what is left of the file for an element's value, however much longer that should be.
         for _, element in dataset.items():
             is_raw = isinstance(element, RawDataElement) and isinstance(element.value, bytes)

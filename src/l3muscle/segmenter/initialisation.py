@@ -75,10 +75,10 @@ def choose_initialisation(
         If it is unknown, or needs a run which is not there.
     """
     if start_from == PHANTOM or start_from.endswith(".safetensors"):
-        model = load_model(SHIPPED if start_from == PHANTOM else Path(start_from))
+        source, path = (PHANTOM, SHIPPED) if start_from == PHANTOM else ("model", Path(start_from))
+        model = load_model(path)
         words = f"a model trained on slices of kind '{model.about.get('cohort', 'unknown')}'"
         settings = profile.model_copy(update={"network": model.settings, "image": model.image})
-        source = PHANTOM if start_from == PHANTOM else "model"
         return Initialisation(source, words, dict(model.members[0].state_dict()), settings)
     if start_from not in (BEST, *SOURCE_TASKS):
         raise InitialisationError(

@@ -264,8 +264,10 @@ def publish_model(study: "Study") -> Path | None:
     network, image = results.profile.network, results.profile.image
     path, calibration = results.folder / MODEL, None
     if len(weights) > 1:
-        halved = lambda value: value.half() if value.is_floating_point() else value  # noqa: E731
-        weights = [{name: halved(value) for name, value in member.items()} for member in weights]
+        weights = [
+            {name: value.half() if value.is_floating_point() else value for name, value in member.items()}
+            for member in weights
+        ]
         calibration = _calibrated(Segmenter(tuple(_network(network, one) for one in weights), image, about), study)
     save_model(path, weights, network, image, about, calibration)
     return path
