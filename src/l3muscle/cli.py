@@ -279,10 +279,10 @@ def train(
     start_from: Annotated[
         list[str],
         typer.Option(
-            help="best (by the finished run), phantom (the network for real scans), a source task, or a model file; of "
-            "several the best by cross-validation."
+            help="phantom (the network for real scans), best (source task of the finished run), a source task, or a "
+            "model file; of several the best by cross-validation."
         ),
-    ] = ["best"],  # noqa: B006
+    ] = ["phantom"],  # noqa: B006
     runs: RunsOption = Path("runs"),
     folds: Annotated[int, typer.Option(min=2, help="Folds, and networks of the ensemble.")] = 5,
     short_curve: Annotated[

@@ -288,6 +288,7 @@ def test_an_open_line_is_no_outline_of_muscle(ct, tmp_path, kind):
         ({"BODY": [OUTER], "liver": [HOLE]}, "outlines 'BODY', 'liver'"),
         ({"outline 1": [OUTER], "outline 2": [HOLE]}, "which is the muscle"),
         ({"L_kidney": [OUTER]}, "outlines 'L_kidney'"),
+        ({"Niere_links": [OUTER]}, "outlines 'Niere_links'"),
         ({"psoas muscle": [ISLAND], "rectus muscle": [TOUCH_UP]}, "which is the muscle"),
         ({"intramuscular fat": [ISLAND], "bone": [TOUCH_UP]}, "which is the muscle"),
         ({"Muskelfett": [OUTER]}, "outlines 'Muskelfett'"),

@@ -88,6 +88,9 @@ def test_initialisations(tiny, runs, finished, trained, tmp_path):
     assert learned.description.startswith("procedural") and (tmp_path / tiny.name / "sources").is_dir()
     from_model = choose_initialisation(tiny, str(trained.path), runs=tmp_path, slices=4, say=quiet)
     assert from_model.profile.image == tiny.image and from_model.weights
+    gentle, usual = from_model.profile.training, learned.profile.training
+    assert gentle.learning_rate_fine_tune == pytest.approx(usual.learning_rate_fine_tune / 10)
+    assert gentle.max_steps == 2 and usual.max_steps == 6  # a quarter, rounded up
     for wrong, words in (("segmentatoin", "nothing to start from"), ("jigsaw", "learned from a study's slices")):
         with pytest.raises(L3MuscleError, match=words):
             choose_initialisation(tiny, wrong, runs=tmp_path, slices=4, say=quiet)
@@ -189,6 +192,7 @@ def test_one_patient_gives_no_interval_and_nobody_reads_nan():
         scores[measure] = [0.7, 0.8, 0.9]
     card = {"training_data": {"slices": 3, "patients": 1}, "error_estimate": {"warning": ""}}
     card |= {"training": {"start": "phantom"}, "compared_with": [{"start": "random", "gain": [0.1, None, None]}]}
+    card["untrained"] = {"dice": 0.85, "gain": [-0.05, None, None]}
     first, dice, *_ = lines = TrainedSegmenter(Path("model.safetensors"), card, scores).lines()
     assert first == "held out once each: 3 slices of 1 patient"
     assert "started from phantom instead of random: Dice +0.100 (no interval)" in lines

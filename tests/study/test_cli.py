@@ -24,7 +24,7 @@ def model(finished) -> Path:
 
 
 def test_version_and_help(run):
-    assert run("--version")[1].strip() == "0.1.0"
+    assert run("--version")[1].strip() == "0.2.0"
     code, out, _ = run("--help")
     assert code == 0 and all(word in out for word in ("cohort", "study", "notebooks", "book", "segment"))
 

@@ -27,7 +27,8 @@ FAT = re.compile(
 OTHER_TISSUE = re.compile(
     r"(?<![a-z])(body|external|skin|haut|peau|piel|bolus|support|couch|table|bone|vertebra|spine|spinal|cord|canal|rib"
     r"|pelvis|femur|kidney|liver|spleen|bowel|colon|bladder|stomach|pancreas|gallbladder|aorta"
-    r"|vena|cava|vessel|lung|heart|vat|sat|[pgci]tv)",
+    r"|vena|cava|vessel|lung|heart|vat|sat|[pgci]tv|tumou?r|lesion|leber|niere|milz|lunge|herz|darm|blase|knochen|wirbel"
+    r"|foie|poumon|coeur|hueso|hígado)",
     re.IGNORECASE,
 )
 GREY_MODES = ("1", "L", "I", "I;16")

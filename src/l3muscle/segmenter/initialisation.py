@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -21,6 +22,8 @@ from l3muscle.study import Study, StudyError, StudyResults
 
 BEST, PHANTOM = "best", "phantom"
 DEFAULT_SOURCE = "segmentation"  # the paper's best
+# Weights that outline muscle already are changed little: this part of a profile's fine-tuning rate, and of its steps.
+ADAPTING_RATE, ADAPTING_STEPS = 0.1, 0.25
 
 
 class InitialisationError(L3MuscleError):
@@ -58,10 +61,10 @@ def choose_initialisation(
     ----------
     profile : Profile
     start_from : str
-        `"best"`: the source task with the highest mean Dice in the finished run of this profile, at the training-set
-        size nearest to `slices`; without a run, segmentation. `"phantom"`: the network for real scans that comes with
-        this package. Or the name of a source task. Or the path of a model file, which brings its network and image
-        settings, as that for real scans does.
+        `"phantom"`: the network for real scans that comes with this package. `"best"`: the source task with the
+        highest mean Dice in the finished run of this profile, at the training-set size nearest to `slices`; without a
+        run, segmentation. Or the name of a source task. Or the path of a model file, which brings its network and
+        image settings, as that for real scans does; both outline muscle already, and are trained more gently.
     runs : Path
         Where runs lie, and where a source task that is learned here is kept for the next time.
     slices : int
@@ -78,11 +81,16 @@ def choose_initialisation(
         source, path = (PHANTOM, SHIPPED) if start_from == PHANTOM else ("model", Path(start_from))
         model = load_model(path)
         words = f"a model trained on slices of kind '{model.about.get('cohort', 'unknown')}'"
-        settings = profile.model_copy(update={"network": model.settings, "image": model.image})
+        gentle = {
+            "learning_rate_fine_tune": ADAPTING_RATE * profile.training.learning_rate_fine_tune,
+            "max_steps": ceil(ADAPTING_STEPS * profile.training.max_steps),
+        }
+        training = profile.training.model_copy(update=gentle)
+        settings = profile.model_copy(update={"network": model.settings, "image": model.image, "training": training})
         return Initialisation(source, words, dict(model.members[0].state_dict()), settings)
     if start_from not in (BEST, *SOURCE_TASKS):
         raise InitialisationError(
-            f"nothing to start from is called {start_from!r}; choose best, phantom, {', '.join(SOURCE_TASKS)}, "
+            f"nothing to start from is called {start_from!r}; choose phantom, best, {', '.join(SOURCE_TASKS)}, "
             "or a model (.safetensors)"
         )
     try:
