@@ -45,9 +45,10 @@ test: $(READY)
 pages: $(READY)
 	@$(BIN)/python -m pytest -q -rs -n 2 --dist worksteal book/tests
 
-# On a copy that is kept: what is played with stays out of the notebooks that the book is made from.
+# On copies that are kept: what is played with stays out of the notebooks that the book is made from.
 lab: $(READY)
-	@mkdir -p play && { [ -e play/playground.ipynb ] || cp notebooks/playground.ipynb play/; }
+	@mkdir -p play && for name in playground one_model pretrain experiment; do \
+	  [ -e play/$$name.ipynb ] || cp notebooks/$$name.ipynb play/; done
 	@$(BIN)/jupyter lab --ServerApp.root_dir=. play/playground.ipynb
 
 # What we compare with goes into an environment of its own, with the same versions of everything that both have. A library

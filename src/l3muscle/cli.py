@@ -21,7 +21,7 @@ app.add_typer(cohort_app, name="cohort")
 app.add_typer(study_app, name="study")
 
 ProfileOption = Annotated[str, typer.Option(help="Name of a profile, or path of a .yml file.")]
-RunsOption = Annotated[Path, typer.Option(help="Folder of the working artefacts.")]
+RunsOption = Annotated[Path, typer.Option(help="Folder in which runs are kept.")]
 CohortOption = Annotated[Path | None, typer.Option(help="Folder of slices and outlines to use instead of the phantom.")]
 UsableOnlyOption = Annotated[
     bool, typer.Option("--usable-only", help="Go on with what is sound of a folder where some is refused.")
@@ -280,13 +280,13 @@ def train(
         list[str],
         typer.Option(
             help="phantom (the network for real scans), best (source task of the finished run), a source task, or a "
-            "model file; of several the best by cross-validation."
+            "model file; if given several times, the best by cross-validation."
         ),
     ] = ["phantom"],  # noqa: B006
     runs: RunsOption = Path("runs"),
     folds: Annotated[int, typer.Option(min=2, help="Folds, and networks of the ensemble.")] = 5,
     short_curve: Annotated[
-        bool, typer.Option("--short-curve", help="One smaller training set instead of two.")
+        bool, typer.Option("--short-curve", help="Faster: one smaller training set instead of two.")
     ] = False,
     usable_only: UsableOnlyOption = False,
     roi: RoiOption = None,
@@ -353,7 +353,8 @@ def segment(
     slices: Annotated[list[Path], typer.Argument(help="DICOM files, NIfTI images, or folders of them.")],
     out: Annotated[Path, typer.Option(help="Folder for masks, overlays, contact sheets and measures.csv.")],
     model: Annotated[
-        Path | None, typer.Option(help="Model file (.safetensors); without one, that which learned from phantoms.")
+        Path | None,
+        typer.Option(help="Model file (.safetensors); without one, the ensemble that comes with the package."),
     ] = None,
     format: Annotated[list[MaskFormat], typer.Option(help="Mask format; may be given several times.")] = [  # noqa: B006
         MaskFormat.seg

@@ -13,6 +13,13 @@ TEMPORARY = ".tmp"
 ABANDONED_AFTER_S = 3600.0  # a temporary file that nobody has written to for so long belongs to a dead process
 
 
+def here_or_above(path: str | Path) -> Path:
+    """A folder of the working folder, or of the one above it: JupyterLab runs a notebook where it lies."""
+    path = Path(path)
+    above = ".." / path
+    return above if not path.is_dir() and above.is_dir() else path
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as stream:

@@ -144,7 +144,7 @@ class EfficientNetEncoder(nn.Module):
             import timm
         except ImportError:
             raise NetworkError(
-                "EfficientNet-Lite0 needs timm, which is not installed; pip install 'l3muscle[natural]' gets it"
+                "EfficientNet-Lite0 needs timm, which is missing; pip install -e '.[natural]' in the checkout gets it"
             ) from None
 
         stages = {"out_indices": (1, 2, 3)}

@@ -51,6 +51,9 @@ def one_after_another(chosen: Iterable[Model], deadline: float | None = None) ->
     from IPython.display import display
 
     chosen = list(chosen)
+    if not chosen:
+        print("all models were trained before, with the same settings")
+        return
     line = display({"text/plain": f"0 of {len(chosen)} models trained"}, raw=True, display_id=True)
     began, longest, done = time.perf_counter(), 0.0, 0
 

@@ -16,6 +16,7 @@ from l3muscle.cohort.cache import cached_cohort
 from l3muscle.cohort.splits import Splits
 from l3muscle.errors import L3MuscleError
 from l3muscle.experiment import Experiment
+from l3muscle.files import here_or_above
 from l3muscle.metrics import METRICS_VERSION
 from l3muscle.profile import Profile, load_profile
 from l3muscle.store import Store, StoreError, key_of
@@ -249,11 +250,11 @@ def open_results(profile: str, runs: str | Path = "runs") -> StudyResults:
     profile : str
         Name of a profile, or path of a `.yml` file.
     runs : str or Path
-        Folder of all runs.
+        Folder of all runs; a relative one is looked for in the working folder and in the one above it.
 
     Raises
     ------
     StudyError
         If there is no such run; it names the folder in full.
     """
-    return StudyResults(Path(runs) / load_profile(profile).name)
+    return StudyResults(here_or_above(runs) / load_profile(profile).name)

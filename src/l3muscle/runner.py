@@ -353,7 +353,7 @@ def _queue_client(system: str, jobs: int) -> Iterator[Client]:
     try:
         import dask_jobqueue
     except ImportError:
-        raise RunnerError("a batch queue needs dask-jobqueue: pip install 'l3-muscle[cluster]'") from None
+        raise RunnerError("a batch queue needs dask-jobqueue: pip install -e '.[cluster]' in the checkout") from None
     try:
         cluster = getattr(dask_jobqueue, QUEUES[system])()
     except (OSError, ValueError, TypeError) as error:

@@ -30,6 +30,7 @@ from l3muscle.experiment import (
     score,
     score_observers,
 )
+from l3muscle.files import here_or_above
 from l3muscle.metrics import METRICS_VERSION
 from l3muscle.models import transfer_weights
 from l3muscle.pretext import SOURCE_TASKS
@@ -222,7 +223,7 @@ class Study:
         if not self.has_source(source_task):
             raise StudyError(
                 f"the source task {source_task} is not learned yet in {self.folder.resolve()}; first run "
-                f"papermill notebooks/pretrain.ipynb OUT.ipynb -p profile {self.profile.name} -p source_task "
+                f"papermill notebooks/pretrain.ipynb OUT.ipynb -p profile {self.profile_name} -p source_task "
                 f"{source_task} -p runs {self.runs}"
             )
         return self.store.weights("sources", self.source_key(source_task))
@@ -442,6 +443,7 @@ def open_study(profile: str, runs: str | Path = "runs", cohort: str | Path = "")
     profile : str
         Name of a profile, or path of a `.yml` file.
     runs : str or Path
+        As of `open_results`.
     cohort : str or Path
         Folder of slices to use instead of the profile's phantom. Where none is named, that of the run's last start.
 
@@ -453,7 +455,7 @@ def open_study(profile: str, runs: str | Path = "runs", cohort: str | Path = "")
     if not cohort:
         with suppress(StudyError):
             how = open_results(profile, runs).cohort_options
-    study = Study(load_profile(profile), runs=Path(runs), profile_name=profile, **how)
+    study = Study(load_profile(profile), runs=here_or_above(runs), profile_name=profile, **how)
     study.make_phantom()
     study.write_plan()
     return study

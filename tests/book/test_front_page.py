@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -37,7 +38,7 @@ def test_a_source_task_without_results_is_not_run():
     answer = front_page.answer_table(tests, curve, {"random": "random", "jigsaw": "jigsaw"})
     assert list(answer.loc[1, ["this run", "Dice, n = 5"]]) == ["not run", "not run"]
     sentence = front_page.answer_sentence(answer)
-    assert "from n = 10 on after random" in sentence and "Not run: jigsaw." in sentence
+    assert "from n = 10 on with random initialisation" in sentence and "Not run: jigsaw." in sentence
 
 
 def test_a_part_of_a_study_gives_no_answer(results, tmp_path):
@@ -49,12 +50,16 @@ def test_a_part_of_a_study_gives_no_answer(results, tmp_path):
     names = {"random": "random", "jigsaw": "jigsaw"}
     answer = front_page.answer_table(tests, tests.assign(mean=0.5), names, unfinished=unfinished)
     assert list(answer["this run"]) == ["n = 5", "not finished"]
-    assert front_page.answer_sentence(answer).endswith("from n = 5 on after random. Not finished: jigsaw.")
+    assert front_page.answer_sentence(answer).endswith(
+        "from n = 5 on with random initialisation. Not finished: jigsaw."
+    )
     write_archive(results, tmp_path / "results")
     kept = open_archive(results.profile.name, tmp_path / "results")
-    kept.about["planned"] += 1
-    text = front_page.full_study(kept, tmp_path)
-    assert "no source task is finished" in text and "best source task" not in text and "changes by" not in text
+    part = kept.models.drop(index=0)
+    text = front_page.full_study(replace(kept, models=part), tmp_path)
+    assert "Not finished: " in text and "best source task" not in text
+    fold = replace(kept, models=kept.models.query("fold == 0"), scores=kept.scores.query("fold == 0"))
+    assert "Not finished" not in front_page.full_study(fold, tmp_path)
 
 
 def test_the_answer_in_words_groups_what_is_alike():
@@ -65,11 +70,12 @@ def test_the_answer_in_words_groups_what_is_alike():
         }
     )
     assert front_page.answer_sentence(answer) == (
-        "**In this run** mean Dice is not significantly below the observers' from n = 5 on after segmentation; "
-        "from n = 25 on after classification and jigsaw; after random it still is at the largest size."
+        "**In this run** mean Dice is not significantly below the observers' from n = 5 on with segmentation; "
+        "from n = 25 on with classification and jigsaw; with random initialisation it still is at the largest size."
     )
     assert front_page.answer_sentence(answer.head(1)) == (
-        "**In this run** after random mean Dice is still significantly below the observers' at the largest size."
+        "**In this run** with random initialisation mean Dice is still significantly below the observers' at the "
+        "largest size."
     )
 
 
@@ -92,7 +98,7 @@ def test_the_gap_to_the_observers_is_told_whatever_the_tests_find():
 def test_the_answer_says_what_the_claims_do_of_trainings_that_ended_early():
     models = pd.DataFrame({"stopped": ["saturated", "max_steps", "max_steps", "max_steps"]})
     said = front_page.saturation_sentence(models)
-    assert said.startswith("Of the trainings 25% went on until both losses had saturated; {doc}`executed/claims`")
+    assert said.startswith("Of the trainings 25% went on until both losses had saturated; where fewer than 90%")
     assert front_page.saturation_sentence(models[:1]).endswith("100% went on until both losses had saturated.")
 
 
@@ -121,7 +127,7 @@ def test_an_archived_full_study_stands_before_the_run(results, tmp_path):
     kept = open_archive(name, tmp_path / "results")
     text = " ".join(front_page.full_study(kept, tmp_path).split())
     mean = kept.scores[kept.scores.n_train == kept.scores.n_train.max()].groupby("source_task").dice.mean().max()
-    assert f"{len(kept.models)} of the {results.planned()} models of the profile `{name}`" in text
+    assert f"of the profile `{name}`: {len(kept.models)} of its {results.planned()} models, 2 of 2 of a" in text
     assert f"reaches {mean:.3f}" in text and "**In the full study**" in text and "this run" not in text
     assert (tmp_path / "full.svg").read_text(encoding="utf-8").startswith("<svg")
 

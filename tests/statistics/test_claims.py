@@ -150,7 +150,8 @@ def test_the_printed_tables_bear_out_what_they_decide(paper_like):
     # A p-value above the level does not show that two things are alike.
     assert printed["distance-from-25"] == printed["ten-slices"] == "not contradicted"
     assert printed["observers-dice"] == ""
-    assert set(printed) <= {"", "supported", "not contradicted", "not supported"}
+    assert printed["segmentation-first-at-5"] == "a difference, without its direction"
+    assert set(printed) <= {"", "supported", "not contradicted", "not supported", "a difference, without its direction"}
 
 
 @pytest.mark.parametrize(

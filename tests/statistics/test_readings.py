@@ -10,7 +10,7 @@ from l3muscle.statistics import control_sample, dunnett_table, readings_table
 from l3muscle.statistics.printed import printed_configurations
 from l3muscle.statistics.readings import _compare
 
-CLOSENESS = ["compared", "untested", "same_side", "mean_abs_dp", "distance"]
+CLOSENESS = ["compared", "untested", "same_verdict", "mean_abs_dp", "distance"]
 FAMILIES, UNITS = ("all", "n_train", "source_task"), ("prediction", "image_mean", "model_mean")
 
 
@@ -71,25 +71,30 @@ def test_an_unknown_metric_is_refused(tables):
 
 
 @pytest.mark.parametrize(
-    ("p", "number", "below", "expected"),
+    ("p", "number", "below", "turned", "expected"),
     [
-        # Same side: of five known the first, second and last. Numbers on both sides: the second and the last.
+        # Same verdict: of five known the second and last; the first is turned. Numbers on both sides: the same two.
         (
             [0.0002, 0.2, 0.04, 0.0005, np.nan, 1.0],
             [np.nan, 0.3, np.nan, 0.5, 0.5, 0.96],
             [True, False, True, False, False, False],
-            [5, 1, 3 / 5, (0.1 + 0.04) / 2, (0 + 0.1 + 0.039 + 0.499 + 0.04) / 5],
+            [True, False, False, False, False, False],
+            [5, 1, 2 / 5, (0.1 + 0.04) / 2, (0 + 0.1 + 0.039 + 0.499 + 0.04) / 5],
         ),
         # 0.001 itself is a number.
-        ([0.001], [0.003], [False], [1, 0, 1, 0.002, 0.002]),
-        ([0.001], [np.nan], [True], [1, 0, 0, np.nan, 0]),
-        ([0.0001], [np.nan], [True], [1, 0, 1, np.nan, 0]),
-        ([np.nan], [0.5], [False], [0, 1, np.nan, np.nan, np.nan]),
-        ([], [], [], [0, 0, np.nan, np.nan, np.nan]),
+        ([0.001], [0.003], [False], [False], [1, 0, 1, 0.002, 0.002]),
+        ([0.001], [np.nan], [True], [False], [1, 0, 0, np.nan, 0]),
+        ([0.0001], [np.nan], [True], [False], [1, 0, 1, np.nan, 0]),
+        ([np.nan], [0.5], [False], [False], [0, 1, np.nan, np.nan, np.nan]),
+        ([], [], [], [], [0, 0, np.nan, np.nan, np.nan]),
     ],
 )
-def test_closeness_by_hand(p, number, below, expected):
-    outcome = _compare(np.array(p, dtype=float), np.array(number, dtype=float), np.array(below, dtype=bool))
+def test_closeness_by_hand(p, number, below, turned, expected):
+    numbers, flags = (
+        (np.array(p, dtype=float), np.array(number, dtype=float)),
+        (np.array(below, bool), np.array(turned, bool)),
+    )
+    outcome = _compare(*numbers, *flags)
     assert list(outcome) == CLOSENESS
     assert list(outcome.values()) == pytest.approx(expected, nan_ok=True)
 
@@ -108,7 +113,8 @@ def test_each_reading_is_as_close_as_its_own_table(tables, metric, untested):
         control = control_sample(row["control"], row["metric"], observers=observers, scores=scores)
         tested = dunnett_table(scores, control, row["metric"], family=row["family"], unit=row["unit"])
         both = tested.merge(printed, on=["source_task", "n_train"])
-        expected = _compare(*(both[name].to_numpy() for name in ("p_value", "number", "below")))
+        turned = both["below"] & (both["verdict"] != "") & ((both["marked"] == "worse") != (both["verdict"] == "worse"))
+        expected = _compare(*(both[name].to_numpy() for name in ("p_value", "number", "below")), turned.to_numpy())
         # Of nine configurations four are printed.
         assert (row["compared"], row["untested"]) == (4 - untested, untested)
         assert [row[name] for name in CLOSENESS] == pytest.approx(list(expected.values()), nan_ok=True)
@@ -116,7 +122,7 @@ def test_each_reading_is_as_close_as_its_own_table(tables, metric, untested):
 
 def test_the_closest_reading_comes_first(tables):
     table = readings_table(*tables, "dice")
-    keys = list(zip(-table["same_side"], table["distance"], strict=True))
+    keys = list(zip(-table["same_verdict"], table["distance"], strict=True))
     assert len(set(keys)) > 2
     assert list(table.index) == list(range(len(table)))
     assert keys == sorted(keys)
@@ -129,7 +135,7 @@ def test_without_observers_their_readings_say_so(tables):
     assert of_observers.sum() == 2 * 9
     assert (table["note"] == np.where(of_observers, "n/a: no observers", "")).all()
     assert (table["compared"] == np.where(of_observers, 0, 4)).all() and not table["untested"].any()
-    assert (table["distance"].isna() == of_observers).all() and (table["same_side"].isna() == of_observers).all()
+    assert (table["distance"].isna() == of_observers).all() and (table["same_verdict"].isna() == of_observers).all()
     # What cannot be compared is last.
     assert list(of_observers) == sorted(of_observers)
 

@@ -13,7 +13,7 @@ from l3muscle.book.pseudonyms import renamed
 from l3muscle.book.run_header import as_header, names_of
 from l3muscle.errors import L3MuscleError, reason_of
 from l3muscle.experiment import AXES
-from l3muscle.files import remove, replaced
+from l3muscle.files import here_or_above, remove, replaced
 from l3muscle.metrics import MEASURES
 from l3muscle.runtime import origin
 from l3muscle.study import StudyResults
@@ -76,8 +76,7 @@ def open_archive(name: str, archive: Path = ARCHIVE) -> Archived:
     ArchiveError
         If it is absent, or its table or its provenance cannot be read.
     """
-    above = Path("..") / archive
-    folder = (above if not archive.is_dir() and above.is_dir() else archive) / name
+    folder = here_or_above(archive) / name
     try:
         about = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
         observers, models = (

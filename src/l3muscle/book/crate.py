@@ -121,7 +121,7 @@ def build_crate(results: StudyResults) -> "ROCrate":
     try:
         from rocrate.rocrate import ROCrate
     except ImportError:
-        raise CrateError("a crate needs the package rocrate: pip install 'l3-muscle[crate]'") from None
+        raise CrateError("a crate needs the package rocrate: pip install -e '.[crate]' in the checkout") from None
     plan, names, crate = results.plan, names_of(results), ROCrate(version="1.1")
     crate.metadata.extra_terms["sha256"] = "https://w3id.org/ro/terms/workflow-run#sha256"
     crate.name, crate.license = f"L3 Muscle: run of the profile {results.profile.name}", DATA_LICENCE

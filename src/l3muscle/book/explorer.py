@@ -4,6 +4,7 @@ A page has no kernel, so that every state which it can show is worked out before
 """
 
 import json
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from l3muscle.statistics import dunnett_table, learning_curve_table, observer_ba
 from l3muscle.statistics.dunnett import control_sample
 from l3muscle.statistics.score_table import ALPHA, MODEL_KEYS
 
-DRAWS = 5  # of each number of models
+DRAWS = 5  # of each number of models, where there are as many
 SEED = 2022
 LEVELS = (ALPHA, 0.01, 0.05)
 # What counts as one value: of the models (`unit` of `dunnett_table`), of the observers (`control_sample`).
@@ -28,7 +29,7 @@ READINGS = {
 
 
 def draws_of_models(scores: pd.DataFrame) -> list[pd.DataFrame]:
-    """Which models might have been trained, had fewer been: 1, 2, 4 ... of a configuration's, some draws of each.
+    """Which models might have been trained, had fewer been: 1, 2, 4 ... of a configuration's, different draws of each.
 
     Returns
     -------
@@ -40,7 +41,10 @@ def draws_of_models(scores: pd.DataFrame) -> list[pd.DataFrame]:
     rng = np.random.default_rng(SEED)
     count, drawn = 1, []
     while count < len(models):
-        drawn += [models.iloc[np.sort(rng.choice(len(models), count, replace=False))] for _ in range(DRAWS)]
+        draws: set[tuple[int, ...]] = set()
+        while len(draws) < min(DRAWS, comb(len(models), count)):
+            draws.add(tuple(sorted(rng.choice(len(models), count, replace=False).tolist())))
+        drawn += [models.iloc[list(draw)] for draw in sorted(draws)]
         count *= 2
     return [*drawn, models]
 

@@ -129,13 +129,13 @@ def answer_sentence(answer: pd.DataFrame, ours: str = "this run") -> str:
     groups = {level: list(part["source task"]) for level, part in answer.groupby(ours, sort=False)}
     missing, partial, never = (groups.pop(level, []) for level in (NOT_RUN, NOT_FINISHED, NEVER))
     parts = [
-        f"from {level} on after {_listing(tasks)}"
+        f"from {level} on with {_listing(tasks)}"
         for level, tasks in sorted(groups.items(), key=lambda group: int(group[0].rpartition(" ")[2]))
     ]
     clauses = [f"mean Dice is not significantly below the observers' {'; '.join(parts)}"] if parts else []
     if never:
         below = "it still is" if parts else "mean Dice is still significantly below the observers'"
-        clauses.append(f"after {_listing(never)} {below} at the largest size")
+        clauses.append(f"with {_listing(never)} {below} at the largest size")
     tail = f" Not finished: {_listing(partial)}." if partial and clauses else ""
     tail += f" Not run: {_listing(missing)}." if missing else ""
     return f"**In {ours}** {'; '.join(clauses) or 'no source task is finished'}.{tail}"
@@ -156,7 +156,7 @@ def saturation_sentence(models: pd.DataFrame) -> str:
     """How many trainings ended as the method has it, and what follows where too few did: the rule of the claims."""
     share = (models["stopped"] == "saturated").mean()
     rule = (
-        f"; {{doc}}`executed/claims` decides nothing about configurations of which fewer than {CONVERGED:.0%} did"
+        f"; where fewer than {CONVERGED:.0%} of a configuration did, {{doc}}`executed/claims` gives no verdict"
         if share < CONVERGED
         else ""
     )
@@ -178,7 +178,8 @@ def rise_sentence(curve: pd.DataFrame, labels: Mapping[str, str]) -> str:
     return f"From n = {first} to n = {last} mean Dice changes by {' to '.join(ends)}."
 
 
-def _listing(names: Sequence[str]) -> str:
+def _listing(tasks: Sequence[str]) -> str:
+    names = ["random initialisation" if task == "random" else task for task in tasks]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
@@ -205,7 +206,10 @@ def full_study(kept: Archived, folder: Path) -> str:
     """
     ours, about, labels = "the full study", kept.about, labels_of(kept.about["sources"])
     band, curve = observer_band(kept.observers, "dice"), learning_curve_table(kept.scores, "dice")
-    unfinished = unfinished_tasks(kept.models, about["planned"], labels)
+    # A study is made in parts: it answers once every configuration has as many models as any other.
+    each = int(kept.models.groupby(["source_task", "n_train"]).size().max())
+    configurations = len(labels) * len(about["profile"]["grid"]["sizes"])
+    unfinished = unfinished_tasks(kept.models, each * configurations, labels)
     answer = answer_table(dunnett_table(kept.scores, kept.observers, "dice"), curve, labels, ours, unfinished)
     whole = curve[~curve["source_task"].isin(unfinished)]
     best = curve[curve["n_train"] == curve["n_train"].max()].nlargest(1, "mean").iloc[0]
@@ -220,8 +224,9 @@ def full_study(kept: Archived, folder: Path) -> str:
     return f"""\
 ## The answer of the full study
 
-The most complete study that this book holds is {about["experiments"]} of the {about["planned"]} models of the profile
-`{kept.name}`. {saturation_sentence(kept.models)} {answer_sentence(answer, ours)}
+The most complete study that this book holds is of the profile `{kept.name}`: {about["experiments"]} of its
+{about["planned"]} models, {each} of {about["planned"] // configurations} of a configuration.
+{saturation_sentence(kept.models)} {answer_sentence(answer, ours)}
 {gap_sentence(whole, band)} {rise_sentence(whole, labels)} {ends}
 
 {_drawing(figure, folder / "full.svg", "fig-full-front", caption)}

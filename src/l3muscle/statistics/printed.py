@@ -123,6 +123,14 @@ def _other_side(printed: str, p_value: float, alpha: float) -> bool:
     return below is not None and not np.isnan(p_value) and below != (p_value < alpha)
 
 
+def on_another_side(below: pd.Series | bool, marked: pd.Series | str, verdict: pd.Series | str) -> pd.Series | bool:
+    """Whether a difference of ours lies on another side of the control than a printed one, both being significant.
+
+    What is printed below 0.001 and not underlined (`marked` as worse) is better.
+    """
+    return below & (verdict != "") & ((marked == "worse") != (verdict == "worse"))
+
+
 def beside_paper(
     table: pd.DataFrame, metric: str, labels: Mapping[str, str], *, alpha: float = ALPHA, ours: str = "this run"
 ) -> pd.DataFrame:
@@ -163,8 +171,7 @@ def beside_paper(
                 p, verdict = tested.loc[(task, n), ["p_value", "verdict"]]
                 below[column] = _MARKS[verdict].format(p_text(p).removeprefix("p "))
                 if paper is not None:
-                    # What is printed below 0.001 and not underlined is better.
-                    turned = paper["below"] and verdict != "" and (paper["marked"] == "worse") != (verdict == "worse")
+                    turned = on_another_side(paper["below"], paper["marked"], verdict)
                     differs = turned or _other_side(paper["printed"], p, alpha)
                     below[column] += f" {DIFFERENT}" if differs else ""
         rows += [above, below]

@@ -8,20 +8,23 @@ import numpy as np
 import pandas as pd
 
 from l3muscle.statistics.dunnett import Family, control_sample, dunnett_table
-from l3muscle.statistics.printed import LEAST_PRINTED, printed_configurations
+from l3muscle.statistics.printed import LEAST_PRINTED, on_another_side, printed_configurations
 from l3muscle.statistics.score_table import DIFFERENCE_OF, MEASURE_OF, Unit
 
 
-def _compare(p_value: np.ndarray, number: np.ndarray, below: np.ndarray) -> dict[str, float]:
-    """How close p-values come to printed ones, on the printed scale: all below 0.001 are alike."""
+def _compare(p_value: np.ndarray, number: np.ndarray, below: np.ndarray, turned: np.ndarray) -> dict[str, float]:
+    """How close p-values come to printed ones, on the printed scale: all below 0.001 are alike.
+
+    `turned` is where both are below it and one of them says better and the other worse.
+    """
     known = ~np.isnan(p_value)
-    p_value, number, below = p_value[known], number[known], below[known]
+    p_value, number, below, turned = p_value[known], number[known], below[known], turned[known]
     both = ~below & (p_value >= LEAST_PRINTED)
     shown = np.where(below, LEAST_PRINTED, number)
     return {
         "compared": int(known.sum()),
         "untested": int((~known).sum()),
-        "same_side": float(((p_value < LEAST_PRINTED) == below).mean()) if known.any() else np.nan,
+        "same_verdict": float((((p_value < LEAST_PRINTED) == below) & ~turned).mean()) if known.any() else np.nan,
         "mean_abs_dp": float(np.abs(p_value - number)[both].mean()) if both.any() else np.nan,
         "distance": float(np.abs(np.maximum(p_value, LEAST_PRINTED) - shown).mean()) if known.any() else np.nan,
     }
@@ -64,9 +67,9 @@ def readings_table(scores: pd.DataFrame, observers: pd.DataFrame | None = None, 
     -------
     DataFrame
         One row a reading: its settings (metric, control, family, unit), compared (how many configurations), untested,
-        same_side (share of these on the same side of 0.001 as printed), mean_abs_dp (mean |difference| of p where both
-        are numbers), distance (mean |difference| over all, where all values below 0.001 count as 0.001; the order of
-        the table is by same_side, then by this), note.
+        same_verdict (share of these on the same side of 0.001 as printed, and on the same side of the control),
+        mean_abs_dp (mean |difference| of p where both are numbers), distance (mean |difference| over all, where all
+        values below 0.001 count as 0.001; the order of the table is by same_verdict, then by this), note.
 
     Raises
     ------
@@ -76,13 +79,16 @@ def readings_table(scores: pd.DataFrame, observers: pd.DataFrame | None = None, 
     printed, keys = printed_configurations(metric), ["source_task", "n_train"]
     rows = []
     for settings, table in _readings(scores, observers, metric):
-        note, outcome = "n/a: no observers", _compare(np.empty(0), np.empty(0), np.empty(0, bool))
+        none = np.empty(0, bool)
+        note, outcome = "n/a: no observers", _compare(np.empty(0), np.empty(0), none, none)
         if table is not None:
-            merged = table[[*keys, "p_value"]].merge(printed, on=keys)
-            outcome, note = _compare(*(merged[name].to_numpy() for name in ("p_value", "number", "below"))), ""
+            merged = table[[*keys, "p_value", "verdict"]].merge(printed, on=keys)
+            turned = on_another_side(merged["below"], merged["marked"], merged["verdict"])
+            found = (merged[name].to_numpy() for name in ("p_value", "number", "below"))
+            outcome, note = _compare(*found, turned.to_numpy()), ""
             if not outcome["compared"]:
                 note = "printed of this run can be tested" if outcome["untested"] else "of this run is printed"
                 note = f"n/a: nothing {note}"
         rows.append({**settings, **outcome, "note": note})
     table = pd.DataFrame(rows)
-    return table.sort_values(["same_side", "distance"], ascending=[False, True], kind="stable", ignore_index=True)
+    return table.sort_values(["same_verdict", "distance"], ascending=[False, True], kind="stable", ignore_index=True)
