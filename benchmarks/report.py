@@ -11,15 +11,16 @@ import pandas as pd
 
 OURS = "ours"
 SIDES = ("ours", "theirs")
-COLUMNS = ["part", "case", "quantity", "unit", "peer", "ours", "theirs", "ratio", "low", "high"]
+COLUMNS = ["part", "case", "quantity", "unit", "peer", "ours", "theirs", "gain", "low", "high"]
 COMPARED = ("time a pair", "images a second", "time a step", "Dice", "contrast kept")
+SUBTRACTED = ("Dice", "contrast kept")  # shares, of which a ratio says nothing
 # Case and quantity of the book's table, and how it calls them.
 SUMMARY = {
     ("all four measures", "time a pair"): "measuring a mask of 512 × 512 against another",
     ("all four, one core", "images a second"): "augmenting images of 512 × 512, one core",
     ("ResNet-8, 104 x 148, batch 2, fp32, one core", "time a step"): "a training step, ResNet-8, one core",
     ("ResNet-50, 256 x 256, batch 4, fp32, 2 cores", "time a step"): "a training step, ResNet-50, two cores",
-    ("n = 10", "Dice"): "Dice after equal CPU time, ten slices",
+    ("n = 10", "Dice"): "Dice after equal CPU time, trained on ten slices",
 }
 
 
@@ -34,9 +35,9 @@ def compare(scores: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        part, case, quantity, unit, peer; ours and theirs, medians over the repeats; ratio, low, high: median and range
-        over the repeats of how many times better ours is (above 1 ours wins). The sides of a repeat were measured in
-        turn, so a ratio is taken within it.
+        part, case, quantity, unit, peer; ours and theirs, medians over the repeats; gain, low, high: median and range
+        over the repeats of how many times better ours is (above 1 ours wins), or of ours minus theirs where both are
+        shares. The sides of a repeat were measured in turn, so a gain is taken within it.
     """
     rows = []
     scores = scores[scores["quantity"].isin(COMPARED)].dropna(subset="value")
@@ -46,14 +47,16 @@ def compare(scores: pd.DataFrame) -> pd.DataFrame:
             continue
         for peer in values.columns.drop(OURS):
             both = values[[OURS, peer]].dropna()
-            ratio = both[peer] / both[OURS]
-            if own["better"].iloc[0] == "higher":
-                ratio = 1 / ratio
+            gain = both[peer] / both[OURS]
+            if quantity in SUBTRACTED:
+                gain = both[OURS] - both[peer]
+            elif own["better"].iloc[0] == "higher":
+                gain = 1 / gain
             medians = {"ours": values[OURS].median(), "theirs": values[peer].median()}
-            ratios = {"ratio": ratio.median(), "low": ratio.min(), "high": ratio.max()}
+            gains = {"gain": gain.median(), "low": gain.min(), "high": gain.max()}
             unit = own["unit"].fillna("").iloc[0]
             rows.append(
-                {"part": part, "case": case, "quantity": quantity, "unit": unit, "peer": peer, **medians, **ratios}
+                {"part": part, "case": case, "quantity": quantity, "unit": unit, "peer": peer, **medians, **gains}
             )
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -73,8 +76,13 @@ def texts(table: pd.DataFrame, first: dict[str, pd.Series]) -> pd.DataFrame:
     """The comparisons as text, behind some first columns."""
     units = table["unit"].replace("1/s", "a second")
     columns = {side: [f"{plain(v)} {u}".strip() for v, u in zip(table[side], units, strict=True)] for side in SIDES}
-    ratio, span = table["ratio"].map(plain), table["low"].map(plain) + " … " + table["high"].map(plain)
-    return pd.DataFrame({**first, "beside": table["peer"], **columns, "times better": ratio, "range": span})
+    share = table["quantity"].isin(SUBTRACTED)
+    low, high, gain = (
+        table[name].map(plain).where(~share, table[name].map("{:+.3f}".format).str.replace("-", "−"))
+        for name in ("low", "high", "gain")
+    )
+    gains, spans = gain.where(share, gain + " times"), low + " … " + high
+    return pd.DataFrame({**first, "beside": table["peer"], **columns, "better by": gains, "range": spans})
 
 
 def write(folder: Path) -> None:
@@ -85,7 +93,8 @@ def write(folder: Path) -> None:
     where = f"Measured {about['measured']} on {record['processor']}, {record['cores']} cores, commit {commit}"
     table = compare(pd.read_csv(folder / "scores.csv", dtype={"note": str}))
     parts = [
-        f"# Beside other tools\n\n{where}. *Times better*: median and range over the repeats, above 1 ours is ahead.\n"
+        f"# Beside other tools\n\n{where}. *Better by*: median and range over the repeats; above 1 time, or above 0 of "
+        "shares, ours is ahead.\n"
     ]
     for part, own in table.groupby("part", sort=False):
         shown = texts(own, {"work": own["case"], "measured": own["quantity"]})
@@ -95,13 +104,16 @@ def write(folder: Path) -> None:
     (folder / "report.md").write_text("\n".join(parts), encoding="utf-8")
 
     others = table[~table["peer"].str.startswith("our") & (table["peer"] != "bare network")]
-    best = others.sort_values("ratio").drop_duplicates(["case", "quantity"])
-    best = best.set_index(["case", "quantity"]).reindex(SUMMARY).dropna(subset="ratio")
+    best = others.sort_values("gain").drop_duplicates(["case", "quantity"])
+    best = best.set_index(["case", "quantity"], drop=False).reindex(SUMMARY).dropna(subset="gain")
     if best.empty:
         return
     shown = texts(best, {"work": pd.Series([SUMMARY[key] for key in best.index], index=best.index)})
     archived = f"[from the archive: make bench, {about['measured']}]{{.l3-origin}}"
-    caption = f"{where}: each kind of work beside the best of the other tools. Above 1 ours is ahead. {archived}"
+    caption = (
+        f"{where}: each kind of work beside the best of the other tools; Dice after "
+        f"{about['settings']['task_s']:g} s of CPU time. Above 1 time, or above 0 of Dice, ours is ahead. {archived}"
+    )
     (folder / "summary.md").write_text(
         f"~~~{{table}} {caption}\n:name: tab-bench\n\n{markdown(shown)}~~~\n", encoding="utf-8"
     )

@@ -106,11 +106,14 @@ def test_a_report_sets_medians_of_ratios_side_by_side():
     ]
     rows += [(*row[:2], "images a second", "1/s", "higher", *row[5:]) for row in rows]
     rows += [("measures", "Dice", "time a pair", "ms", "lower", "absent", None, None, "n/a (not installed)")]
-    slower, faster = report.compare(pd.DataFrame(rows, columns=harness.COLUMNS)).itertuples()
+    rows += [(*row[:2], "Dice", "", "higher", *row[5:]) for row in rows[:6]]
+    slower, faster, share = report.compare(pd.DataFrame(rows, columns=harness.COLUMNS)).itertuples()
     # Ratios within a repeat are 2, 1 and 4.
     assert (slower.peer, slower.ours, slower.theirs) == ("theirs", 2, 2)
-    assert (slower.ratio, slower.low, slower.high) == (2, 1, 4)
-    assert (faster.ratio, faster.low, faster.high) == (0.5, 0.25, 1)
+    assert (slower.gain, slower.low, slower.high) == (2, 1, 4)
+    assert (faster.gain, faster.low, faster.high) == (0.5, 0.25, 1)
+    # Of shares the differences: -1, 0 and -12.
+    assert (share.gain, share.low, share.high) == (-1, -12, 0)
 
 
 def test_its_lock_agrees_with_ours_and_holds_every_peer():

@@ -82,6 +82,12 @@ def test_results_hold_one_row_a_model_and_test_image(finished, runs):
     assert found.splits() == finished.splits and found.cohort().fingerprint == finished.cohort.fingerprint
 
 
+def test_a_run_is_found_from_a_folder_beside_it(finished, runs, monkeypatch):
+    (runs.parent / "notebooks").mkdir(exist_ok=True)
+    monkeypatch.chdir(runs.parent / "notebooks")
+    assert open_results("smoke", runs.name).plan == finished.results().plan
+
+
 def test_stored_predictions_give_the_stored_scores(finished, runs):
     found = open_results("smoke", runs)
     masks = found.predictions(Experiment("segmentation", 4, 1, 0, 0))
