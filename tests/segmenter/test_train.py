@@ -15,8 +15,8 @@ from l3muscle.errors import L3MuscleError
 from l3muscle.segmenter import estimate
 from l3muscle.segmenter.cross_validation import curve_sizes, make_folds
 from l3muscle.segmenter.initialisation import choose_initialisation
-from l3muscle.segmenter.model_file import ModelFileError, load_model, publish_model
-from l3muscle.segmenter.train import TrainedSegmenter, open_trained, train_segmenter
+from l3muscle.segmenter.model_file import SHIPPED, ModelFileError, load_model, publish_model
+from l3muscle.segmenter.train import TrainedSegmenter, open_trained, scores_of, train_segmenter
 from l3muscle.study import Study, open_results
 
 
@@ -99,11 +99,12 @@ def test_initialisations(tiny, runs, finished, trained, tmp_path):
 def test_of_several_initialisations_the_better_one_makes_the_model(seven, tiny, trained, tmp_path):
     starts = ["random", str(trained.path)]
     options = {"folds": 3, "full_curve": False, "say": quiet}
+    phantoms = {**options, "kind": "phantom"}
     alone = {
-        start: train_segmenter(seven, tmp_path / f"{k}", tiny, start_from=start, **options)
+        start: train_segmenter(seven, tmp_path / f"{k}", tiny, start_from=start, **phantoms)
         for k, start in enumerate(starts)
     }
-    both = train_segmenter(seven, tmp_path / "both", tiny, start_from=starts, **options)
+    both = train_segmenter(seven, tmp_path / "both", tiny, start_from=starts, kind="own", **options)
     dice = {start: model.held_out.groupby("patient_id")["dice"].mean() for start, model in alone.items()}
     best, other = sorted(starts, key=lambda start: -alone[start].held_out["dice"].mean())
     pd.testing.assert_frame_equal(both.scores, alone[best].scores)
@@ -111,6 +112,9 @@ def test_of_several_initialisations_the_better_one_makes_the_model(seven, tiny, 
     expected = [(dice[best] - dice[other]).mean(), *gain]
     assert both.card["compared_with"][0]["gain"] == pytest.approx(expected, abs=1e-5)
     assert any(f"instead of {both.card['compared_with'][0]['start']}" in line for line in both.lines())
+    untrained = scores_of(load_model(SHIPPED), seven).groupby("patient_id")["dice"].mean()
+    assert both.card["untrained"]["gain"][0] == pytest.approx((dice[best] - untrained).mean(), abs=1e-5)
+    assert any("untrained on yours" in line for line in both.lines()) and not alone[best].card["untrained"]
 
 
 def test_a_run_publishes_its_best_model_of_the_largest_size(finished, runs):
