@@ -38,7 +38,9 @@ def test_draws_are_of_different_models_and_end_with_all_of_them(tables):
     draws = draws_of_models(tables[0])
     assert [len(models) for models in draws] == [1] * DRAWS + [2] * DRAWS + [4] * DRAWS + [5]
     assert all(not models.duplicated().any() for models in draws)
-    assert len({tuple(models["fold"]) for models in draws if len(models) == 1}) > 1
+    assert len({tuple(models["fold"]) for models in draws if len(models) == 1}) == DRAWS
+    *some, everything = draws_of_models(tables[0].query("fold < 2 or n_train == 5"))
+    assert [list(models["fold"]) for models in some] == [[0], [1]] and len(everything) == 5
 
 
 def test_a_state_holds_the_mean_and_the_test_of_its_models(tables):

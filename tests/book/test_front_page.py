@@ -55,11 +55,13 @@ def test_a_part_of_a_study_gives_no_answer(results, tmp_path):
     )
     write_archive(results, tmp_path / "results")
     kept = open_archive(results.profile.name, tmp_path / "results")
-    part = kept.models.drop(index=0)
-    text = front_page.full_study(replace(kept, models=part), tmp_path)
-    assert "Not finished: " in text and "best source task" not in text
-    fold = replace(kept, models=kept.models.query("fold == 0"), scores=kept.scores.query("fold == 0"))
-    assert "Not finished" not in front_page.full_study(fold, tmp_path)
+    part = replace(kept, scores=kept.scores.query("source_task == 'random' or n_train == 2"))
+    text = front_page.full_study(part, tmp_path)
+    assert "Not finished: segmentation" in text and "best source task" not in text
+    fewer = replace(kept, scores=kept.scores.query("fold == 0 or n_train == 2"))
+    assert (
+        "1 to 2 of a configuration" in (text := front_page.full_study(fewer, tmp_path)) and "Not finished" not in text
+    )
 
 
 def test_the_answer_in_words_groups_what_is_alike():
@@ -127,7 +129,7 @@ def test_an_archived_full_study_stands_before_the_run(results, tmp_path):
     kept = open_archive(name, tmp_path / "results")
     text = " ".join(front_page.full_study(kept, tmp_path).split())
     mean = kept.scores[kept.scores.n_train == kept.scores.n_train.max()].groupby("source_task").dice.mean().max()
-    assert f"of the profile `{name}`: {len(kept.models)} of its {results.planned()} models, 2 of 2 of a" in text
+    assert f"of the profile `{name}`: {len(kept.models)} of {results.planned()} models, 2 of a configuration." in text
     assert f"reaches {mean:.3f}" in text and "**In the full study**" in text and "this run" not in text
     assert (tmp_path / "full.svg").read_text(encoding="utf-8").startswith("<svg")
 

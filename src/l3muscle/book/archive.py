@@ -56,6 +56,18 @@ class Archived:
         return f"from the archive: {self.name}, {self.about['measured']}"
 
     @property
+    def configurations(self) -> pd.Series:
+        """How many models there are of each configuration that has any, by source task and training-set size."""
+        return self.scores[list(AXES)].drop_duplicates().groupby(["source_task", "n_train"]).size()
+
+    @property
+    def coverage(self) -> str:
+        """How much of a study there is, in words."""
+        counts = self.configurations
+        each = " to ".join(map(str, sorted({counts.min(), counts.max()})))
+        return f"{counts.sum()} of {self.about['planned']} models, {each} of a configuration"
+
+    @property
     def header(self) -> str:
         """The same with commit and machine, as the header of a page."""
         return as_header(f"*F{self.origin[1:]}* — {origin(self.about['provenance'])}")

@@ -34,10 +34,12 @@ def draws_of_models(scores: pd.DataFrame) -> list[pd.DataFrame]:
     Returns
     -------
     list of DataFrame
-        fold, subset and repeat of the models of a draw, which are the same in every configuration; fewest first, and
-        all of them last.
+        fold, subset and repeat of the models of a draw, which are the same in every configuration, and of which all
+        have one; fewest first, and all that there are last.
     """
-    models = scores[MODEL_KEYS].drop_duplicates().sort_values(MODEL_KEYS, ignore_index=True)
+    models = scores[[*MODEL_KEYS, "source_task", "n_train"]].drop_duplicates().groupby(MODEL_KEYS).size()
+    everything = models.reset_index()[MODEL_KEYS]
+    models = models[models == models.max()].reset_index()[MODEL_KEYS]
     rng = np.random.default_rng(SEED)
     count, drawn = 1, []
     while count < len(models):
@@ -46,7 +48,7 @@ def draws_of_models(scores: pd.DataFrame) -> list[pd.DataFrame]:
             draws.add(tuple(sorted(rng.choice(len(models), count, replace=False).tolist())))
         drawn += [models.iloc[list(draw)] for draw in sorted(draws)]
         count *= 2
-    return [*drawn, models]
+    return [*drawn, everything]
 
 
 def _by_configuration(table: pd.DataFrame, columns: list[str], digits: int) -> dict[str, list[float | None]]:

@@ -206,10 +206,9 @@ def full_study(kept: Archived, folder: Path) -> str:
     """
     ours, about, labels = "the full study", kept.about, labels_of(kept.about["sources"])
     band, curve = observer_band(kept.observers, "dice"), learning_curve_table(kept.scores, "dice")
-    # A study is made in parts: it answers once every configuration has as many models as any other.
-    each = int(kept.models.groupby(["source_task", "n_train"]).size().max())
-    configurations = len(labels) * len(about["profile"]["grid"]["sizes"])
-    unfinished = unfinished_tasks(kept.models, each * configurations, labels)
+    # A long study is made in parts: a source task gives an answer once all of its sizes have models.
+    made = set(kept.configurations.index)
+    unfinished = {task for task in labels for n in about["profile"]["grid"]["sizes"] if (task, n) not in made}
     answer = answer_table(dunnett_table(kept.scores, kept.observers, "dice"), curve, labels, ours, unfinished)
     whole = curve[~curve["source_task"].isin(unfinished)]
     best = curve[curve["n_train"] == curve["n_train"].max()].nlargest(1, "mean").iloc[0]
@@ -224,8 +223,7 @@ def full_study(kept: Archived, folder: Path) -> str:
     return f"""\
 ## The answer of the full study
 
-The most complete study that this book holds is of the profile `{kept.name}`: {about["experiments"]} of its
-{about["planned"]} models, {each} of {about["planned"] // configurations} of a configuration.
+The most complete study that this book holds is of the profile `{kept.name}`: {kept.coverage}.
 {saturation_sentence(kept.models)} {answer_sentence(answer, ours)}
 {gap_sentence(whole, band)} {rise_sentence(whole, labels)} {ends}
 
