@@ -6,9 +6,11 @@ import pytest
 from scipy import stats
 from score_rows import scores_of
 
+from l3muscle.metrics import MEASURES
 from l3muscle.statistics import (
     REPORTED_NAMES,
     beside_paper,
+    configuration_summary,
     mann_whitney_beside_paper,
     p_text,
     printed_mean_text,
@@ -238,3 +240,11 @@ def test_the_two_collapses_stand_beside_the_run():
     told = printed_mean_text(curve[1:], "smd_difference_hu", {})
     assert "−47.02 ± 10.48 HU" in told and told.endswith("not run here.")
     assert printed_mean_text(curve, "dice", {}) == ""
+
+
+@pytest.mark.parametrize(("n_train", "printed"), [(10, "0.036"), (7, "–")])
+def test_a_configuration_is_summed_up_whether_the_paper_has_its_size_or_not(n_train, printed):
+    scores = pd.DataFrame({column: [0.8, 0.9] for column in MEASURES})
+    table = configuration_summary(scores, scores.head(0), "segmentation", n_train)
+    row = table.loc["Dice similarity coefficient"]
+    assert (row["models"], row["paper: p"]) == ("0.850 ± 0.071", printed) and "observers" not in row

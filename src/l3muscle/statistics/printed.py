@@ -257,22 +257,23 @@ def configuration_summary(
     Returns
     -------
     DataFrame
-        One row a measure: models, observers (mean ± standard deviation over outlines), and `paper: p` as printed in
-        Tables 1 and 2, of Dunnett's test on the paper's own data, against the observers or, of density and area,
+        One row a measure that the paper tests: models, observers (mean ± standard deviation over outlines), and `paper:
+        p` as printed in Tables 1 and 2 (a dash for a size that is not), of Dunnett's test on the paper's own data, against the observers or, of density and area,
         against the expert; where the paper prints a mean of the models too, `paper: models`.
     """
     rows = {}
     for column, measure in MEASURES.items():
-        printed = printed_configurations(column).query("source_task == @source_task and n_train == @n_train")["printed"]
-        if printed.empty:
-            continue  # not among the measures that the paper tests
+        tested = printed_configurations(column)
+        if tested.empty:
+            continue
+        printed = tested.query("source_task == @source_task and n_train == @n_train")["printed"]
         rows[measure.label] = {
             who: f"{table[column].mean():.{measure.digits}f} ± {table[column].std():.{measure.digits}f}".replace(
                 "-", "−"
             )
             for who, table in (("models", scores), ("observers", observer_scores))
             if len(table)
-        } | {"paper: p": printed.iloc[0]}
+        } | {"paper: p": "–" if printed.empty else printed.iloc[0]}
     for row in printed_means().query("source_task == @source_task and n_train == @n_train").itertuples():
         rows[MEASURES[row.measure].label]["paper: models"] = row.printed.replace("-", "−")
     return pd.DataFrame(rows).T
