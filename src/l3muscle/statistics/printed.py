@@ -258,8 +258,9 @@ def configuration_summary(
     -------
     DataFrame
         One row a measure that the paper tests: models, observers (mean ± standard deviation over outlines), and `paper:
-        p` as printed in Tables 1 and 2 (a dash for a size that is not), of Dunnett's test on the paper's own data, against the observers or, of density and area,
-        against the expert; where the paper prints a mean of the models too, `paper: models`.
+        p` as printed in Tables 1 and 2 (a dash for a size that is not), of Dunnett's test on the paper's own data,
+        against the observers or, of density and area, against the expert; where the paper prints a mean of the models
+        too, `paper: models`.
     """
     rows = {}
     for column, measure in MEASURES.items():
