@@ -304,7 +304,7 @@ def write_tables(results: StudyResults, folder: Path) -> None:
 
 def write_front_page(results: StudyResults, folder: Path) -> None:
     """Write what pages include: `full.md` (empty where no full study is kept) and `summary.md` with their figures,
-    `answer.md`, `notice.md`, `run.json`, pictures, tables.
+    `notice.md`, `run.json`, pictures, tables.
 
     Parameters
     ----------
@@ -345,10 +345,6 @@ def write_front_page(results: StudyResults, folder: Path) -> None:
 {table_text(answer.to_dict("records"), "tab-front", levels)}
 The values behind every figure and table, and every score: {{download}}`tables.zip </{folder.as_posix()}/tables.zip>`.
 """
-    whose = "Its images are of phantoms, not of patients" if results.plan["phantom"] else "Its cohort is its owner's"
-    (folder / "answer.md").write_text(
-        f"{brief} {whose}; {{numref}}`tab-front` sets it beside the paper.\n", encoding="utf-8"
-    )
     try:
         full = full_study(open_archive(FULL), folder)
     except ArchiveError:
