@@ -90,11 +90,7 @@ def test_an_unknown_metric_is_refused(tables):
     ],
 )
 def test_closeness_by_hand(p, number, below, turned, expected):
-    numbers, flags = (
-        (np.array(p, dtype=float), np.array(number, dtype=float)),
-        (np.array(below, bool), np.array(turned, bool)),
-    )
-    outcome = _compare(*numbers, *flags)
+    outcome = _compare(np.array(p, float), np.array(number, float), np.array(below, bool), np.array(turned, bool))
     assert list(outcome) == CLOSENESS
     assert list(outcome.values()) == pytest.approx(expected, nan_ok=True)
 

@@ -81,6 +81,11 @@ class TrainedSegmenter:
         return [*lines, *([warning] if warning else []), would_more_help(self.scores)]
 
 
+def _gain(before: pd.DataFrame, after: pd.DataFrame) -> list[float | None]:
+    """Of Dice, with its interval, as JSON can hold it."""
+    return [value if value == value else None for value in paired_gain(before, after)]
+
+
 def _gain_words(gain: Sequence[float | None]) -> str:
     value, low, high = gain
     return f"{value:+.3f} ({'no interval' if low is None else f'95 % interval {low:+.3f} to {high:+.3f}'})"
@@ -200,19 +205,16 @@ def train_segmenter(
     best = max(range(len(starts)), key=lambda k: outcomes[k].held_out["dice"].mean())
     initial, outcome = starts[best], outcomes[best]
     card = {"format": CARD_FORMAT, **model_card(patients, initial, outcome, licence), "inputs": inputs}
-
-    def gain_over(scores: pd.DataFrame) -> list[float | None]:
-        return [value if value == value else None for value in paired_gain(scores, outcome.held_out)]
-
     card["compared_with"] = [
-        {"start": other.source, "gain": gain_over(compared.held_out)}
+        {"start": other.source, "gain": _gain(compared.held_out, outcome.held_out)}
         for other, compared in zip(starts, outcomes, strict=True)
         if other is not initial
     ]
     card["untrained"] = None
     if kind == "own":  # phantoms are what the ensemble has learned from
         untrained = scores_of(load_model(SHIPPED), patients)
-        card["untrained"] = {"dice": round(float(untrained["dice"].mean()), 4), "gain": gain_over(untrained)}
+        gain = _gain(untrained, outcome.held_out)
+        card["untrained"] = {"dice": round(float(untrained["dice"].mean()), 4), "gain": gain}
     card["seconds"] = round(time.perf_counter() - started, 1)
     try:
         _write(out, patients, initial, outcome, {"cohort": kind, "profile": profile.name, "card": card})
