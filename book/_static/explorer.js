@@ -135,7 +135,7 @@ addEventListener("DOMContentLoaded", () => {
 
   const refresh = () => {
     const several = draws().length > 1;
-    element("count-out").textContent = counts[state.count];
+    element("count-out").textContent = state.count < counts.length - 1 ? counts[state.count] : states.all;
     element("size-out").textContent = states.sizes[state.size];
     element("draw").disabled = !several;
     element("draw").textContent = several ? `Draw other models (${state.draw + 1} of ${draws().length})` : "All models";

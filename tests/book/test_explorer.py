@@ -82,3 +82,9 @@ def test_the_spread_of_single_models_is_that_of_their_means(tables):
     assert list(spread) == ["random", "segmentation"]
     assert spread["random"] == pytest.approx(max(of_random) - min(of_random), abs=2e-4)
     assert single_model_spread(explorer_states(scores[scores["fold"] == 0], observers, LABELS)) == {}
+
+
+def test_how_many_models_a_configuration_has_is_said_of_fewest_and_most(tables):
+    scores, observers = tables
+    assert explorer_states(scores, observers, LABELS)["all"] == "5"
+    assert explorer_states(scores.query("fold < 2 or n_train == 5"), observers, LABELS)["all"] == "2 to 5"

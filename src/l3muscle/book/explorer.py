@@ -94,8 +94,8 @@ def explorer_states(scores: pd.DataFrame, observers: pd.DataFrame, labels: dict[
     Returns
     -------
     dict
-        tasks (label, colour, marker), sizes, levels, readings, counts (models in each draw), and measures: of each its
-        label, the observers' mean, and of each draw the mean with its 95 % interval and each reading's p-value and
+        tasks (label, colour, marker), sizes, levels, readings, counts (models in each draw), all (how many of a
+        configuration there are, in words), and measures: of each its label, the observers' mean, and of each draw the mean with its 95 % interval and each reading's p-value and
         difference, by configuration. JSON can hold it.
 
     Raises
@@ -106,6 +106,7 @@ def explorer_states(scores: pd.DataFrame, observers: pd.DataFrame, labels: dict[
     draws = draws_of_models(scores)
     drawn = [scores.merge(models, on=MODEL_KEYS) for models in draws]
     measures = {metric: _of_measure(metric, drawn, observers) for metric, row in MEASURES.items() if row.better}
+    there = scores.drop_duplicates([*MODEL_KEYS, "source_task", "n_train"]).groupby(["source_task", "n_train"]).size()
     tasks = {}
     for task in scores["source_task"].unique():
         colour, marker = TASK_STYLE[task]
@@ -116,6 +117,7 @@ def explorer_states(scores: pd.DataFrame, observers: pd.DataFrame, labels: dict[
         "levels": LEVELS,
         "readings": list(READINGS) if not observers.empty else [],
         "counts": [len(models) for models in draws],
+        "all": " to ".join(map(str, sorted({int(there.min()), int(there.max())}))),
         "measures": measures,
     }
 
