@@ -2,11 +2,11 @@
 
     python benchmarks/bench.py [--size full|quick|tiny] [--parts PART ...] [--out results/bench]
 
-Four parts: `measures`, `augmentation`, `training_step`, `task`; each module says what it compares and how it keeps the
-comparison fair. Each row of `scores.csv` is one value of one side in one repeat; a library that is not installed, has
-nothing for a case or fails is a row *n/a* with the reason. `provenance.json` says when, where and with which versions;
-`report.md` and `summary.md` set the medians side by side. The machine should have nothing else to do: about 40 minutes
-of 2 cores at the size `full`, of which the task takes more than half.
+Five parts: `measures`, `reading`, `augmentation`, `training_step`, `task`; each module says what it compares and how it
+keeps the comparison fair. Each row of `scores.csv` is one value of one side in one repeat; a library that is not
+installed, has nothing for a case or fails is a row *n/a* with the reason. `provenance.json` says when, where and with
+which versions; `report.md` and `summary.md` set the medians side by side. The machine should have nothing else to do:
+about half an hour of 2 cores at the size `full`, of which the task takes more than half.
 """
 
 import argparse
@@ -23,12 +23,14 @@ from importlib import import_module, metadata
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
-PARTS = ("measures", "augmentation", "training_step", "task")
+PARTS = ("measures", "reading", "augmentation", "training_step", "task")
 PEERS = (
     "monai",
     "surface-distance",
     "medpy",
     "simpleitk",
+    "pydicom",
+    "highdicom",
     "scikit-image",
     "torchio",
     "albumentations",
@@ -58,8 +60,8 @@ class Size:
     cores : int
     networks : tuple
         Training steps: backbone, width, output stride, shape, batch, steps in a block, threads.
-    task_s, task_n, task_repeats, task_test : float, tuple of int, int, int
-        CPU seconds of each training, slices, repeats (0 leaves the part out), test slices.
+    task_s, task_n, task_repeats, task_long_repeats, task_test : float, tuple of int, int, int, int
+        CPU seconds of each training, slices, repeats (0 leaves the part out) and those to saturation, test slices.
     """
 
     rounds: int = 5
@@ -75,7 +77,8 @@ class Size:
     )
     task_s: float = 10.0
     task_n: tuple[int, ...] = (5, 10, 25)
-    task_repeats: int = 5
+    task_repeats: int = 2
+    task_long_repeats: int = 1
     task_test: int = 12
 
 
@@ -90,6 +93,7 @@ SIZES = {
         networks=(Size.networks[0], ("resnet50", 64, 8, (128, 128), 2, 1, CORES)),
         task_s=6,
         task_repeats=1,
+        task_long_repeats=0,
         task_test=6,
     ),
     # To see that every part runs.

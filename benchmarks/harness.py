@@ -24,6 +24,7 @@ COLUMNS = ("part", "case", "quantity", "unit", "better", "side", "repeat", "valu
 # What a row can hold: its unit, and which side of it is better.
 QUANTITIES = {
     "time a pair": ("ms", "lower"),
+    "time a file": ("ms", "lower"),
     "time a step": ("ms", "lower"),
     "images a second": ("1/s", "higher"),
     "contrast kept": ("", "higher"),

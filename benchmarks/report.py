@@ -12,7 +12,7 @@ import pandas as pd
 OURS = "ours"
 SIDES = ("ours", "theirs")
 COLUMNS = ["part", "case", "quantity", "unit", "peer", "ours", "theirs", "gain", "low", "high"]
-COMPARED = ("time a pair", "images a second", "time a step", "Dice", "contrast kept")
+COMPARED = ("time a pair", "time a file", "images a second", "time a step", "Dice", "contrast kept")
 SUBTRACTED = ("Dice", "contrast kept")  # shares, of which a ratio says nothing
 # Case and quantity of the book's table, and how it calls them.
 SUMMARY = {
@@ -20,7 +20,10 @@ SUMMARY = {
     ("all four, one core", "images a second"): "augmenting images of 512 × 512, one core",
     ("ResNet-8, 104 x 148, batch 2, fp32, one core", "time a step"): "a training step, ResNet-8, one core",
     ("ResNet-50, 256 x 256, batch 4, fp32, 2 cores", "time a step"): "a training step, ResNet-50, two cores",
+    ("a CT slice", "time a file"): "reading a CT slice (DICOM)",
+    ("a DICOM Segmentation", "time a file"): "reading a mask (DICOM Segmentation)",
     ("n = 10", "Dice"): "Dice after equal CPU time, trained on ten slices",
+    ("n = 10, to saturation", "Dice"): "the same, trained until more time no longer helps",
 }
 
 

@@ -1,4 +1,4 @@
-"""The task itself: Dice after equal computing time, of our fine-tuning, a MONAI U-Net and nnU-Net's 2D pipeline.
+"""The task itself: Dice after equal computing time and at saturation, of our fine-tuning, a MONAI U-Net and nnU-Net.
 
 Every side trains on the same n phantom slices, at the same resolution and in the same field of view, by one thread,
 for the same CPU seconds (augmentation included; preparing the data, planning and predicting are not counted), and takes
@@ -12,6 +12,9 @@ outlines are scored at 512 x 512 by `l3muscle.metrics`. Each has its makers' rec
   time allows instead of 250 000.
 
 Each learning rate falls to zero over the budget. How many steps fit is found by a few steps before, not counted.
+
+Equal time stops nnU-Net after a dozen steps. *To saturation* gives each side so much more that twice the time was
+measured to change its Dice by no more than its repeats differ (`LONGER`).
 """
 
 import os
@@ -37,6 +40,8 @@ PART = "task"
 PROFILE = "laptop"
 SOURCE = "segmentation"
 TRIAL_STEPS = 4
+# Until saturation, in budgets of equal time.
+LONGER = {"ours": 4, "ours, random start": 4, "MONAI U-Net": 12, "nnU-Net": 30}
 
 
 @dataclass(frozen=True)
@@ -325,21 +330,20 @@ def run(rows: Rows, size, folder: Path) -> None:
     if isinstance(seconds, str):
         raise SideFailed(seconds)
     rows.add(PART, "source task, once", "CPU time", "ours", [seconds], unit="s")
-    jobs = [
-        (name, {"folder": str(folder), "n_train": n_train, "repeat": repeat, "budget_s": size.task_s})
-        for repeat in range(size.task_repeats)
+    jobs = {
+        (f"n = {n_train}{until}", name, repeat): {"n_train": n_train, "repeat": repeat, "budget_s": times * size.task_s}
+        for until, repeats in (("", size.task_repeats), (", to saturation", size.task_long_repeats))
+        for repeat in range(repeats)
         for n_train in size.task_n
         for name in TRAINERS
-    ]
+        for times in [LONGER[name] if until else 1]
+    }
     # One thread each, as many at a time as there are cores; sides take turns in this order.
     with ThreadPoolExecutor(size.cores) as pool:
-        outcomes = list(pool.map(lambda job: _outcome(*job), jobs))
-    for n_train in size.task_n:
+        outcomes = list(pool.map(lambda key: _outcome(key[1], {"folder": str(folder), **jobs[key]}), jobs))
+    for case in dict.fromkeys(case for case, _, _ in jobs):
         for name in TRAINERS:
-            case = f"n = {n_train}"
-            found = [
-                one for job, one in zip(jobs, outcomes, strict=True) if job[0] == name and job[1]["n_train"] == n_train
-            ]
+            found = [one for key, one in zip(jobs, outcomes, strict=True) if key[:2] == (case, name)]
             done = [one for one in found if isinstance(one, dict)]
             if not done:
                 rows.missing(PART, case, "Dice", {name: found[0]})

@@ -95,8 +95,8 @@ def explorer_states(scores: pd.DataFrame, observers: pd.DataFrame, labels: dict[
     -------
     dict
         tasks (label, colour, marker), sizes, levels, readings, counts (models in each draw), all (how many of a
-        configuration there are, in words), and measures: of each its label, the observers' mean, and of each draw the mean with its 95 % interval and each reading's p-value and
-        difference, by configuration. JSON can hold it.
+        configuration there are, in words), and measures: of each its label, the observers' mean, and of each draw the
+        mean with its 95 % interval and each reading's p-value and difference, by configuration. JSON can hold it.
 
     Raises
     ------
