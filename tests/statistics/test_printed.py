@@ -248,3 +248,28 @@ def test_a_configuration_is_summed_up_whether_the_paper_has_its_size_or_not(n_tr
     table = configuration_summary(scores, scores.head(0), "segmentation", n_train)
     row = table.loc["Dice similarity coefficient"]
     assert (row["models"], row["paper: p"]) == ("0.850 ± 0.071", printed) and "observers" not in row
+
+
+def test_the_observers_and_a_printed_mean_stand_beside_a_configuration():
+    scores = pd.DataFrame({column: [-0.8, -0.9] for column in MEASURES})
+    table = configuration_summary(scores, 2 * scores, "random", 5)
+    assert list(table.index) == [row.label for name, row in MEASURES.items() if len(printed_configurations(name))]
+    density = table.loc[MEASURES["smd_difference_hu"].label]
+    assert density["models"].startswith("−0.8") and density["observers"].startswith("−1.7")
+    assert density["paper: models"].startswith("−47.02") and "-" not in "".join(map(str, density))
+    assert list(table["paper: models"].dropna().index) == [
+        MEASURES[name].label for name in ("rms_dta_cm", "smd_difference_hu")
+    ]
+
+
+def test_every_source_task_of_a_table_has_its_two_rows():
+    verdicts = [(task, n, 0.5, "") for task in ("random", "jigsaw") for n in (25, 5)]
+    table = pd.DataFrame(verdicts, columns=["source_task", "n_train", "p_value", "verdict"])
+    text = beside_paper(table, "dice", {"random": "Random", "jigsaw": "Jigsaw"}, ours="ours")
+    assert list(text) == ["source task", "values", "n = 5", "n = 25"]
+    assert text[["source task", "values"]].to_numpy().tolist() == [
+        ["Random", "paper"],
+        ["", "ours"],
+        ["Jigsaw", "paper"],
+        ["", "ours"],
+    ]
