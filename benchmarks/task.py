@@ -13,8 +13,8 @@ outlines are scored at 512 x 512 by `l3muscle.metrics`. Each has its makers' rec
 
 Each learning rate falls to zero over the budget. How many steps fit is found by a few steps before, not counted.
 
-Equal time stops nnU-Net after a dozen steps. *To saturation* gives each side so much more that twice the time was
-measured to change its Dice by no more than its repeats differ (`LONGER`).
+Equal time stops nnU-Net after a dozen steps. *To saturation* gives each side so much more (`LONGER`) that it gains
+little by more; how little, the rows *half as long* say, of the largest training set.
 """
 
 import os
@@ -332,11 +332,15 @@ def run(rows: Rows, size, folder: Path) -> None:
     rows.add(PART, "source task, once", "CPU time", "ours", [seconds], unit="s")
     jobs = {
         (f"n = {n_train}{until}", name, repeat): {"n_train": n_train, "repeat": repeat, "budget_s": times * size.task_s}
-        for until, repeats in (("", size.task_repeats), (", to saturation", size.task_long_repeats))
+        for until, sizes, repeats in (
+            ("", size.task_n, size.task_repeats),
+            (", to saturation", size.task_n, size.task_long_repeats),
+            (", half as long", size.task_n[-1:], size.task_long_repeats),
+        )
         for repeat in range(repeats)
-        for n_train in size.task_n
+        for n_train in sizes
         for name in TRAINERS
-        for times in [LONGER[name] if until else 1]
+        for times in [{"": 1, ", half as long": LONGER[name] / 2}.get(until, LONGER[name])]
     }
     # One thread each, as many at a time as there are cores; sides take turns in this order.
     with ThreadPoolExecutor(size.cores) as pool:
