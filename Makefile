@@ -27,7 +27,7 @@ help:
 	@echo 'make lab        play: JupyterLab on a notebook that trains small networks before your eyes'
 	@echo 'make bench      compare with other libraries, 45 quiet minutes (2 cores); outcome in results/bench'
 	@echo 'make soak       damaged files for every reader (an hour on 2 cores); outcome in results/soak'
-	@echo 'make mutants    change the measures, losses, models, augmentation and statistics, and see which changes tests miss'
+	@echo 'make mutants    change the measures, losses, models, augmentation and statistics, and see which tests miss (hours)'
 	@echo 'make coverage   branch coverage of the package by the tests'
 	@echo 'make audit      look the locked packages up among known vulnerabilities (needs the network)'
 	@echo 'make env        only set up $(VENV) (PYTHON=$(PYTHON))'
@@ -75,7 +75,7 @@ soak: $(READY)
 
 mutants: $(READY)
 	@$(BIN)/mutmut run
-	@$(BIN)/mutmut results
+	@$(BIN)/python tests/mutants.py
 
 coverage: $(READY)
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov=l3muscle --cov-branch --cov-report=term-missing:skip-covered
