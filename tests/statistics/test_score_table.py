@@ -6,6 +6,7 @@ import pytest
 from score_rows import model, observer, stacked
 
 from l3muscle.statistics.score_table import (
+    best_median_worst,
     check_choice,
     check_observers,
     check_scores,
@@ -228,3 +229,11 @@ def test_the_experts_value_is_what_was_measured_less_what_it_was_off(measure, di
             expert_values(table.drop(columns=column), measure)
     with pytest.raises(ValueError, match=rf"^unknown measure '{difference}'; choose one of smd_hu, sma_cm2$"):
         expert_values(table, difference)
+
+
+def test_best_median_and_worst_are_the_same_rows_in_any_order():
+    rows = pd.DataFrame({"dice": [0.7, 0.9, 0.7, 0.8, 0.6], "patient_id": list("edcba")}, index=range(10, 15))
+    for order in (rows, rows[::-1], rows.sample(frac=1, random_state=1)):
+        # Of equal Dice the later patient ranks first.
+        assert best_median_worst(order) == {"best": 11, "median": 10, "worst": 14}
+    assert best_median_worst(rows[1:]) == {"best": 11, "median": 12, "worst": 14}
