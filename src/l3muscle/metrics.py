@@ -168,11 +168,15 @@ def rms_dta(
 
 def _soft_tissue(hu: np.ndarray, spacing: np.ndarray, threshold_hu: float, margin_mm: float) -> np.ndarray:
     """Pixels farther than the margin from any that is denser than the threshold."""
-    reach = np.floor(margin_mm / spacing + TOLERANCE)
+    reach = np.floor(margin_mm / spacing + TOLERANCE).astype(int)
     rows, columns = (np.arange(-r, r + 1) * s for r, s in zip(reach, spacing, strict=True))
     # The tolerance keeps a neighbour at exactly the margin inside it, whatever the last bit of the spacing.
     disc = np.hypot(rows[:, None], columns) <= margin_mm * (1 + TOLERANCE)
-    return ~ndimage.binary_dilation(hu > threshold_hu, structure=disc)
+    bone, near = np.pad(hu > threshold_hu, [(r, r) for r in reach]), np.zeros(hu.shape, dtype=bool)
+    # A dilation by the disc, several times as fast as that of scipy.ndimage.
+    for row, column in np.argwhere(disc):
+        near |= bone[row : row + hu.shape[0], column : column + hu.shape[1]]
+    return ~near
 
 
 def remove_bone(
