@@ -25,7 +25,7 @@ help:
 	@echo 'make test       set everything up, pass the tests'
 	@echo 'make pages      visit every page of the built book in a browser (needs Chromium)'
 	@echo 'make lab        play: JupyterLab on a notebook that trains small networks before your eyes'
-	@echo 'make bench      compare with other libraries, 45 quiet minutes (2 cores); outcome in results/bench'
+	@echo 'make bench      compare with other libraries, half a quiet hour (2 cores); outcome in results/bench'
 	@echo 'make soak       damaged files for every reader (an hour on 2 cores); outcome in results/soak'
 	@echo 'make mutants    change the measures, losses, models, augmentation and statistics, and see which tests miss (hours)'
 	@echo 'make coverage   branch coverage of the package by the tests'

@@ -5,11 +5,13 @@
 Five parts: `measures`, `reading`, `augmentation`, `training_step`, `task`; each module says what it compares and how it
 keeps the comparison fair. Each row of `scores.csv` is one value of one side in one repeat; a library that is not
 installed, has nothing for a case or fails is a row *n/a* with the reason. `provenance.json` says when, where and with
-which versions; `report.md` and `summary.md` set the medians side by side. The machine should have nothing else to do:
-about half an hour of 2 cores at the size `full`, of which the task takes more than half.
+which versions; `report.md` and `summary.md` set the medians side by side. `--parts` measures some anew and keeps the
+rows of the others. The machine should have nothing else to do: about half an hour of 2 cores at the size `full`, of
+which the task takes more than half.
 """
 
 import argparse
+import csv
 import json
 import os
 import sys
@@ -141,14 +143,18 @@ def main(arguments: list[str] | None = None) -> int:
 
     from l3muscle.runtime import provenance
 
-    load, started = os.getloadavg()[0], time.monotonic()
+    load = os.getloadavg()[0]
     if load > 0.5:
         print(f"the machine is busy (load {load:.1f}): times will scatter, ratios less")
     options.out.mkdir(parents=True, exist_ok=True)
-    parts: dict[str, float] = {}
+    kept, parts = [], {}
+    if (options.out / "scores.csv").exists():
+        parts = json.loads((options.out / "provenance.json").read_text(encoding="utf-8")).get("parts", {})
+        with (options.out / "scores.csv").open(newline="", encoding="utf-8") as file:
+            kept = [row for row in csv.reader(file) if row[0] in set(parts) - set(options.parts)]
     broken: list[str] = []
     draft = options.out / ".scores.draft.csv"
-    rows = Rows(draft)
+    rows = Rows(draft, kept)
     for name in options.parts:
         print(f"{name} ...", flush=True)
         begun = time.monotonic()
@@ -159,16 +165,17 @@ def main(arguments: list[str] | None = None) -> int:
             traceback.print_exc()
             rows.missing(name, "all", "everything", {"ours": f"{type(error).__name__}: {error}"})
             broken.append(name)
-        parts[name] = round(time.monotonic() - begun, 1)
-        print(f"{name}: {parts[name]:.0f} s", flush=True)
+        seconds, record = round(time.monotonic() - begun), provenance()
+        parts[name] = {"measured": f"{datetime.now(UTC):%Y-%m-%d}", "seconds": seconds, "commit": record["commit"]}
+        print(f"{name}: {seconds} s", flush=True)
     rows.close()
     about = {
         "measured": datetime.now(UTC).date().isoformat(),
         "size": options.size,
         "settings": asdict(size),
         "load_at_start": round(load, 2),
-        "seconds": round(time.monotonic() - started),
-        "seconds_of_parts": parts,
+        "seconds": sum(part["seconds"] for part in parts.values()),
+        "parts": parts,
         "peers": versions(),
         "provenance": provenance(),
     }

@@ -225,10 +225,10 @@ class Sides:
 class Rows:
     """The table of results, written row by row, so that what was measured survives whatever comes later."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kept: Iterable[list[str]] = ()) -> None:
         self._file = path.open("w", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerow(COLUMNS)
+        self._writer.writerows([COLUMNS, *kept])
 
     def add(
         self, part: str, case: str, quantity: str, side: str, values: Iterable[float], *, unit: str = "", note: str = ""
