@@ -112,7 +112,10 @@ def hounsfield(dataset: FileDataset, shape: tuple[int, int]) -> np.ndarray:
     if unused and transfer_syntax(dataset) not in (*JPEG2000TransferSyntaxes, *JPEGLSTransferSyntaxes):
         # Programs leave the sign, overlays or padding there.
         stored = (raw << unused) >> unused
-    hu = np.rint(stored * slope + intercept)
+    hu = stored.astype(np.float64)  # and in place: memory that is new costs more than the arithmetic
+    hu *= slope
+    hu += intercept
+    np.rint(hu, out=hu)
     hu[_padding(dataset, raw, hu)] = AIR_HU
     return as_hounsfield(hu)
 
@@ -176,7 +179,8 @@ def as_hounsfield(values: np.ndarray) -> np.ndarray:
     low, high = values.min(), values.max()
     if not np.isfinite([low, high]).all() or high > 32767:
         raise L3MuscleError(f"values from {low:g} to {high:g} are not Hounsfield units")
-    hu = np.maximum(np.rint(values), AIR_HU).astype(np.int16)
+    rounded = np.rint(values)
+    hu = np.maximum(rounded, AIR_HU, out=rounded).astype(np.int16)
     step = max(1, min(hu.shape) // 128)
     measured = hu[::step, ::step]
     count = measured.size
