@@ -2,12 +2,12 @@
 
     python benchmarks/bench.py [--size full|quick|tiny] [--parts PART ...] [--out results/bench]
 
-Five parts: `measures`, `reading`, `augmentation`, `training_step`, `task`; each module says what it compares and how it
-keeps the comparison fair. Each row of `scores.csv` is one value of one side in one repeat; a library that is not
-installed, has nothing for a case or fails is a row *n/a* with the reason. `provenance.json` says when, where and with
-which versions; `report.md` and `summary.md` set the medians side by side. `--parts` measures some anew and keeps the
-rows of the others. The machine should have nothing else to do: about half an hour of 2 cores at the size `full`, of
-which the task takes more than half.
+Five parts: `measures`, `reading`, `augmentation`, `training_step`, `task`; and `saturation`, which takes another half
+hour and has to be asked for. Each module says what it compares and how it keeps the comparison fair. Each row of
+`scores.csv` is one value of one side in one repeat; a library that is not installed, has nothing for a case or fails is
+a row *n/a* with the reason. `provenance.json` says when, where and with which versions; `report.md` and `summary.md`
+set the medians side by side. `--parts` measures some anew and keeps the rows of the others. The machine should have
+nothing else to do: about half an hour of 2 cores at the size `full`.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
 PARTS = ("measures", "reading", "augmentation", "training_step", "task")
+LONG_PARTS = ("saturation",)  # only where they are asked for
 PEERS = (
     "monai",
     "surface-distance",
@@ -62,8 +63,8 @@ class Size:
     cores : int
     networks : tuple
         Training steps: backbone, width, output stride, shape, batch, steps in a block, threads.
-    task_s, task_n, task_repeats, task_long_repeats, task_test : float, tuple of int, int, int, int
-        CPU seconds of each training, slices, repeats (0 leaves the part out) and those to saturation, test slices.
+    task_s, task_n, task_repeats, task_test : float, tuple of int, int, int
+        CPU seconds of each training, slices, repeats (0 leaves the part out), test slices.
     """
 
     rounds: int = 5
@@ -80,7 +81,6 @@ class Size:
     task_s: float = 10.0
     task_n: tuple[int, ...] = (5, 10, 25)
     task_repeats: int = 2
-    task_long_repeats: int = 1
     task_test: int = 12
 
 
@@ -95,7 +95,6 @@ SIZES = {
         networks=(Size.networks[0], ("resnet50", 64, 8, (128, 128), 2, 1, CORES)),
         task_s=6,
         task_repeats=1,
-        task_long_repeats=0,
         task_test=6,
     ),
     # To see that every part runs.
@@ -129,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the parts and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="full")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--parts", nargs="+", choices=[*PARTS, *LONG_PARTS], default=PARTS)
     parser.add_argument("--out", type=Path, default=TOP / "results" / "bench")
     parser.add_argument("--task-seconds", type=float, help="CPU seconds of each training of the task")
     parser.add_argument("--task-repeats", type=int, help="repeats of the task; 0 leaves it out")
@@ -174,7 +173,6 @@ def main(arguments: list[str] | None = None) -> int:
         "size": options.size,
         "settings": asdict(size),
         "load_at_start": round(load, 2),
-        "seconds": sum(part["seconds"] for part in parts.values()),
         "parts": parts,
         "peers": versions(),
         "provenance": provenance(),

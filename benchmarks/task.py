@@ -1,4 +1,4 @@
-"""The task itself: Dice after equal computing time and at saturation, of our fine-tuning, a MONAI U-Net and nnU-Net.
+"""The task itself: Dice after equal computing time, of our fine-tuning, a MONAI U-Net and nnU-Net's 2D pipeline.
 
 Every side trains on the same n phantom slices, at the same resolution and in the same field of view, by one thread,
 for the same CPU seconds (augmentation included; preparing the data, planning and predicting are not counted), and takes
@@ -13,8 +13,7 @@ outlines are scored at 512 x 512 by `l3muscle.metrics`. Each has its makers' rec
 
 Each learning rate falls to zero over the budget. How many steps fit is found by a few steps before, not counted.
 
-Equal time stops nnU-Net after a dozen steps. *To saturation* gives each side so much more (`LONGER`) that it gains
-little by more; how little, the rows *half as long* say, of the largest training set.
+Equal time stops nnU-Net after a dozen steps: `saturation` gives every side the time that it needs.
 """
 
 import os
@@ -40,8 +39,6 @@ PART = "task"
 PROFILE = "laptop"
 SOURCE = "segmentation"
 TRIAL_STEPS = 4
-# Until saturation, in budgets of equal time.
-LONGER = {"ours": 4, "ours, random start": 4, "MONAI U-Net": 12, "nnU-Net": 30}
 
 
 @dataclass(frozen=True)
@@ -320,28 +317,24 @@ def _outcome(name: str, case: dict[str, Any]) -> Any:
         return str(error)
 
 
-def run(rows: Rows, size, folder: Path) -> None:
-    """Compare the outcomes of training."""
-    if not size.task_repeats:
-        return
+def compare(rows: Rows, part: str, jobs: dict[tuple[str, str, int], dict[str, Any]], size, folder: Path) -> None:
+    """Compare the outcomes of training.
+
+    Parameters
+    ----------
+    rows : Rows
+    part : str
+    jobs : dict of (str, str, int) to dict
+        What `_job` takes, by case, side and repeat.
+    size : Size
+    folder : Path
+    """
     write_cohort(folder, size)
     trial = 4 if size.task_s < 1 else None  # steps, to see that all runs
     seconds = _outcome("source task", {"folder": str(folder), "steps": trial})
     if isinstance(seconds, str):
         raise SideFailed(seconds)
-    rows.add(PART, "source task, once", "CPU time", "ours", [seconds], unit="s")
-    jobs = {
-        (f"n = {n_train}{until}", name, repeat): {"n_train": n_train, "repeat": repeat, "budget_s": times * size.task_s}
-        for until, sizes, repeats in (
-            ("", size.task_n, size.task_repeats),
-            (", to saturation", size.task_n, size.task_long_repeats),
-            (", half as long", size.task_n[-1:], size.task_long_repeats),
-        )
-        for repeat in range(repeats)
-        for n_train in sizes
-        for name in TRAINERS
-        for times in [{"": 1, ", half as long": LONGER[name] / 2}.get(until, LONGER[name])]
-    }
+    rows.add(part, "source task, once", "CPU time", "ours", [seconds], unit="s")
     # One thread each, as many at a time as there are cores; sides take turns in this order.
     with ThreadPoolExecutor(size.cores) as pool:
         outcomes = list(pool.map(lambda key: _outcome(key[1], {"folder": str(folder), **jobs[key]}), jobs))
@@ -350,8 +343,20 @@ def run(rows: Rows, size, folder: Path) -> None:
             found = [one for key, one in zip(jobs, outcomes, strict=True) if key[:2] == (case, name)]
             done = [one for one in found if isinstance(one, dict)]
             if not done:
-                rows.missing(PART, case, "Dice", {name: found[0]})
+                rows.missing(part, case, "Dice", {name: found[0]})
                 continue
             note = "" if len(done) == len(found) else f"{len(found) - len(done)} of {len(found)} failed"
             for quantity in done[0]:
-                rows.add(PART, case, quantity, name, [one[quantity] for one in done], note=note)
+                rows.add(part, case, quantity, name, [one[quantity] for one in done], note=note)
+
+
+def run(rows: Rows, size, folder: Path) -> None:
+    """Compare after equal time."""
+    jobs = {
+        (f"n = {n_train}", name, repeat): {"n_train": n_train, "repeat": repeat, "budget_s": size.task_s}
+        for repeat in range(size.task_repeats)
+        for n_train in size.task_n
+        for name in TRAINERS
+    }
+    if jobs:
+        compare(rows, PART, jobs, size, folder)
