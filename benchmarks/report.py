@@ -101,7 +101,7 @@ def write(folder: Path) -> None:
     ]
     for part, own in table.groupby("part", sort=False):
         shown = texts(own, {"work": own["case"], "measured": own["quantity"]})
-        parts.append(f"## {part[0].upper()}{part[1:]}\n\n{markdown(shown)}")
+        parts.append(f"## {part.replace('_', ' ').capitalize()}\n\n{markdown(shown)}")
     peers = ", ".join(f"{name} {version}" for name, version in about["peers"].items() if version)
     parts.append(f"Versions: {peers}.\n")
     (folder / "report.md").write_text("\n".join(parts), encoding="utf-8")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness import Rows, Sides, Work
 
-PART = "training step"
+PART = "training_step"
 SLICES = 12  # in the training set of every side
 
 
