@@ -146,9 +146,9 @@ def main(arguments: list[str] | None = None) -> int:
     if load > 0.5:
         print(f"the machine is busy (load {load:.1f}): times will scatter, ratios less")
     options.out.mkdir(parents=True, exist_ok=True)
-    kept, parts = [], {}
-    if (options.out / "scores.csv").exists():
-        parts = json.loads((options.out / "provenance.json").read_text(encoding="utf-8")).get("parts", {})
+    kept, parts, before = [], {}, options.out / "provenance.json"
+    if before.exists() and (known := json.loads(before.read_text(encoding="utf-8")))["size"] == options.size:
+        parts = known["parts"]
         with (options.out / "scores.csv").open(newline="", encoding="utf-8") as file:
             kept = [row for row in csv.reader(file) if row[0] in set(parts) - set(options.parts)]
     broken: list[str] = []
