@@ -37,7 +37,8 @@ VIEWER = "book/executed/viewer.html"
 FRONT = "book/index.html"
 EXECUTED = HTML.parents[1] / "executed"
 FULL = HTML.parents[2] / "results" / "full" / "scores.csv"
-ORIGIN = re.compile(r"from this run|from the archive: .+, \d{4}-\d\d-\d\d|from the paper|an illustration|not run")
+ARCHIVED = r"from the archive: .+, \d{4}-\d\d-\d\d(, and from this run)?"
+ORIGIN = re.compile(rf"from this run|{ARCHIVED}|from the paper|an illustration|not run")
 # The theme reports its own unset default mode as an error; nothing of ours.
 SETTLED_MS = 500  # after a change of width, when the theme has seen which blocks scroll
 KNOWN = "Got invalid theme mode"
