@@ -231,12 +231,15 @@ class Rows:
         self._writer.writerows([COLUMNS, *kept])
 
     def add(
-        self, part: str, case: str, quantity: str, side: str, values: Iterable[float], *, unit: str = "", note: str = ""
+        self, part: str, case: str, quantity: str, side: str, values: Iterable[float], *, unit: str = "", first: int = 0
     ) -> None:
-        """Add the repeats of one side; a quantity that is not in `QUANTITIES` has a unit, and is better low."""
+        """Add repeats of one side, of which `first` is the number of the first.
+
+        A quantity that is not in `QUANTITIES` has a unit, and is better low.
+        """
         unit, better = QUANTITIES.get(quantity, (unit, "lower"))
-        for repeat, value in enumerate(values):
-            self._writer.writerow((part, case, quantity, unit, better, side, repeat, f"{value:.6g}", note))
+        for repeat, value in enumerate(values, first):
+            self._writer.writerow((part, case, quantity, unit, better, side, repeat, f"{value:.6g}", ""))
         self._file.flush()
 
     def missing(self, part: str, case: str, quantity: str, failed: Mapping[str, str]) -> None:

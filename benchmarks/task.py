@@ -337,17 +337,13 @@ def compare(rows: Rows, part: str, jobs: dict[tuple[str, str, int], dict[str, An
     rows.add(part, "source task, once", "CPU time", "ours", [seconds], unit="s")
     # One thread each, as many at a time as there are cores; sides take turns in this order.
     with ThreadPoolExecutor(size.cores) as pool:
-        outcomes = list(pool.map(lambda key: _outcome(key[1], {"folder": str(folder), **jobs[key]}), jobs))
-    for case in dict.fromkeys(case for case, _, _ in jobs):
-        for name in TRAINERS:
-            found = [one for key, one in zip(jobs, outcomes, strict=True) if key[:2] == (case, name)]
-            done = [one for one in found if isinstance(one, dict)]
-            if not done:
-                rows.missing(part, case, "Dice", {name: found[0]})
+        outcomes = pool.map(lambda key: _outcome(key[1], {"folder": str(folder), **jobs[key]}), jobs)
+        for (case, name, repeat), outcome in zip(jobs, outcomes, strict=True):
+            if isinstance(outcome, str):
+                rows.missing(part, case, "Dice", {name: outcome})
                 continue
-            note = "" if len(done) == len(found) else f"{len(found) - len(done)} of {len(found)} failed"
-            for quantity in done[0]:
-                rows.add(part, case, quantity, name, [one[quantity] for one in done], note=note)
+            for quantity, value in outcome.items():
+                rows.add(part, case, quantity, name, [value], first=repeat)
 
 
 def run(rows: Rows, size, folder: Path) -> None:

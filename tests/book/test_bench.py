@@ -60,12 +60,14 @@ def test_sides_take_turns_and_those_that_fail_say_why(tmp_path, monkeypatch):
 
 def test_rows_are_there_as_soon_as_they_are_added(tmp_path, capsys):
     rows = Rows(tmp_path / "scores.csv")
-    rows.add("part", "case", "Dice", "ours", [0.5, 0.25], note="of two")
+    rows.add("part", "case", "Dice", "ours", [0.5, 0.25])
+    rows.add("part", "case", "Dice", "ours", [0.75], first=2)
     rows.missing("part", "case", "Dice", {"theirs": "not installed"})
     with (tmp_path / "scores.csv").open() as file:
         found = list(csv.DictReader(file))
     assert list(found[0]) == list(harness.COLUMNS)
-    assert [row["value"] for row in found] == ["0.5", "0.25", ""]
+    assert [row["value"] for row in found] == ["0.5", "0.25", "0.75", ""]
+    assert [row["repeat"] for row in found] == ["0", "1", "2", ""]
     assert {row["better"] for row in found} == {"higher"}
     assert found[-1]["note"] == "n/a (not installed)"
     rows.close()
@@ -83,6 +85,13 @@ def test_the_measures_run_without_a_peer(tmp_path, capsys):
     assert "| Hausdorff distance | time a pair | scikit-image |" in (tmp_path / "report.md").read_text()
     distances = [row for row in found if row["case"] == "Hausdorff distance" and "largest" in row["quantity"]]
     assert [float(row["value"]) for row in distances if row["side"] == "scikit-image"] == [0.0]
+    # A part that is measured later leaves these rows as they are.
+    assert bench.main(["--size", "tiny", "--parts", "reading", "--out", str(tmp_path)]) == 0
+    with (tmp_path / "scores.csv").open() as file:
+        later = list(csv.DictReader(file))
+    assert later[: len(found)] == found and {row["part"] for row in later[len(found) :]} == {"reading"}
+    assert {row["value"] for row in later if row["quantity"] == "largest difference"} == {"0"}
+    assert json.loads((tmp_path / "provenance.json").read_text())["parts"].keys() == {"measures", "reading"}
     about = json.loads((tmp_path / "provenance.json").read_text())
     assert set(about["peers"]) == set(bench.PEERS) and about["provenance"]["cores"]
 
