@@ -1,4 +1,4 @@
-"""The paper's network at its resolution, on a processor: `pytest -m slow`, some minutes and 10 GiB of memory."""
+"""The paper's network at its resolution, on a processor: `pytest -m slow`, some minutes and 5 GiB of memory."""
 
 import os
 
