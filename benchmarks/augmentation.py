@@ -345,9 +345,7 @@ def run(rows: Rows, size, folder: Path) -> None:
             units = sides.prepare({**given, "probability": probability}, threads)
             units.pop("ours, in a chain", None)  # is looked at for its sharpness only
             seconds = sides.alternate(units, rounds=size.rounds, block_s=size.block_s)
-            rows.missing(PART, case, "images a second", sides.failed)
-            for name, taken in seconds.items():
-                rows.add(PART, case, "images a second", name, (1 / value for value in taken))
+            rows.add_times(PART, case, "images a second", seconds, sides.failed)
         units = sides.prepare({**given, "probability": 1.0}, size.cores)
         for name, kept in sides.outcomes(units).items():
             for frequency, values in zip(FREQUENCIES, np.array(kept).T, strict=True):

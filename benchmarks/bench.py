@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from l3muscle.runtime import provenance
 
-    load = os.getloadavg()[0]
+    load, today, code = os.getloadavg()[0], datetime.now(UTC).date().isoformat(), provenance()
     if load > 0.5:
         print(f"the machine is busy (load {load:.1f}): times will scatter, ratios less")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -164,18 +164,18 @@ def main(arguments: list[str] | None = None) -> int:
             traceback.print_exc()
             rows.missing(name, "all", "everything", {"ours": f"{type(error).__name__}: {error}"})
             broken.append(name)
-        seconds, record = round(time.monotonic() - begun), provenance()
-        parts[name] = {"measured": f"{datetime.now(UTC):%Y-%m-%d}", "seconds": seconds, "commit": record["commit"]}
+        seconds = round(time.monotonic() - begun)
+        parts[name] = {"measured": today, "seconds": seconds, "commit": code["commit"]}
         print(f"{name}: {seconds} s", flush=True)
     rows.close()
     about = {
-        "measured": datetime.now(UTC).date().isoformat(),
+        "measured": today,
         "size": options.size,
         "settings": asdict(size),
         "load_at_start": round(load, 2),
         "parts": parts,
         "peers": versions(),
-        "provenance": provenance(),
+        "provenance": code,
     }
     draft.replace(options.out / "scores.csv")
     (options.out / "provenance.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

@@ -242,6 +242,15 @@ class Rows:
             self._writer.writerow((part, case, quantity, unit, better, side, repeat, f"{value:.6g}", ""))
         self._file.flush()
 
+    def add_times(
+        self, part: str, case: str, quantity: str, seconds: Mapping[str, list[float]], failed: Mapping[str, str]
+    ) -> None:
+        """Add what `Sides.alternate` gave, in the unit of the quantity, and the sides that have nothing."""
+        self.missing(part, case, quantity, failed)
+        is_rate = QUANTITIES[quantity][0] == "1/s"
+        for side, taken in seconds.items():
+            self.add(part, case, quantity, side, (1 / value if is_rate else 1e3 * value for value in taken))
+
     def missing(self, part: str, case: str, quantity: str, failed: Mapping[str, str]) -> None:
         """Add the sides that have no value here, and why."""
         unit, better = QUANTITIES.get(quantity, ("", "lower"))

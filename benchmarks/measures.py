@@ -258,9 +258,7 @@ def run(rows: Rows, size, folder: Path) -> None:
             units = sides.prepare({"case": case, "pairs": pairs}, threads=1)
             seconds = sides.alternate(units, rounds=size.rounds, block_s=size.block_s)
             outcomes = {name: np.array(found) for name, found in sides.outcomes(seconds).items()}
-            rows.missing(PART, case, "time a pair", sides.failed)
-            for name, taken in seconds.items():
-                rows.add(PART, case, "time a pair", name, (1e3 * value for value in taken))
+            rows.add_times(PART, case, "time a pair", seconds, sides.failed)
             for name in outcomes.keys() - {"ours"}:
                 largest = np.abs(outcomes[name] - outcomes["ours"]).max(axis=0)
                 for (quantity, unit), value in zip(quantities.items(), largest, strict=True):

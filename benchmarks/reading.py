@@ -115,9 +115,7 @@ def run(rows: Rows, size, folder: Path) -> None:
             units = sides.prepare({"case": case, "files": files}, threads=1)
             seconds = sides.alternate(units, rounds=size.rounds, block_s=size.block_s)
             outcomes = sides.outcomes(seconds)
-            rows.missing(PART, case, "time a file", sides.failed)
-            for name, taken in seconds.items():
-                rows.add(PART, case, "time a file", name, (1e3 * value for value in taken))
+            rows.add_times(PART, case, "time a file", seconds, sides.failed)
             for name in outcomes.keys() - {"ours"}:
                 largest = max(np.abs(a - b).max() for a, b in zip(outcomes[name], outcomes["ours"], strict=True))
                 rows.add(PART, case, "largest difference", name, [largest], unit=unit)

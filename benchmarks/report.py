@@ -23,7 +23,7 @@ SUMMARY = {
     ("a CT slice", "time a file"): "reading a CT slice (DICOM)",
     ("a DICOM Segmentation", "time a file"): "reading a mask (DICOM Segmentation)",
     ("n = 10", "Dice"): "Dice after equal CPU time, trained on ten slices",
-    ("n = 10, to saturation", "Dice"): "the same, trained until more time no longer helps",
+    ("n = 10, to saturation", "Dice"): "the same with far more CPU time (part `saturation`)",
 }
 
 

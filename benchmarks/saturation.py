@@ -1,7 +1,7 @@
-"""The task with all the time that every side needs: Dice when more of it no longer helps much.
+"""The task with six to sixty times the budget, meant to let every side saturate.
 
-The sides of `task` are given so many times its budget (`LONGER`), one repeat of each. How near they are to where they
-would end, the rows *half as long* say, of the largest training set.
+The sides of `task` are given so many times its budget (`LONGER`), one repeat of each. Whether they have saturated, the
+rows *half as long* say, of the largest training set.
 """
 
 from pathlib import Path

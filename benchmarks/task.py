@@ -13,7 +13,7 @@ outlines are scored at 512 x 512 by `l3muscle.metrics`. Each has its makers' rec
 
 Each learning rate falls to zero over the budget. How many steps fit is found by a few steps before, not counted.
 
-Equal time stops nnU-Net after a dozen steps: `saturation` gives every side the time that it needs.
+Equal time stops nnU-Net after a dozen steps: `saturation` gives every side far more time.
 """
 
 import os

@@ -235,6 +235,4 @@ def run(rows: Rows, size, folder: Path) -> None:
         # New processes for every case: what one left in memory would count in the next.
         with Sides(__name__, SIDES) as sides:
             seconds = sides.alternate(sides.prepare(given, threads), rounds=size.rounds, block_s=size.block_s)
-            rows.missing(PART, case, "time a step", sides.failed)
-            for name, taken in seconds.items():
-                rows.add(PART, case, "time a step", name, (1e3 * value for value in taken))
+            rows.add_times(PART, case, "time a step", seconds, sides.failed)

@@ -31,7 +31,7 @@ def test_every_task_of_the_paper_profiles_takes_steps_at_full_size(tmp_path):
     network, shape = profile.network, profile.image.shape
     assert (network.backbone, network.width, network.output_stride, shape) == ("resnet101", 64, 8, (512, 512))
     study = Study(profile, runs=tmp_path)
-    study.make_phantom(workers=os.cpu_count() or 1)
+    study.make_phantom(workers=os.cpu_count() or 1)  # whose slices the keys depend on
     study.keys = {model: key for model, key in study.keys.items() if model.fold == 0}
     train_all(study)
     results = study.results()

@@ -16,6 +16,7 @@ from l3muscle.experiment import AXES
 from l3muscle.files import here_or_above, remove, replaced
 from l3muscle.metrics import MEASURES
 from l3muscle.runtime import origin
+from l3muscle.statistics.score_table import fewest_to_most, models_each
 from l3muscle.study import StudyResults
 
 ARCHIVE = Path("results")
@@ -58,14 +59,13 @@ class Archived:
     @property
     def configurations(self) -> pd.Series:
         """How many models there are of each configuration that has any, by source task and training-set size."""
-        return self.scores[list(AXES)].drop_duplicates().groupby(["source_task", "n_train"]).size()
+        return models_each(self.scores)
 
     @property
     def coverage(self) -> str:
         """How much of a study there is, in words."""
         counts = self.configurations
-        each = " to ".join(map(str, sorted({counts.min(), counts.max()})))
-        return f"{counts.sum()} of {self.about['planned']} models, {each} of a configuration"
+        return f"{counts.sum()} of {self.about['planned']} models, {fewest_to_most(counts)} of a configuration"
 
     @property
     def header(self) -> str:

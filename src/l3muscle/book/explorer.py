@@ -15,7 +15,7 @@ from l3muscle.figures.style import TASK_STYLE, THEME
 from l3muscle.metrics import MEASURES
 from l3muscle.statistics import dunnett_table, learning_curve_table, observer_band
 from l3muscle.statistics.dunnett import control_sample
-from l3muscle.statistics.score_table import ALPHA, MODEL_KEYS
+from l3muscle.statistics.score_table import ALPHA, MODEL_KEYS, fewest_to_most, models_each
 
 DRAWS = 5  # of each number of models, where there are as many
 SEED = 2022
@@ -106,7 +106,6 @@ def explorer_states(scores: pd.DataFrame, observers: pd.DataFrame, labels: dict[
     draws = draws_of_models(scores)
     drawn = [scores.merge(models, on=MODEL_KEYS) for models in draws]
     measures = {metric: _of_measure(metric, drawn, observers) for metric, row in MEASURES.items() if row.better}
-    there = scores.drop_duplicates([*MODEL_KEYS, "source_task", "n_train"]).groupby(["source_task", "n_train"]).size()
     tasks = {}
     for task in scores["source_task"].unique():
         colour, marker = TASK_STYLE[task]
@@ -117,7 +116,7 @@ def explorer_states(scores: pd.DataFrame, observers: pd.DataFrame, labels: dict[
         "levels": LEVELS,
         "readings": list(READINGS) if not observers.empty else [],
         "counts": [len(models) for models in draws],
-        "all": " to ".join(map(str, sorted({int(there.min()), int(there.max())}))),
+        "all": fewest_to_most(models_each(scores)),
         "measures": measures,
     }
 

@@ -172,6 +172,16 @@ class Configuration:
         return values[~np.isnan(values)]
 
 
+def models_each(scores: pd.DataFrame) -> pd.Series:
+    """How many models there are of each configuration that has any, by source task and training-set size."""
+    return scores.drop_duplicates([*CONFIGURATION_KEYS, *MODEL_KEYS]).groupby(CONFIGURATION_KEYS).size()
+
+
+def fewest_to_most(counts: pd.Series) -> str:
+    """The range of counts in words, such as `2 to 4`; one number where all are alike."""
+    return " to ".join(map(str, sorted({int(counts.min()), int(counts.max())})))
+
+
 def configurations(scores: pd.DataFrame, metric: str) -> list[Configuration]:
     """Configurations in order of their source task's appearance and of size.
 
