@@ -92,8 +92,9 @@ def write(folder: Path) -> None:
     """Write both files into the folder of a run."""
     about = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     record = about["provenance"]
-    commit = (record["commit"] or "unknown")[:10]
-    where = f"Measured {about['measured']} on {record['processor']}, {record['cores']} cores, commit {commit}"
+    # Parts that were measured anew have another one.
+    commits = ", ".join(dict.fromkeys((part["commit"] or "unknown")[:10] for part in about["parts"].values()))
+    where = f"Measured {about['measured']} on {record['processor']}, {record['cores']} cores, commit {commits}"
     table = compare(pd.read_csv(folder / "scores.csv", dtype={"note": str}))
     parts = [
         f"# Beside other tools\n\n{where}. *Better by*: median and range over the repeats; above 1 time, or above 0 of "
